@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0 OR MIT
+# The front door. `make` lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+setup := selftests/setup
+in-root := $(setup)/in-root
+
+# The host's cargo where it is new enough, else the lab root's, which then links statically to run on either.
+cargo-ok := $(shell cargo --version 2>/dev/null | awk '{split($$2,v,"."); exit !(v[1] > 1 || v[2] >= 85)}' && echo yes)
+ifeq ($(cargo-ok),yes)
+CARGO := cargo
+release := target/release
+else
+CARGO := $(in-root) env RUSTFLAGS=-Ctarget-feature=+crt-static CARGO_BUILD_TARGET=x86_64-unknown-linux-gnu cargo
+release := target/x86_64-unknown-linux-gnu/release
+endif
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: ## lab root, lab kernel and the lab's programs, into build/ (root, Debian 12 or 13, about 20 minutes once)
+	$(setup)/setup lab
+	$(MAKE) --no-print-directory programs
+
+setup-debug: ## the debug kernel: KASAN, lockdep, DMA and object debugging
+	$(setup)/setup debug
+
+setup-stock: ## the distro's kernel, its Rust metadata and QEMU, for the second tier
+	$(setup)/setup stock
+	$(MAKE) --no-print-directory programs
+
+programs: ## usb4lab and fabricd
+	$(CARGO) build --release --quiet -p lab -p fabricd
+	@if [ $(release) != target/release ]; then mkdir -p target/release && cp $(release)/usb4lab $(release)/fabricd target/release/; fi
+
+# A kernel that is set up is named by its directory in the cache, which is /build in the lab root.
+cached = $(notdir $(realpath build/$(1)))
+module-in-root = @mkdir -p build/module/$(1); \
+	$(in-root) make --no-print-directory -s -j2 -C /build/$(2) O=/build/$(3) CC=gcc-14 HOSTCC=gcc-14 \
+		M=/project MO=/project/build/module/$(1) $(4) modules; \
+	echo "build/module/$(1)/usb4_rdma.ko"
+
+module: ## usb4_rdma.ko for the lab kernel; KDIR=<build directory> for another kernel that ships Rust metadata
+ifdef KDIR
+	@test -e $(KDIR)/rust/libkernel.rmeta || { \
+		echo "error: $(KDIR) has no rust/libkernel.rmeta: its kernel was built without Rust, or its headers package leaves the metadata out." >&2; \
+		echo "Install the distro's package of it (Ubuntu: linux-lib-rust-*; Arch and Fedora ship it with the headers), or see docs/lab.md for making it." >&2; exit 1; }
+	@mkdir -p build/module/host
+	$(MAKE) -s -C $(KDIR) M=$(CURDIR) MO=$(CURDIR)/build/module/host modules
+	@echo build/module/host/usb4_rdma.ko
+else
+	@test -e build/kernel/lab/linux || $(MAKE) --no-print-directory setup
+	$(call module-in-root,lab,$(call cached,kernel/lab-src),$(call cached,kernel/lab)/obj,ARCH=um $(KFLAGS))
+endif
+
+module-debug: ## usb4_rdma.ko for the debug kernel
+	@test -e build/kernel/debug/linux || $(MAKE) --no-print-directory setup-debug
+	$(call module-in-root,debug,$(call cached,kernel/lab-src),$(call cached,kernel/debug)/obj,ARCH=um)
+
+module-stock: ## usb4_rdma.ko for the distro's kernel
+	@test -e build/stock/vmlinuz || $(MAKE) --no-print-directory setup-stock
+	$(call module-in-root,stock,$(call cached,stock)/common,$(call cached,stock)/sdk)
+
+demo: ## two hosts, a USB4 cable, unmodified verbs programs: our device beside stock rxe, in one table
+	@test -e build/kernel/lab/linux -a -x target/release/usb4lab || $(MAKE) --no-print-directory setup
+	@$(MAKE) --no-print-directory programs module
+	target/release/usb4lab demo
+
+check: ## all that must pass: format, lints, unit, property and simulation tests, module, lab cases
+	@test -e build/kernel/lab/linux || $(MAKE) --no-print-directory setup
+	selftests/check
+
+check-stock: ## the smoke cases on the distro's unmodified kernel under QEMU
+	@test -e build/stock/vmlinuz || $(MAKE) --no-print-directory setup-stock
+	@$(MAKE) --no-print-directory programs module-stock
+	target/release/usb4lab test --tier stock
+
+bench: ## the rdma benchmark suite, side by side with stock rxe, into build/bench.json
+	@$(MAKE) --no-print-directory programs module
+	target/release/usb4lab bench --suite rdma --json build/bench.json
+
+fmt: ## format all Rust
+	$(CARGO) fmt --all
+	rustfmt --edition 2021 --config-path .rustfmt.toml rdma/usb4_rdma.rs
+
+clean: ## remove build/ and target/ (the cache stays)
+	rm -rf build target
+
+clean-cache: ## empty the cache of lab roots and kernels that all checkouts share
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/usb4-rdma"
+
+.PHONY: help setup setup-debug setup-stock programs module module-debug module-stock demo check check-stock bench fmt clean clean-cache
