@@ -64,6 +64,11 @@ module-stock: ## usb4_rdma.ko for the distro's kernel
 	@test -e build/stock/vmlinuz || $(MAKE) --no-print-directory setup-stock
 	$(call module-in-root,stock,$(call cached,stock)/common,$(call cached,stock)/sdk)
 
+module-lint: ## clippy over the module as Kbuild builds it
+	@test -e build/kernel/lab/linux || $(MAKE) --no-print-directory setup
+	@rm -rf build/module/lint
+	$(call module-in-root,lint,$(call cached,kernel/lab-src),$(call cached,kernel/lab)/obj,ARCH=um CLIPPY=1)
+
 demo: ## two hosts, a USB4 cable, unmodified verbs programs: our device beside stock rxe, in one table
 	@test -e build/kernel/lab/linux -a -x target/release/usb4lab || $(MAKE) --no-print-directory setup
 	@$(MAKE) --no-print-directory programs module
@@ -84,7 +89,10 @@ bench: ## the rdma benchmark suite, side by side with stock rxe, into build/benc
 
 fmt: ## format all Rust
 	$(CARGO) fmt --all
-	rustfmt --edition 2021 --config-path .rustfmt.toml rdma/usb4_rdma.rs
+	$(in-root) rustfmt --edition 2021 --config-path .rustfmt.toml $$(git ls-files 'rdma/*.rs' 'net/*.rs')
+
+print-cargo:
+	@echo '$(CARGO)'
 
 clean: ## remove build/ and target/ (the cache stays)
 	rm -rf build target
@@ -92,4 +100,4 @@ clean: ## remove build/ and target/ (the cache stays)
 clean-cache: ## empty the cache of lab roots and kernels that all checkouts share
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/usb4-rdma"
 
-.PHONY: help setup setup-debug setup-stock programs module module-debug module-stock demo check check-stock bench fmt clean clean-cache
+.PHONY: help print-cargo module-lint setup setup-debug setup-stock programs module module-debug module-stock demo check check-stock bench fmt clean clean-cache
