@@ -1,2 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-fn main() {}
+//! `usb4lab`: Linux hosts joined by software USB4 cables, as one command.
+//!
+//! [`spec`] says what a lab consists of, [`holder`] is the process that keeps one running, [`lab`] is the handle
+//! that commands and test cases use, [`cases`] are the tests.
+
+mod agent;
+mod cli;
+mod control;
+mod cpu;
+mod fabric;
+mod guest;
+mod holder;
+mod lab;
+mod log;
+mod paths;
+mod qemu;
+mod spec;
+mod uml;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("usb4lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The command line.
+
+use crate::holder;
+use crate::lab::Lab;
+use crate::spec::{Kernel, LabSpec, Profile, Tier, Topology};
+use anyhow::{bail, Context, Result};
+use clap::{Args, Parser, Subcommand};
+use serde_json::{json, Map, Value};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// A USB4 cluster in a box: Linux guests joined by software USB4 cables.
+#[derive(Parser)]
+#[command(name = "usb4lab", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a lab
+    Up(Up),
+    /// Run a command in a guest; output and exit status are passed through
+    Exec {
+        /// Guest: 0 or h0
+        host: String,
+        /// Seconds after which the command is ended with status 124
+        #[arg(long, default_value_t = 600)]
+        timeout: u64,
+        #[command(flatten)]
+        name: Name,
+        #[arg(last = true, required = true)]
+        argv: Vec<String>,
+    },
+    /// Copy a file into a guest
+    Cp {
+        source: PathBuf,
+        /// HOST:PATH
+        target: String,
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Pull, plug or change a cable
+    Cable {
+        /// pull, plug, rate, latency, downgrade or restore
+        #[arg(value_parser = ["pull", "plug", "rate", "latency", "downgrade", "restore"])]
+        op: String,
+        cable: usize,
+        /// For rate (such as 40G) and latency (such as 500ns)
+        value: Option<String>,
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Damage frames on the cables: `fault set drop=1e-4 dup=1e-3`, `fault clear`
+    Fault {
+        /// set or clear
+        #[arg(value_parser = ["set", "clear"])]
+        op: String,
+        /// drop, corrupt, dup, delay, delay_ns, reorder, strand, lost_irq
+        faults: Vec<String>,
+        #[arg(long)]
+        cable: Option<usize>,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Counters of rings and cables, CPU seconds of guests
+    Stat {
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        name: Name,
+    },
+    /// End a lab
+    Down {
+        #[command(flatten)]
+        name: Name,
+    },
+    #[command(hide = true)]
+    Hold { state: PathBuf },
+}
+
+#[derive(Args)]
+struct Name {
+    /// Which lab
+    #[arg(long, default_value = "lab")]
+    name: String,
+}
+
+#[derive(Args)]
+struct Up {
+    #[command(flatten)]
+    name: Name,
+    #[arg(long, value_enum, default_value_t = Tier::Fast)]
+    tier: Tier,
+    #[arg(long, default_value_t = 2)]
+    hosts: usize,
+    /// Cables between each pair of joined hosts
+    #[arg(long, default_value_t = 1)]
+    cables: usize,
+    #[arg(long, value_enum, default_value_t = Profile::Strix)]
+    profile: Profile,
+    #[arg(long, value_enum, default_value_t = Topology::Pair)]
+    topology: Topology,
+    /// Run in virtual time: deterministic, and waiting costs nothing. Needs --script
+    #[arg(long)]
+    virtual_time: bool,
+    /// Shell script that every guest runs in virtual time; USB4LAB_HOST tells it where it is
+    #[arg(long)]
+    script: Option<PathBuf>,
+    #[arg(long, value_enum, default_value_t = Kernel::Lab)]
+    kernel: Kernel,
+    /// Processors of a guest (stock tier)
+    #[arg(long, default_value_t = 1)]
+    smp: usize,
+    /// Put the routers behind a strict IOMMU (stock tier)
+    #[arg(long)]
+    iommu: bool,
+    /// Rate of each cable, such as 40G; unlimited if not given
+    #[arg(long)]
+    rate: Option<String>,
+    /// Latency of each cable, such as 500ns
+    #[arg(long)]
+    latency: Option<String>,
+    /// Use the kernel's thunderbolt_net (the only network driver so far, so always on)
+    #[arg(long)]
+    stock_net: bool,
+    #[arg(long, default_value_t = 9000)]
+    mtu: u32,
+    /// Memory of a guest, MiB
+    #[arg(long, default_value_t = 512)]
+    memory: u32,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl Cli {
+    pub fn run(self) -> Result<ExitCode> {
+        match self.command {
+            Command::Up(up) => up.run()?,
+            Command::Exec { host, timeout, name, argv } => {
+                let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+                let output = Lab::attach(&name.name)?.run(host_number(&host)?, &argv, Duration::from_secs(timeout))?;
+                std::io::stdout().write_all(&output.stdout)?;
+                std::io::stderr().write_all(&output.stderr)?;
+                return Ok(ExitCode::from(output.status as u8));
+            }
+            Command::Cp { source, target, name } => copy(&name.name, &source, &target)?,
+            Command::Cable { op, cable, value, name } => {
+                let value = value.as_deref().map(quantity).transpose()?;
+                if value.is_none() && ["rate", "latency"].contains(&op.as_str()) {
+                    bail!("`cable {op}` needs a value, such as 40G or 500ns");
+                }
+                Lab::attach(&name.name)?.cable(cable, &op, value)?;
+            }
+            Command::Fault { op, faults, cable, seed, name } => {
+                let lab = Lab::attach(&name.name)?;
+                if op == "clear" {
+                    lab.clear_faults()?;
+                } else {
+                    let set = fault_set(&faults)?;
+                    lab.fabric(json!({"cmd": "fault", "set": set, "cable": cable, "seed": seed}))?;
+                }
+            }
+            Command::Stat { json, name } => {
+                let stat = Lab::attach(&name.name)?.stat()?;
+                println!("{}", if json { stat.to_string() } else { serde_json::to_string_pretty(&stat)? });
+            }
+            Command::Down { name } => Lab::attach(&name.name)?.down()?,
+            Command::Hold { state } => holder::hold(&state)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Up {
+    fn run(self) -> Result<()> {
+        let name = self.name.name.clone();
+        let spec = LabSpec {
+            tier: self.tier,
+            kernel: self.kernel,
+            virtual_time: self.virtual_time,
+            script: self.script.map(std::path::absolute).transpose()?,
+            smp: self.smp,
+            iommu: self.iommu,
+            rate_bps: self.rate.as_deref().map(quantity).transpose()?,
+            latency_ns: self.latency.as_deref().map(quantity).transpose()?.map(|ns| ns as u64),
+            mtu: self.mtu,
+            memory_mib: self.memory,
+            seed: self.seed,
+            ..LabSpec::wired(self.profile, self.topology, self.hosts, self.cables)?
+        };
+        let virtual_time = spec.virtual_time;
+        let lab = Lab::up(&name, spec)?;
+        let state = lab.state.display().to_string();
+        if virtual_time {
+            println!("lab {name} has run its scenario; output and logs are in {state}");
+            return Ok(());
+        }
+        println!("lab {name} is up: usb4lab exec --name {name} h0 -- COMMAND; logs in {state}");
+        lab.detach()
+    }
+}
+
+fn copy(name: &str, source: &std::path::Path, target: &str) -> Result<()> {
+    let (host, path) = target.split_once(':').context("the target is HOST:PATH")?;
+    if !path.starts_with('/') {
+        bail!("the path in the guest must be absolute, not {path:?}");
+    }
+    let content = std::fs::read(source).with_context(|| format!("{}", source.display()))?;
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(source)?.permissions()) & 0o777;
+    let name_of = |p: &std::path::Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
+    let path = match path.ends_with('/') {
+        true => format!("{path}{}", name_of(source).context("a file without a name")?),
+        false => path.to_string(),
+    };
+    Lab::attach(name)?.put(host_number(host)?, &path, &content, mode)
+}
+
+fn host_number(text: &str) -> Result<usize> {
+    text.trim_start_matches('h').parse().with_context(|| format!("a guest is 0 or h0, not {text:?}"))
+}
+
+/// A number with a unit: 40G (bits/s), 500ns, 2us, 1ms; durations come out in nanoseconds.
+fn quantity(text: &str) -> Result<f64> {
+    let split = text.find(|c: char| c.is_alphabetic() && c != 'e').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let scale = match unit {
+        "" | "ns" => 1.0,
+        "us" | "K" | "k" => 1e3,
+        "ms" | "M" => 1e6,
+        "s" | "G" => 1e9,
+        _ => bail!("{text:?} has an unknown unit; use 40G, 500ns, 2us or 1ms"),
+    };
+    let number: f64 = number.parse().with_context(|| format!("{text:?} is not a number with a unit"))?;
+    Ok(number * scale)
+}
+
+fn fault_set(faults: &[String]) -> Result<Value> {
+    const KNOWN: [&str; 8] = ["drop", "corrupt", "dup", "delay", "delay_ns", "reorder", "strand", "lost_irq"];
+    let mut set = Map::new();
+    for fault in faults {
+        let (key, value) = fault.split_once('=').with_context(|| format!("a fault is NAME=VALUE, not {fault:?}"))?;
+        if !KNOWN.contains(&key) {
+            bail!("unknown fault {key:?}; there are {}", KNOWN.join(", "));
+        }
+        let value: f64 = value.parse().with_context(|| format!("the value of {fault:?}"))?;
+        set.insert(key.into(), json!(value));
+    }
+    if set.is_empty() {
+        bail!("`fault set` needs at least one of {}", KNOWN.join("=P, "));
+    }
+    Ok(Value::Object(set))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_have_units() {
+        assert_eq!(quantity("40G").unwrap(), 40e9);
+        assert_eq!(quantity("1.5us").unwrap(), 1500.0);
+        assert_eq!(quantity("1e9").unwrap(), 1e9);
+        assert!(quantity("3 parsecs").is_err());
+    }
+
+    #[test]
+    fn faults_are_named_values() {
+        assert_eq!(fault_set(&["drop=1e-2".into()]).unwrap(), json!({"drop": 0.01}));
+        assert!(fault_set(&["dorp=1".into()]).unwrap_err().to_string().contains("drop"));
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Where the project's built things and the labs' state live.
+//!
+//! Everything has a default under `build/` of the checkout and an environment variable that
+//! overrides it: `USB4_ROOT`, `USB4_KERNEL`, `USB4_MODULE`, `USB4_STOCK`, `USB4_LAB_DIR`, `USB4_FABRICD`.
+
+use crate::spec::{Kernel, Tier};
+use anyhow::{bail, Context, Result};
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The checkout: the nearest directory above the working directory, or above this program, with our sources.
+pub fn project() -> Result<PathBuf> {
+    let here = env::current_dir().context("no working directory")?;
+    let program = env::current_exe().context("cannot find this program's own path")?;
+    for start in [here.as_path(), program.as_path()] {
+        if let Some(found) = start.ancestors().find(|d| d.join("selftests/lab/Cargo.toml").is_file()) {
+            return Ok(found.to_path_buf());
+        }
+    }
+    bail!("not inside a usb4-rdma checkout: change into it, or run the usb4lab under its target directory")
+}
+
+/// Parent of all labs' state directories.
+pub fn labs() -> Result<PathBuf> {
+    match env::var_os("USB4_LAB_DIR") {
+        Some(dir) => std::path::absolute(dir).context("USB4_LAB_DIR"),
+        None => Ok(project()?.join("build/lab")),
+    }
+}
+
+/// The Debian tree the guests run on.
+pub fn root() -> Result<PathBuf> {
+    let path = chosen("USB4_ROOT", "build/root")?;
+    present(&path.join("usr/bin"), "the lab's root tree", "make setup")?;
+    path.canonicalize().with_context(|| format!("{}", path.display()))
+}
+
+/// The fast tier's kernel and its modules.
+pub struct UmlKernel {
+    pub binary: PathBuf,
+    /// `lib/modules` with one directory per release, where the kernel has loadable modules.
+    pub modules: Option<PathBuf>,
+}
+
+/// The fast tier's kernel of the given build.
+pub fn uml_kernel(kernel: Kernel) -> Result<UmlKernel> {
+    let default = match kernel {
+        Kernel::Lab => "build/kernel/lab",
+        Kernel::Debug => "build/kernel/debug",
+    };
+    let variable = match kernel {
+        Kernel::Lab => "USB4_KERNEL",
+        Kernel::Debug => "USB4_KERNEL_DEBUG",
+    };
+    let dir = chosen(variable, default)?;
+    let binary = dir.join("linux");
+    let target = match kernel {
+        Kernel::Lab => "make setup",
+        Kernel::Debug => "make setup-debug",
+    };
+    present(&binary, "the User-mode Linux kernel", target)?;
+    let modules = dir.join("lib/modules");
+    let modules = modules.is_dir().then_some(modules);
+    Ok(UmlKernel { binary, modules })
+}
+
+/// Directory with the distribution's kernel and modules.
+pub fn stock() -> Result<PathBuf> {
+    let dir = chosen("USB4_STOCK", "build/stock")?;
+    present(&dir, "the distribution kernel's directory", "make setup-stock")?;
+    Ok(dir)
+}
+
+/// Our module for the tier, if it has been built.
+pub fn module(tier: Tier, kernel: Kernel) -> Result<Option<PathBuf>> {
+    let default = match (tier, kernel) {
+        (Tier::Stock, _) => "build/module/stock/usb4_rdma.ko",
+        (Tier::Fast, Kernel::Lab) => "build/module/lab/usb4_rdma.ko",
+        (Tier::Fast, Kernel::Debug) => "build/module/debug/usb4_rdma.ko",
+    };
+    let path = chosen("USB4_MODULE", default)?;
+    Ok(path.is_file().then_some(path))
+}
+
+/// The program that models routers and cables.
+pub fn fabricd() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("USB4_FABRICD") {
+        return std::path::absolute(path).context("USB4_FABRICD");
+    }
+    let beside = env::current_exe()?.with_file_name("fabricd");
+    present(&beside, "fabricd", "cargo build --release -p fabricd -p lab")?;
+    Ok(beside)
+}
+
+fn chosen(variable: &str, default: &str) -> Result<PathBuf> {
+    match env::var_os(variable) {
+        Some(path) => std::path::absolute(path).with_context(|| variable.to_string()),
+        None => Ok(project()?.join(default)),
+    }
+}
+
+fn present(path: &Path, what: &str, command: &str) -> Result<()> {
+    if !path.exists() {
+        bail!("{what} is missing at {}: run `{command}` first", path.display());
+    }
+    Ok(())
+}

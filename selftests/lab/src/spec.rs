@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! What a lab consists of: hosts, cables, tier, and the addresses they get.
+//!
+//! The description is plain data. `usb4lab up` writes it to the lab's state directory, the holder
+//! process builds the lab from it, and later commands read it back.
+
+use anyhow::{bail, Result};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use serde_json::{json, Value};
+use std::path::PathBuf;
+
+/// Which kind of guest runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// User-mode Linux, PCI over virtio.
+    Fast,
+    /// QEMU with the distribution's unmodified kernel, vfio-user.
+    Stock,
+}
+
+/// Which host router the model imitates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// Two routers a host, one port each, three paths each.
+    Strix,
+    /// Two ports a router, twelve paths.
+    Intel,
+}
+
+/// How hosts are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Topology {
+    /// Hosts 0 and 1, all cables between them.
+    Pair,
+    /// Host n to host n+1, and the last to the first.
+    Ring,
+    /// Every host to every other.
+    Mesh,
+}
+
+/// Which build of the fast tier's kernel boots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Kernel {
+    /// Small and quick.
+    Lab,
+    /// KASAN, lockdep, DMA debugging: slow and strict.
+    Debug,
+}
+
+/// One end of a cable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    pub host: usize,
+    pub nhi: usize,
+    pub port: usize,
+}
+
+/// A cable between two ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cable {
+    pub a: End,
+    pub b: End,
+}
+
+/// A whole lab.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LabSpec {
+    pub tier: Tier,
+    pub kernel: Kernel,
+    pub profile: Profile,
+    pub hosts: usize,
+    pub cables: Vec<Cable>,
+    pub nhis: usize,
+    pub virtual_time: bool,
+    /// Scenario that each guest runs instead of waiting for commands (virtual time only).
+    pub script: Option<PathBuf>,
+    pub smp: usize,
+    pub iommu: bool,
+    pub rate_bps: Option<f64>,
+    pub latency_ns: Option<u64>,
+    pub mtu: u32,
+    pub memory_mib: u32,
+    pub seed: u64,
+}
+
+impl Default for LabSpec {
+    /// Two hosts, one cable, fast tier.
+    fn default() -> LabSpec {
+        LabSpec::wired(Profile::Strix, Topology::Pair, 2, 1).expect("the default topology is valid")
+    }
+}
+
+impl LabSpec {
+    /// A fast-tier lab of `hosts` joined as `topology` with `cables` between each joined pair.
+    pub fn wired(profile: Profile, topology: Topology, hosts: usize, cables: usize) -> Result<LabSpec> {
+        if hosts == 0 || hosts > 8 {
+            bail!("a lab has 1 to 8 hosts, not {hosts}");
+        }
+        if cables > 4 {
+            bail!("at most 4 cables join two hosts, not {cables}");
+        }
+        let pairs: Vec<(usize, usize)> = match topology {
+            Topology::Pair if hosts >= 2 => vec![(0, 1)],
+            Topology::Pair => vec![],
+            Topology::Ring if hosts == 2 => vec![(0, 1)],
+            Topology::Ring if hosts < 2 => vec![],
+            Topology::Ring => (0..hosts).map(|h| (h, (h + 1) % hosts)).collect(),
+            Topology::Mesh => {
+                (0..hosts).flat_map(|a| (a + 1..hosts).map(move |b| (a, b))).collect()
+            }
+        };
+        let ports = profile.ports_per_nhi();
+        let mut used = vec![0usize; hosts];
+        let mut take = |host: usize| {
+            let n = used[host];
+            used[host] += 1;
+            End { host, nhi: n / ports, port: n % ports }
+        };
+        let mut list = Vec::new();
+        for (a, b) in pairs {
+            for _ in 0..cables {
+                list.push(Cable { a: take(a), b: take(b) });
+            }
+        }
+        let most = used.iter().copied().max().unwrap_or(0);
+        Ok(LabSpec {
+            tier: Tier::Fast,
+            kernel: Kernel::Lab,
+            profile,
+            hosts,
+            cables: list,
+            nhis: most.div_ceil(ports).max(profile.nhis()),
+            virtual_time: false,
+            script: None,
+            smp: 1,
+            iommu: false,
+            rate_bps: None,
+            latency_ns: None,
+            mtu: 9000,
+            memory_mib: 512,
+            seed: 1,
+        })
+    }
+
+    /// Refuses combinations that cannot work, with the reason.
+    pub fn check(&self) -> Result<()> {
+        if self.tier == Tier::Fast && self.smp != 1 {
+            bail!("the fast tier's kernel has one processor; use --tier stock with --smp {}", self.smp);
+        }
+        if self.tier == Tier::Fast && self.iommu {
+            bail!("the fast tier has no IOMMU; use --tier stock with --iommu");
+        }
+        if self.tier == Tier::Stock && self.virtual_time {
+            bail!("virtual time exists on the fast tier only");
+        }
+        if self.virtual_time && self.script.is_none() {
+            bail!("a lab in virtual time takes no commands while it runs: give a scenario with --script FILE");
+        }
+        if !self.virtual_time && self.script.is_some() {
+            bail!("--script belongs to --virtual-time; without it use `usb4lab exec`");
+        }
+        Ok(())
+    }
+
+    /// The description `fabricd` reads.
+    pub fn fabric(&self) -> Value {
+        let end = |e: &End| json!([e.host, e.nhi, e.port]);
+        let hosts: Vec<Value> = (0..self.hosts)
+            .map(|_| json!({"nhis": self.nhis, "ports_per_nhi": self.profile.ports_per_nhi()}))
+            .collect();
+        let cables: Vec<Value> = self
+            .cables
+            .iter()
+            .map(|c| json!({"a": end(&c.a), "b": end(&c.b), "rate_bps": self.rate_bps, "latency_ns": self.latency_ns}))
+            .collect();
+        json!({
+            "frontend": match self.tier { Tier::Fast => "vhost-user", Tier::Stock => "vfio-user" },
+            "virtual_time": self.virtual_time,
+            "profile": match self.profile { Profile::Strix => "strix", Profile::Intel => "intel" },
+            "usb4_version": 2,
+            "hosts": hosts,
+            "cables": cables,
+            "seed": self.seed,
+        })
+    }
+
+    /// The cables that reach `host`, with that host's end.
+    pub fn ends_of(&self, host: usize) -> Vec<(usize, End)> {
+        let mut ends = Vec::new();
+        for (n, cable) in self.cables.iter().enumerate() {
+            for end in [cable.a, cable.b] {
+                if end.host == host {
+                    ends.push((n, end));
+                }
+            }
+        }
+        ends
+    }
+
+    /// Arguments of the guest's `net-up`: `xdomain,ipv4/len,ipv6/len` for each cable.
+    pub fn net_args(&self, host: usize) -> Vec<String> {
+        self.ends_of(host)
+            .iter()
+            .map(|(cable, end)| {
+                format!("{},{}/24,{}/64", end.xdomain(), ipv4(*cable, host), ipv6(*cable, host))
+            })
+            .collect()
+    }
+}
+
+impl End {
+    /// Name that the peer gets in this host's sysfs: domain, then the port's lane 0 adapter.
+    pub fn xdomain(&self) -> String {
+        format!("{}-{}", self.nhi, 1 + 2 * self.port)
+    }
+}
+
+impl Profile {
+    /// USB4 ports of one host router.
+    pub fn ports_per_nhi(self) -> usize {
+        match self {
+            Profile::Strix => 1,
+            Profile::Intel => 2,
+        }
+    }
+
+    /// Host routers that a machine of this kind has at least.
+    pub fn nhis(self) -> usize {
+        match self {
+            Profile::Strix => 2,
+            Profile::Intel => 1,
+        }
+    }
+}
+
+/// IPv4 address of `host` on `cable`.
+pub fn ipv4(cable: usize, host: usize) -> String {
+    format!("10.{}.0.{}", 90 + cable, host + 1)
+}
+
+/// IPv6 address of `host` on `cable`.
+pub fn ipv6(cable: usize, host: usize) -> String {
+    format!("fd00:{}::{}", 90 + cable, host + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn four_strix_cables_take_four_routers() {
+        let lab = LabSpec::wired(Profile::Strix, Topology::Pair, 2, 4).unwrap();
+        assert_eq!((lab.cables.len(), lab.nhis), (4, 4));
+        assert_eq!(lab.cables[3].b, End { host: 1, nhi: 3, port: 0 });
+    }
+
+    #[test]
+    fn intel_ports_fill_a_router_before_the_next() {
+        let lab = LabSpec::wired(Profile::Intel, Topology::Pair, 2, 3).unwrap();
+        let names: Vec<String> = lab.ends_of(0).iter().map(|(_, e)| e.xdomain()).collect();
+        assert_eq!(names, ["0-1", "0-3", "1-1"]);
+    }
+
+    #[test]
+    fn a_ring_of_three_and_a_mesh_of_four() {
+        assert_eq!(LabSpec::wired(Profile::Strix, Topology::Ring, 3, 1).unwrap().cables.len(), 3);
+        assert_eq!(LabSpec::wired(Profile::Intel, Topology::Mesh, 4, 1).unwrap().cables.len(), 6);
+    }
+
+    #[test]
+    fn virtual_time_needs_a_script() {
+        let lab = LabSpec { virtual_time: true, ..LabSpec::default() };
+        assert!(lab.check().unwrap_err().to_string().contains("--script"));
+    }
+
+    #[test]
+    fn addresses_follow_cable_and_host() {
+        let lab = LabSpec::default();
+        assert_eq!(lab.net_args(1), ["0-1,10.90.0.2/24,fd00:90::2/64"]);
+    }
+}
