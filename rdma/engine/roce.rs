@@ -1,1 +1,62 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The RoCEv2 transport engine: queue pairs as pure state machines.
+//!
+//! The engine decides, its caller performs. It reads no clock, allocates nothing, does no I/O
+//! and never touches payload: a [`wqe::Transmit`] is header bytes plus a payload *range*, and a
+//! received packet is placed by the [`wqe::Host`] the caller lends for the duration of a call.
+//!
+//! Time is handed in, packets are handed in, and the results are polled out:
+//!
+//! ```text
+//!   handle_doorbell  handle_packet  handle_timeout      (any order, any time)
+//!                         |
+//!                   +-----v------+    take_send, take_recv, check, place
+//!                   |     Qp     | <--------------------------------------> Host
+//!                   +-----+------+
+//!                         |
+//!   poll_completion  poll_transmit  poll_event  poll_timeout
+//! ```
+//!
+//! After any `handle_*` the caller drains `poll_completion`, then `poll_transmit`, then
+//! `poll_completion` and `poll_event` again, and finally re-arms its timer from `poll_timeout`.
+//!
+//! Protocol: InfiniBand Architecture Specification volume 1 (IBTA), chapter 9 and Annex A17.
+//! The engine is total: any bytes, in any order, at any time; no panic, no unbounded loop.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
+)]
+#![warn(missing_docs, unreachable_pub)]
+
+pub mod completion;
+pub mod counters;
+pub mod keys;
+pub mod limits;
+pub mod opcode;
+pub mod psn;
+pub mod qp;
+pub mod time;
+pub mod wire;
+pub mod wqe;
+
+mod completer;
+mod requester;
+mod responder;
+mod retry;
+mod window;

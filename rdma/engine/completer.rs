@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The requester's view of responses: acknowledgements and READ data. IBTA 9.7.5, 9.9.2.
+
+use crate::completion::WcStatus;
+use crate::counters::Counters;
+use crate::opcode::{Opcode, Place};
+use crate::psn::Psn;
+use crate::qp::{Qp, State, Storage};
+use crate::time::Instant;
+use crate::wire::{NakCode, Packet, Syndrome};
+use crate::wqe::{Host, Target};
+
+impl<S: Storage> Qp<S> {
+    /// Handle a packet of the responder-to-requester direction.
+    pub(crate) fn handle_response(&mut self, now: Instant, packet: &Packet, host: &mut impl Host) {
+        let psn = packet.bth.psn;
+        let requester = &self.requester;
+        let outstanding = requester.max.distance(requester.una);
+        if !matches!(self.attrs.state, State::Rts | State::Sqd) || psn.distance(requester.una) >= outstanding {
+            // A ghost of something already complete, or an answer to nothing.
+            Counters::bump(&mut self.counters.dropped);
+            return;
+        }
+        let syndrome = packet.aeth.map(|aeth| aeth.syndrome);
+        match (packet.opcode, syndrome) {
+            (Opcode::ReadResponse { place }, _) => {
+                self.on_read_response(now, packet, place, host);
+            }
+            (Opcode::Acknowledge, Some(Syndrome::Ack(_))) => {
+                if !self.acknowledge_before(now, psn.next()) {
+                    self.on_response_gap(now);
+                }
+            }
+            (Opcode::Acknowledge, Some(Syndrome::Rnr(code))) => {
+                if self.acknowledge_before(now, psn) {
+                    self.on_receiver_not_ready(now, code);
+                } else {
+                    self.on_response_gap(now);
+                }
+            }
+            (Opcode::Acknowledge, Some(Syndrome::Nak(code))) => self.on_nak(now, psn, code),
+            _ => Counters::bump(&mut self.counters.dropped),
+        }
+    }
+
+    fn on_nak(&mut self, now: Instant, psn: Psn, code: NakCode) {
+        // Whatever the reason, a NAK acknowledges all that came before it (IBTA 9.7.5.2.8).
+        if !self.acknowledge_before(now, psn) {
+            self.on_response_gap(now);
+            return;
+        }
+        let status = match code {
+            NakCode::Sequence => return self.on_sequence_nak(now),
+            NakCode::InvalidRequest => WcStatus::RemoteInvalidRequest,
+            NakCode::RemoteAccess => WcStatus::RemoteAccess,
+            NakCode::RemoteOperation | NakCode::Other(_) => WcStatus::RemoteOperation,
+        };
+        Counters::bump(&mut self.counters.received_error_naks);
+        self.fail(status);
+    }
+
+    /// Take the data of a READ response, if it is the one awaited.
+    fn on_read_response(&mut self, now: Instant, packet: &Packet, place: Place, host: &mut impl Host) {
+        let psn = packet.bth.psn;
+        if !self.acknowledge_before(now, psn) {
+            self.on_response_gap(now);
+            return;
+        }
+        let requester = &self.requester;
+        let message = requester.window.at(self.storage.sends(), requester.window.done());
+        let Some(message) = message.copied().filter(|m| m.is_read()) else {
+            Counters::bump(&mut self.counters.dropped);
+            return;
+        };
+        let index = psn.distance(message.first);
+        let ends = index.wrapping_add(1) == message.packets;
+        let mtu = self.attrs.path_mtu;
+        let offset = index.wrapping_shl(mtu.shift());
+        let expected = message.wqe.length.saturating_sub(offset).min(mtu.bytes());
+        let refused = packet
+            .aeth
+            .is_some_and(|aeth| !matches!(aeth.syndrome, Syndrome::Ack(_)));
+        if packet.payload.len != expected || place.ends() != ends || refused {
+            return self.fail(WcStatus::BadResponse);
+        }
+        if expected > 0 {
+            let to = Target::ReadResult {
+                slot: message.wqe.slot,
+                offset,
+            };
+            if let Err(fault) = host.place(to, packet.payload) {
+                return self.fail(fault.status());
+            }
+        }
+        let requester = &mut self.requester;
+        requester.advance(psn.next());
+        requester.read_psns = requester.read_psns.saturating_sub(1);
+        if ends {
+            requester.reads_out = requester.reads_out.saturating_sub(1);
+            requester.window.complete();
+        }
+        self.on_progress(now);
+    }
+
+    /// Acknowledge every PSN before `end`, completing SENDs and WRITEs. False if that would skip a
+    /// READ whose data has not come; then everything before the READ is acknowledged.
+    ///
+    /// `end` lies at most one past the outstanding PSNs.
+    fn acknowledge_before(&mut self, now: Instant, end: Psn) -> bool {
+        let start = self.requester.una;
+        let mut whole = true;
+        // Each turn completes a message or ends.
+        while self.requester.una != end {
+            let requester = &mut self.requester;
+            let message = requester.window.at(self.storage.sends(), requester.window.done());
+            let Some(message) = message.copied() else { break };
+            if message.is_read() {
+                whole = false;
+                break;
+            }
+            let una = requester.una;
+            let message_end = message.end();
+            if end.distance(una) < message_end.distance(una) {
+                requester.advance(end);
+                break;
+            }
+            requester.advance(message_end);
+            requester.window.complete();
+        }
+        if self.requester.una != start {
+            self.on_progress(now);
+        }
+        whole
+    }
+}
+
+impl crate::requester::Requester {
+    /// Move `una` forward to `to`, pushing `nxt` along if it was behind: the peer already had what a
+    /// retry was about to send again.
+    fn advance(&mut self, to: Psn) {
+        if to.distance(self.una) > self.nxt.distance(self.una) {
+            self.nxt = to;
+            self.read_psns = 0;
+        }
+        self.una = to;
+    }
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Work completions and asynchronous events.
+//!
+//! The discriminants of [`WcStatus`] and [`WcOpcode`] are those of `enum ib_wc_status` and
+//! `enum ib_wc_opcode` (`rdma/ib_verbs.h`), which user space reads.
+
+use crate::psn::Qpn;
+
+/// Outcome of a work request: values of `enum ib_wc_status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum WcStatus {
+    /// Done.
+    Success = 0,
+    /// A receive buffer was too small, or a local length was.
+    LocalLength = 1,
+    /// The work request or queue pair is inconsistent.
+    LocalQpOp = 2,
+    /// A local key, range or right was wrong.
+    LocalProtection = 4,
+    /// The queue pair was, or went, into the error state.
+    Flushed = 5,
+    /// The peer answered with something its request does not allow.
+    BadResponse = 7,
+    /// The peer refused the request as invalid.
+    RemoteInvalidRequest = 9,
+    /// The peer refused the access.
+    RemoteAccess = 10,
+    /// The peer failed to carry the operation out.
+    RemoteOperation = 11,
+    /// No answer within the retry budget.
+    RetryExceeded = 12,
+    /// The peer had no receive posted within the RNR retry budget.
+    RnrRetryExceeded = 13,
+    /// Our own inconsistency.
+    Fatal = 19,
+}
+
+/// What completed: values of `enum ib_wc_opcode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum WcOpcode {
+    /// SEND, with or without immediate data.
+    Send = 0,
+    /// WRITE, with or without immediate data.
+    Write = 1,
+    /// READ.
+    Read = 2,
+    /// A receive filled by a SEND.
+    Recv = 128,
+    /// A receive consumed by the immediate data of a WRITE.
+    RecvWithImm = 129,
+}
+
+/// The queue a completion belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Queue {
+    /// Send queue.
+    Send,
+    /// Receive queue (or shared receive queue).
+    Recv,
+}
+
+/// One finished work request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// Which queue it came from.
+    pub queue: Queue,
+    /// The poster's identifier.
+    pub wr_id: u64,
+    /// The caller's handle of the WQE: its slot is free again now.
+    pub slot: u32,
+    /// Outcome.
+    pub status: WcStatus,
+    /// What completed. Meaningful only with [`WcStatus::Success`].
+    pub opcode: WcOpcode,
+    /// Bytes received, or of the sent message. Zero unless successful.
+    pub byte_len: u32,
+    /// Immediate data in wire order.
+    pub imm: Option<[u8; 4]>,
+    /// Wakes a completion queue armed for solicited events: the peer asked for it, or an error.
+    pub solicited: bool,
+    /// False on a successful send that asked for no CQE: free the slot, write nothing.
+    pub signalled: bool,
+    /// The local queue pair.
+    pub qpn: Qpn,
+}
+
+/// Asynchronous event of a queue pair (`enum ib_event_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// IB_EVENT_COMM_EST: first packet in RTR.
+    CommEstablished,
+    /// IB_EVENT_SQ_DRAINED: everything started before SQD has completed.
+    SqDrained,
+    /// IB_EVENT_QP_LAST_WQE_REACHED: a queue pair on a shared receive queue will take no more.
+    LastWqeReached,
+    /// IB_EVENT_QP_REQ_ERR: the peer's request was invalid and no receive could carry the error.
+    RequestError,
+    /// IB_EVENT_QP_ACCESS_ERR: the peer's access was refused.
+    AccessError,
+    /// IB_EVENT_QP_FATAL: our own inconsistency.
+    Fatal,
+}
+
+/// The events waiting to be polled: each kind at most once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Events(u8);
+
+impl Events {
+    const ALL: [Event; 6] = [
+        Event::CommEstablished,
+        Event::SqDrained,
+        Event::RequestError,
+        Event::AccessError,
+        Event::Fatal,
+        Event::LastWqeReached,
+    ];
+
+    /// Remember `event`.
+    pub(crate) fn raise(&mut self, event: Event) {
+        self.0 |= Self::bit(event);
+    }
+
+    /// The next remembered event, forgetting it.
+    pub(crate) fn take(&mut self) -> Option<Event> {
+        let event = Self::ALL.into_iter().find(|e| self.0 & Self::bit(*e) != 0)?;
+        self.0 &= !Self::bit(event);
+        Some(event)
+    }
+
+    const fn bit(event: Event) -> u8 {
+        match event {
+            Event::CommEstablished => 1,
+            Event::SqDrained => 2,
+            Event::LastWqeReached => 4,
+            Event::RequestError => 8,
+            Event::AccessError => 16,
+            Event::Fatal => 32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_reported_once() {
+        let mut events = Events::default();
+        events.raise(Event::AccessError);
+        events.raise(Event::AccessError);
+        assert_eq!(events.take(), Some(Event::AccessError));
+        assert_eq!(events.take(), None);
+    }
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Every constant of the transport, with its origin.
+
+use crate::time::Duration;
+
+/// Longest message: IBTA 9.3.3 (RETH DMA length at most 2^31).
+pub const MAX_MESSAGE_LEN: u32 = 1 << 31;
+
+/// Most outstanding READ and atomic requests per queue pair: the limit rxe advertises
+/// (`verbs.md` section 2), which librxe users see as max_qp_rd_atom.
+pub const MAX_RD_ATOMIC: usize = 128;
+
+/// Most messages in the active send window; bounds the work of one call.
+pub const MAX_SEND_SLOTS: usize = 1024;
+
+/// Default of request packets in flight per queue pair: as rxe (`verbs.md` section 4).
+pub const DEFAULT_WINDOW_PACKETS: u32 = 128;
+
+/// Default of READ response packets awaited before another READ is started. Ours: twice the
+/// request window keeps one 1 MiB READ at MTU 4096 ahead of the wire.
+pub const DEFAULT_READ_WINDOW_PACKETS: u32 = 256;
+
+/// Most request packets without an acknowledge request: as rxe (`verbs.md` section 4), which is
+/// also half of the default window.
+pub const MAX_PACKETS_PER_ACK: u32 = 64;
+
+/// Largest 5-bit local ACK timeout exponent: IBTA 9.9.2.1.
+pub const MAX_TIMEOUT: u8 = 31;
+
+/// Largest 3-bit retry count: IBTA 9.9.2.1.
+pub const MAX_RETRY: u8 = 7;
+
+/// The RNR retry count that means "for ever": IBTA 9.9.2.1.1.
+pub const RNR_RETRY_INFINITE: u8 = 7;
+
+/// Default partition key, full member: IBTA 10.9.1.
+pub const DEFAULT_PKEY: u16 = 0xffff;
+
+/// Local ACK timeout unit: IBTA 9.9.2.1 (4.096 us times 2^exponent).
+const TIMEOUT_UNIT_NS: u64 = 4_096;
+
+/// The local ACK timeout for exponent `exponent`; `None` for 0, which means no timeout.
+#[must_use]
+pub const fn ack_timeout(exponent: u8) -> Option<Duration> {
+    match exponent {
+        0 => None,
+        1..=MAX_TIMEOUT => Some(Duration(TIMEOUT_UNIT_NS << exponent)),
+        _ => Some(Duration(TIMEOUT_UNIT_NS << MAX_TIMEOUT)),
+    }
+}
+
+/// RNR NAK timer of IBTA table 45 in units of 10 us, by the 5-bit code.
+const RNR_TIMER_10US: [u32; 32] = [
+    65_536, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1_024, 1_536, 2_048, 3_072,
+    4_096, 6_144, 8_192, 12_288, 16_384, 24_576, 32_768, 49_152,
+];
+
+/// How long a requester waits after an RNR NAK with timer code `code` (low 5 bits count).
+#[must_use]
+pub const fn rnr_delay(code: u8) -> Duration {
+    // The index is below 32 by the mask.
+    #[allow(clippy::indexing_slicing)]
+    let ticks = RNR_TIMER_10US[(code & 0x1f) as usize];
+    Duration::from_micros((ticks as u64).saturating_mul(10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ack_timeout_doubles_from_8_microseconds() {
+        assert_eq!(ack_timeout(0), None);
+        assert_eq!(ack_timeout(1), Some(Duration(8_192)));
+        assert_eq!(ack_timeout(14), Some(Duration(67_108_864)));
+        assert_eq!(ack_timeout(255), ack_timeout(31));
+    }
+
+    #[test]
+    fn the_rnr_table_has_the_values_of_the_specification() {
+        assert_eq!(rnr_delay(0), Duration::from_micros(655_360));
+        assert_eq!(rnr_delay(1), Duration::from_micros(10));
+        assert_eq!(rnr_delay(12), Duration::from_micros(640));
+        assert_eq!(rnr_delay(31), Duration::from_micros(491_520));
+        assert_eq!(rnr_delay(32 + 12), rnr_delay(12));
+    }
+}

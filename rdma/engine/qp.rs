@@ -1,0 +1,544 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The queue pair: states, attributes, and the calls that drive it.
+//!
+//! ```text
+//!             modify            modify          modify           modify
+//!   RESET ------------> INIT ----------> RTR ----------> RTS <----------> SQD
+//!     ^                                   |   receives    |  sends too     |
+//!     |                                   v               v                v
+//!     +------------- modify ------------ ERR <---- any fatal fault, modify
+//! ```
+//!
+//! IBTA 10.3.1. The SQE state belongs to unreliable services only.
+
+use crate::completion::{Completion, Event, Events, Queue, WcOpcode, WcStatus};
+use crate::counters::Counters;
+use crate::keys::Access;
+use crate::limits;
+use crate::psn::{Psn, Qpn};
+use crate::requester::Requester;
+use crate::responder::Responder;
+use crate::time::Instant;
+use crate::wire::Packet;
+use crate::wqe::{Fault, Host, SendOp, Source, Transmit};
+
+pub use crate::responder::ReadSlot as ReadResource;
+pub use crate::window::SendSlot as SendMessage;
+
+/// Memory of a queue pair, supplied by the caller. The slices must keep their lengths.
+pub trait Storage: Send {
+    /// The active send window: one slot per message taken and not yet completed. At least 1; more
+    /// than [`limits::MAX_SEND_SLOTS`] are not used.
+    fn sends(&self) -> &[SendMessage];
+    /// As [`Storage::sends`].
+    fn sends_mut(&mut self) -> &mut [SendMessage];
+    /// Responder resources: one slot per READ that may be asked for again. More than
+    /// [`limits::MAX_RD_ATOMIC`] are not used; none means the peer may not READ.
+    fn reads(&self) -> &[ReadResource];
+    /// As [`Storage::reads`].
+    fn reads_mut(&mut self) -> &mut [ReadResource];
+}
+
+/// [`Storage`] of any two things that lend slices: `KVec`, `Vec`, boxes, mutable borrows.
+#[derive(Debug)]
+pub struct Slots<A, B> {
+    /// The send window, filled with [`SendMessage::EMPTY`].
+    pub sends: A,
+    /// The responder resources, filled with [`ReadResource::EMPTY`].
+    pub reads: B,
+}
+
+impl<A, B> Storage for Slots<A, B>
+where
+    A: core::ops::DerefMut<Target = [SendMessage]> + Send,
+    B: core::ops::DerefMut<Target = [ReadResource]> + Send,
+{
+    fn sends(&self) -> &[SendMessage] {
+        &self.sends
+    }
+    fn sends_mut(&mut self) -> &mut [SendMessage] {
+        &mut self.sends
+    }
+    fn reads(&self) -> &[ReadResource] {
+        &self.reads
+    }
+    fn reads_mut(&mut self) -> &mut [ReadResource] {
+        &mut self.reads
+    }
+}
+
+/// State of a queue pair, with the values of `enum ib_qp_state`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum State {
+    /// Nothing happens.
+    #[default]
+    Reset = 0,
+    /// Receives may be posted; packets are dropped.
+    Init = 1,
+    /// Requests of the peer are served.
+    Rtr = 2,
+    /// Sends run too.
+    Rts = 3,
+    /// Sends already started run to their end, no new ones start.
+    Sqd = 4,
+    /// Everything is flushed.
+    Err = 6,
+}
+
+/// Path MTU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Mtu {
+    /// 256 bytes.
+    B256 = 1,
+    /// 512 bytes.
+    B512 = 2,
+    /// 1024 bytes.
+    B1024 = 3,
+    /// 2048 bytes.
+    B2048 = 4,
+    /// 4096 bytes.
+    B4096 = 5,
+}
+
+impl Mtu {
+    /// The MTU with this value in `enum ib_mtu`.
+    #[must_use]
+    pub const fn from_enum(value: u32) -> Option<Self> {
+        Some(match value {
+            1 => Self::B256,
+            2 => Self::B512,
+            3 => Self::B1024,
+            4 => Self::B2048,
+            5 => Self::B4096,
+            _ => return None,
+        })
+    }
+
+    /// Payload bytes of a full packet.
+    #[must_use]
+    pub const fn bytes(self) -> u32 {
+        1 << self.shift()
+    }
+
+    /// Packets of a message of `length` bytes; an empty message takes one.
+    #[must_use]
+    pub const fn packets(self, length: u32) -> u32 {
+        match length {
+            0 => 1,
+            _ => (length.wrapping_sub(1) >> self.shift()).wrapping_add(1),
+        }
+    }
+
+    /// Binary logarithm of the size.
+    pub(crate) const fn shift(self) -> u32 {
+        match self {
+            Self::B256 => 8,
+            Self::B512 => 9,
+            Self::B1024 => 10,
+            Self::B2048 => 11,
+            Self::B4096 => 12,
+        }
+    }
+}
+
+/// What is fixed when a queue pair is created.
+#[derive(Clone, Copy, Debug)]
+pub struct QpConfig {
+    /// Our number.
+    pub qpn: Qpn,
+    /// Receives come from a shared receive queue: posted ones are not flushed, the last-WQE event
+    /// is raised instead.
+    pub srq: bool,
+    /// Most request packets in flight; at least 1.
+    pub window_packets: u32,
+    /// A READ starts only while fewer response packets than this are awaited; at least 1.
+    pub read_window_packets: u32,
+}
+
+impl QpConfig {
+    /// The defaults of [`limits`] for queue pair `qpn`.
+    #[must_use]
+    pub const fn new(qpn: Qpn) -> Self {
+        Self {
+            qpn,
+            srq: false,
+            window_packets: limits::DEFAULT_WINDOW_PACKETS,
+            read_window_packets: limits::DEFAULT_READ_WINDOW_PACKETS,
+        }
+    }
+}
+
+/// Attributes to change: those that are `Some`. The caller has checked which ones a transition
+/// requires and allows (`ib_modify_qp_is_ok`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Modify {
+    /// New state.
+    pub state: Option<State>,
+    /// Path MTU; needed to enter RTR.
+    pub path_mtu: Option<Mtu>,
+    /// The peer's queue pair; needed to enter RTR.
+    pub dest_qpn: Option<Qpn>,
+    /// First PSN expected from the peer; taken when entering RTR, needed there.
+    pub rq_psn: Option<Psn>,
+    /// First PSN sent; taken when entering RTS from RTR, needed there.
+    pub sq_psn: Option<Psn>,
+    /// READs in flight as requester.
+    pub max_rd_atomic: Option<u8>,
+    /// READs held as responder; at most the storage's slots.
+    pub max_dest_rd_atomic: Option<u8>,
+    /// RNR timer code, 0 to 31, sent with RNR NAKs.
+    pub min_rnr_timer: Option<u8>,
+    /// Local ACK timeout exponent, 0 to 31; 0 is none.
+    pub timeout: Option<u8>,
+    /// Retries without progress before giving up, 0 to 7.
+    pub retry_cnt: Option<u8>,
+    /// RNR retries without progress before giving up, 0 to 6; 7 is for ever.
+    pub rnr_retry: Option<u8>,
+    /// Remote rights the peer has on this queue pair.
+    pub access: Option<Access>,
+}
+
+/// Why a modify was refused. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ModifyError {
+    /// No such transition.
+    Transition,
+    /// The new state needs an attribute that was never given.
+    Missing,
+    /// An attribute is out of range.
+    Range,
+}
+
+/// The attributes in force.
+#[derive(Clone, Copy, Debug)]
+pub struct QpAttrs {
+    /// State.
+    pub state: State,
+    /// Path MTU.
+    pub path_mtu: Mtu,
+    /// The peer's queue pair.
+    pub dest_qpn: Qpn,
+    /// Next PSN expected.
+    pub rq_psn: Psn,
+    /// Next PSN to send.
+    pub sq_psn: Psn,
+    /// READs in flight as requester.
+    pub max_rd_atomic: u8,
+    /// READs held as responder.
+    pub max_dest_rd_atomic: u8,
+    /// RNR timer code.
+    pub min_rnr_timer: u8,
+    /// Local ACK timeout exponent.
+    pub timeout: u8,
+    /// Retry budget.
+    pub retry_cnt: u8,
+    /// RNR retry budget.
+    pub rnr_retry: u8,
+    /// Remote rights.
+    pub access: Access,
+    /// In SQD and not yet drained.
+    pub sq_draining: bool,
+}
+
+impl QpAttrs {
+    const RESET: Self = Self {
+        state: State::Reset,
+        path_mtu: Mtu::B256,
+        dest_qpn: Qpn::new(0),
+        rq_psn: Psn::new(0),
+        sq_psn: Psn::new(0),
+        max_rd_atomic: 0,
+        max_dest_rd_atomic: 0,
+        min_rnr_timer: 0,
+        timeout: 0,
+        retry_cnt: 0,
+        rnr_retry: 0,
+        access: Access::NONE,
+        sq_draining: false,
+    };
+}
+
+/// One reliable connected queue pair.
+///
+/// # Invariants
+///
+/// A WQE taken from the host is held in the send window or in the responder until its completion is
+/// polled; no WQE is held in RESET and INIT.
+#[derive(Debug)]
+pub struct Qp<S> {
+    pub(crate) config: QpConfig,
+    pub(crate) attrs: QpAttrs,
+    pub(crate) requester: Requester,
+    pub(crate) responder: Responder,
+    pub(crate) events: Events,
+    pub(crate) counters: Counters,
+    pub(crate) storage: S,
+    /// Whether the last packet out was a request: requests and READ responses take turns.
+    pub(crate) last_was_request: bool,
+}
+
+impl<S: Storage> Qp<S> {
+    /// A queue pair in RESET with the given memory.
+    pub fn new(config: QpConfig, storage: S) -> Self {
+        Self {
+            config,
+            attrs: QpAttrs::RESET,
+            requester: Requester::default(),
+            responder: Responder::default(),
+            events: Events::default(),
+            counters: Counters::default(),
+            storage,
+            last_was_request: false,
+        }
+    }
+
+    /// Change attributes and state.
+    ///
+    /// Entering ERR keeps the WQEs: they come out of [`Qp::poll_completion`] flushed. Entering RESET
+    /// forgets them without completions; the caller empties its own queues.
+    ///
+    /// # Errors
+    ///
+    /// [`ModifyError`]; then nothing has changed.
+    pub fn modify(&mut self, _now: Instant, modify: &Modify) -> Result<(), ModifyError> {
+        let mut attrs = self.attrs;
+        self.apply(&mut attrs, modify)?;
+        let from = self.attrs.state;
+        let to = modify.state.unwrap_or(from);
+        match (from, to) {
+            (_, State::Reset) => {
+                self.attrs = QpAttrs::RESET;
+                self.requester = Requester::default();
+                self.responder = Responder::default();
+                self.events = Events::default();
+                return Ok(());
+            }
+            (State::Err, State::Err) => {}
+            (_, State::Err) => {
+                self.attrs = attrs;
+                self.responder.silence();
+                self.enter_error();
+                return Ok(());
+            }
+            (State::Reset | State::Init, State::Init)
+            | (State::Rtr, State::Rtr)
+            | (State::Rts | State::Sqd, State::Rts) => attrs.sq_draining = false,
+            (State::Init, State::Rtr) => {
+                let (Some(psn), Some(_), Some(_)) = (modify.rq_psn, modify.dest_qpn, modify.path_mtu) else {
+                    return Err(ModifyError::Missing);
+                };
+                self.responder.start(psn);
+            }
+            (State::Rtr, State::Rts) => {
+                let psn = modify.sq_psn.ok_or(ModifyError::Missing)?;
+                self.requester.start(psn, &attrs);
+            }
+            (State::Rts, State::Sqd) => attrs.sq_draining = true,
+            (State::Sqd, State::Sqd) => {}
+            _ => return Err(ModifyError::Transition),
+        }
+        attrs.state = to;
+        self.attrs = attrs;
+        Ok(())
+    }
+
+    /// Check and copy the attributes that are given.
+    fn apply(&self, attrs: &mut QpAttrs, modify: &Modify) -> Result<(), ModifyError> {
+        let resources = self.storage.reads().len().min(limits::MAX_RD_ATOMIC);
+        set(&mut attrs.path_mtu, modify.path_mtu, |_| true)?;
+        set(&mut attrs.dest_qpn, modify.dest_qpn, |_| true)?;
+        set(&mut attrs.rq_psn, modify.rq_psn, |_| true)?;
+        set(&mut attrs.sq_psn, modify.sq_psn, |_| true)?;
+        set(&mut attrs.max_rd_atomic, modify.max_rd_atomic, |n| {
+            usize::from(n) <= limits::MAX_RD_ATOMIC
+        })?;
+        set(&mut attrs.max_dest_rd_atomic, modify.max_dest_rd_atomic, |n| {
+            usize::from(n) <= resources
+        })?;
+        set(&mut attrs.min_rnr_timer, modify.min_rnr_timer, |n| n < 32)?;
+        set(&mut attrs.timeout, modify.timeout, |n| n <= limits::MAX_TIMEOUT)?;
+        set(&mut attrs.retry_cnt, modify.retry_cnt, |n| n <= limits::MAX_RETRY)?;
+        set(&mut attrs.rnr_retry, modify.rnr_retry, |n| n <= limits::MAX_RETRY)?;
+        set(&mut attrs.access, modify.access, |_| true)
+    }
+
+    /// New sends may have been posted, or a state change may let posted ones run.
+    pub fn handle_doorbell(&mut self, _now: Instant, _host: &mut impl Host) {
+        self.requester.doorbell();
+    }
+
+    /// Handle a received packet that was addressed to this queue pair: its ICRC, addresses, P_Key
+    /// and destination number have been checked. `host` can reach its payload.
+    pub fn handle_packet(&mut self, now: Instant, packet: &Packet, host: &mut impl Host) {
+        Counters::bump(&mut self.counters.received);
+        if packet.opcode.is_response() {
+            self.handle_response(now, packet, host);
+        } else {
+            self.handle_request(now, packet, host);
+        }
+    }
+
+    /// Let time pass: call when [`Qp::poll_timeout`] is due. Calling early does no harm.
+    pub fn handle_timeout(&mut self, now: Instant, _host: &mut impl Host) {
+        self.check_timers(now);
+    }
+
+    /// When [`Qp::handle_timeout`] is next due. It changes with every call that moves the machine.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadline()
+    }
+
+    /// The next packet to send, if one may be sent now. The caller must send it or report
+    /// [`Qp::handle_gather_fault`]; a packet it drops counts as lost.
+    pub fn poll_transmit(&mut self, now: Instant, host: &mut impl Host) -> Option<Transmit> {
+        if let Some(answer) = self.poll_answer() {
+            return Some(answer);
+        }
+        let turn = self.last_was_request;
+        let transmit = if turn {
+            self.poll_read_response().or_else(|| self.poll_request(now, host))
+        } else {
+            match self.poll_request(now, host) {
+                Some(request) => Some(request),
+                None => self.poll_read_response(),
+            }
+        };
+        self.last_was_request = !turn;
+        transmit
+    }
+
+    /// The payload of `transmit` could not be read, and the packet was not sent.
+    ///
+    /// A send completes in its turn with the fault's status and the queue pair goes to ERR. A
+    /// READ response becomes NAK remote access error.
+    pub fn handle_gather_fault(&mut self, _now: Instant, transmit: &Transmit, fault: Fault, _host: &mut impl Host) {
+        match transmit.payload {
+            Source::None => {}
+            Source::Send { slot, .. } => self.on_send_fault(slot, fault),
+            Source::Region { .. } => self.on_response_fault(transmit.psn),
+        }
+    }
+
+    /// The next completion, send and receive queue each in order. In ERR it also takes what is
+    /// posted and flushes it, so call it again when more may have been posted.
+    pub fn poll_completion(&mut self, host: &mut impl Host) -> Option<Completion> {
+        self.fail_faulty_head();
+        if let Some(wqe) = self.pop_completed_send() {
+            Counters::bump(&mut self.counters.sends_completed);
+            return Some(self.send_completion(&wqe, WcStatus::Success));
+        }
+        if let Some(done) = self.responder.take_done() {
+            Counters::bump(&mut self.counters.recvs_completed);
+            return Some(done);
+        }
+        if self.attrs.state != State::Err {
+            return None;
+        }
+        if let Some((wqe, status)) = self.pop_failed_send() {
+            return Some(self.send_completion(&wqe, status));
+        }
+        if let Some(wqe) = host.take_send() {
+            return Some(self.send_completion(&wqe, WcStatus::Flushed));
+        }
+        let recv = match self.responder.take_incoming() {
+            Some(recv) => recv,
+            None if self.config.srq => return None,
+            None => host.take_recv()?,
+        };
+        Some(Completion {
+            queue: Queue::Recv,
+            wr_id: recv.wr_id,
+            slot: recv.slot,
+            status: WcStatus::Flushed,
+            opcode: WcOpcode::Recv,
+            byte_len: 0,
+            imm: None,
+            solicited: true,
+            signalled: true,
+            qpn: self.config.qpn,
+        })
+    }
+
+    /// The next asynchronous event. Poll after the completions.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        if self.attrs.sq_draining && self.requester.is_drained() {
+            self.attrs.sq_draining = false;
+            self.events.raise(Event::SqDrained);
+        }
+        self.events.take()
+    }
+
+    /// The state.
+    pub fn state(&self) -> State {
+        self.attrs.state
+    }
+
+    /// The attributes in force.
+    pub fn query(&self) -> QpAttrs {
+        let mut attrs = self.attrs;
+        match attrs.state {
+            State::Reset | State::Init => {}
+            _ => attrs.rq_psn = self.responder.expected(),
+        }
+        match attrs.state {
+            State::Rts | State::Sqd => attrs.sq_psn = self.requester.next_psn(),
+            _ => {}
+        }
+        attrs
+    }
+
+    /// What was fixed at creation.
+    pub fn config(&self) -> &QpConfig {
+        &self.config
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Enter ERR after a fault; what is to be flushed comes out of [`Qp::poll_completion`].
+    pub(crate) fn enter_error(&mut self) {
+        self.attrs.state = State::Err;
+        self.attrs.sq_draining = false;
+        self.requester.stop();
+        if self.config.srq {
+            self.events.raise(Event::LastWqeReached);
+        }
+    }
+
+    /// The completion of a send.
+    fn send_completion(&self, wqe: &crate::wqe::SendWqe, status: WcStatus) -> Completion {
+        let success = status == WcStatus::Success;
+        Completion {
+            queue: Queue::Send,
+            wr_id: wqe.wr_id,
+            slot: wqe.slot,
+            status,
+            opcode: match wqe.op {
+                SendOp::Send | SendOp::SendImm => WcOpcode::Send,
+                SendOp::Write | SendOp::WriteImm => WcOpcode::Write,
+                SendOp::Read => WcOpcode::Read,
+            },
+            byte_len: if success { wqe.length } else { 0 },
+            imm: None,
+            solicited: !success,
+            signalled: wqe.signalled || !success,
+            qpn: self.config.qpn,
+        }
+    }
+}
+
+/// Overwrite `field` if a value is given and passes.
+fn set<T: Copy>(field: &mut T, value: Option<T>, ok: impl Fn(T) -> bool) -> Result<(), ModifyError> {
+    match value {
+        None => Ok(()),
+        Some(v) if ok(v) => {
+            *field = v;
+            Ok(())
+        }
+        Some(_) => Err(ModifyError::Range),
+    }
+}

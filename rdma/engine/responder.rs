@@ -1,0 +1,718 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The responder: carries out the peer's requests in PSN order and answers them. IBTA 9.7.4, 9.7.5.
+//!
+//! A request is *expected* (carried out), *duplicate* (answered again, never carried out again) or
+//! *ahead* (NAK sequence error once per gap). At most one ACK or NAK waits to be sent; it goes out
+//! behind the READ responses that precede it, and a newer one replaces it: that is all there is to
+//! coalescing.
+
+use crate::completion::{Completion, Event, Queue, WcOpcode, WcStatus};
+use crate::counters::Counters;
+use crate::keys::{Access, Key};
+use crate::limits;
+use crate::opcode::{Opcode, Place};
+use crate::psn::{Msn, Psn};
+use crate::qp::{Qp, State, Storage};
+use crate::time::Instant;
+use crate::wire::{Aeth, Bth, HeaderBuf, NakCode, Packet, Reth, Syndrome};
+use crate::wqe::{Fault, Host, RecvWqe, Source, Target, Transmit};
+
+/// One responder resource: a READ that may be asked for again. Opaque to the caller, who supplies
+/// the memory.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadSlot {
+    first: Psn,
+    packets: u32,
+    reth: Reth,
+    /// What is still to be sent of the newest request for it.
+    rest: Reth,
+    /// PSN of the next response packet.
+    next: Psn,
+    /// Response packets still to be sent.
+    left: u32,
+    /// The next response packet starts the response.
+    starts: bool,
+    /// The response to the first request for it has been sent whole.
+    answered: bool,
+}
+
+impl ReadSlot {
+    /// A slot that holds nothing.
+    pub const EMPTY: Self = Self {
+        first: Psn::new(0),
+        packets: 0,
+        reth: Reth {
+            va: 0,
+            rkey: Key(0),
+            length: 0,
+        },
+        rest: Reth {
+            va: 0,
+            rkey: Key(0),
+            length: 0,
+        },
+        next: Psn::new(0),
+        left: 0,
+        starts: false,
+        answered: false,
+    };
+}
+
+impl Default for ReadSlot {
+    fn default() -> Self {
+        Self::EMPTY
+    }
+}
+
+/// READs in PSN order, oldest first; `scan` is the first that may have responses to send.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reads {
+    head: usize,
+    len: usize,
+    scan: usize,
+}
+
+/// The message being received.
+#[derive(Clone, Copy, Debug, Default)]
+enum Incoming {
+    /// None.
+    #[default]
+    Idle,
+    /// A SEND, filling a receive.
+    Send { recv: RecvWqe, filled: u32 },
+    /// A WRITE: what is left to write, and the length of the whole.
+    Write { rest: Reth, total: u32 },
+}
+
+/// An ACK, NAK or RNR NAK waiting to be sent.
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    psn: Psn,
+    syndrome: Syndrome,
+}
+
+/// A NAK sequence error has been sent for the gap.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    /// The packet that provoked it.
+    seen: Psn,
+}
+
+/// Responder half of a queue pair.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Responder {
+    expected: Psn,
+    msn: Msn,
+    /// The newest SEND or WRITE carried out: what a duplicate is answered with.
+    acked: Psn,
+    incoming: Incoming,
+    answer: Option<Answer>,
+    gap: Option<Gap>,
+    /// After an RNR NAK: until then what is ahead was sent before the peer knew.
+    quiet_until: Option<Instant>,
+    /// Packets carried out since the last acknowledgement.
+    unanswered: u32,
+    /// The user knows that the peer has begun.
+    established: bool,
+    reads: Reads,
+    done: Option<Completion>,
+    /// The error NAK that ended it all.
+    last_word: Option<Answer>,
+}
+
+/// Why an expected request is not carried out.
+enum Refusal {
+    /// No receive is posted; try again later.
+    NotReady,
+    /// An undrained completion is in the way; as if the packet were lost.
+    Busy,
+    /// The queue pair fails: NAK to the peer, and the receive that carries the error, if any.
+    Fatal {
+        nak: NakCode,
+        recv: Option<(RecvWqe, WcStatus)>,
+    },
+}
+
+impl Refusal {
+    const INVALID: Self = Self::Fatal {
+        nak: NakCode::InvalidRequest,
+        recv: None,
+    };
+
+    fn fault(fault: Fault, recv: Option<RecvWqe>) -> Self {
+        let nak = match fault {
+            Fault::RemoteAccess => NakCode::RemoteAccess,
+            Fault::LocalLength | Fault::RemoteInvalid => NakCode::InvalidRequest,
+            Fault::LocalProtection | Fault::LocalQpOp => NakCode::RemoteOperation,
+        };
+        Self::Fatal {
+            nak,
+            recv: recv.map(|recv| (recv, fault.status())),
+        }
+    }
+}
+
+impl Responder {
+    /// Start at `psn` when entering RTR.
+    pub(crate) fn start(&mut self, psn: Psn) {
+        *self = Self {
+            expected: psn,
+            acked: psn.prev(),
+            ..Self::default()
+        };
+    }
+
+    /// Next PSN to be carried out.
+    pub(crate) const fn expected(&self) -> Psn {
+        self.expected
+    }
+
+    /// Answer nothing any more.
+    pub(crate) fn silence(&mut self) {
+        self.answer = None;
+        self.last_word = None;
+        self.reads = Reads::default();
+    }
+
+    /// The completed receive.
+    pub(crate) fn take_done(&mut self) -> Option<Completion> {
+        self.done.take()
+    }
+
+    /// The receive of an unfinished message, to be flushed.
+    pub(crate) fn take_incoming(&mut self) -> Option<RecvWqe> {
+        match core::mem::take(&mut self.incoming) {
+            Incoming::Send { recv, .. } => Some(recv),
+            Incoming::Idle | Incoming::Write { .. } => None,
+        }
+    }
+
+    /// Put a plain ACK up to be sent, unless a NAK waits.
+    fn acknowledge(&mut self) {
+        self.unanswered = 0;
+        if self
+            .answer
+            .is_none_or(|answer| matches!(answer.syndrome, Syndrome::Ack(_)))
+        {
+            self.answer = Some(Answer {
+                psn: self.acked,
+                syndrome: Syndrome::ACK,
+            });
+        }
+    }
+}
+
+impl<S: Storage> Qp<S> {
+    /// Handle a packet of the requester-to-responder direction.
+    pub(crate) fn handle_request(&mut self, now: Instant, packet: &Packet, host: &mut impl Host) {
+        match self.attrs.state {
+            State::Rtr | State::Rts | State::Sqd => {}
+            State::Err => return self.repeat_last_word(packet),
+            State::Reset | State::Init => return Counters::bump(&mut self.counters.dropped),
+        }
+        if self.attrs.state == State::Rtr {
+            self.establish();
+        }
+        let ahead = packet.bth.psn.offset(self.responder.expected);
+        if ahead > 0 {
+            return self.on_ahead(now, packet.bth.psn);
+        }
+        if ahead < 0 {
+            Counters::bump(&mut self.counters.duplicate_requests);
+            return self.on_duplicate(packet);
+        }
+        match self.carry_out(packet, host) {
+            Ok(()) => {}
+            Err(Refusal::Busy) => Counters::bump(&mut self.counters.dropped),
+            Err(Refusal::NotReady) => {
+                let code = self.attrs.min_rnr_timer;
+                Counters::bump(&mut self.counters.sent_rnr_naks);
+                self.responder.quiet_until = Some(now.after(limits::rnr_delay(code)));
+                self.responder.gap = None;
+                self.responder.answer = Some(Answer {
+                    psn: packet.bth.psn,
+                    syndrome: Syndrome::Rnr(code),
+                });
+            }
+            Err(Refusal::Fatal { nak, recv }) => self.refuse(packet.bth.psn, nak, recv),
+        }
+    }
+
+    /// First packet in RTR: tell the user once.
+    fn establish(&mut self) {
+        if !self.responder.established {
+            self.responder.established = true;
+            self.events.raise(Event::CommEstablished);
+        }
+    }
+
+    /// A packet before this one is missing.
+    fn on_ahead(&mut self, now: Instant, psn: Psn) {
+        Counters::bump(&mut self.counters.out_of_sequence);
+        let responder = &mut self.responder;
+        if responder.quiet_until.is_some_and(|until| now < until) {
+            return;
+        }
+        // One NAK per gap. A packet at or before the one that provoked it shows that the peer went
+        // back and that the missing packet was lost again.
+        if responder.gap.is_some_and(|gap| psn.offset(gap.seen) > 0) {
+            return;
+        }
+        responder.gap = Some(Gap { seen: psn });
+        responder.answer = Some(Answer {
+            psn: responder.expected,
+            syndrome: Syndrome::Nak(NakCode::Sequence),
+        });
+        Counters::bump(&mut self.counters.sent_seq_naks);
+    }
+
+    /// A request that was carried out before. IBTA 9.7.4.1.2, C9-105.
+    fn on_duplicate(&mut self, packet: &Packet) {
+        match (packet.opcode, packet.reth) {
+            (Opcode::Send { .. } | Opcode::Write { .. }, _) => self.responder.acknowledge(),
+            (Opcode::ReadRequest, Some(reth)) => self.read_again(packet.bth.psn, &reth),
+            _ => Counters::bump(&mut self.counters.dropped),
+        }
+    }
+
+    /// Carry out the expected request.
+    fn carry_out(&mut self, packet: &Packet, host: &mut impl Host) -> Result<(), Refusal> {
+        if self.responder.done.is_some() {
+            return Err(Refusal::Busy);
+        }
+        match (packet.opcode, self.responder.incoming) {
+            (Opcode::Send { place, .. }, Incoming::Idle) if place.starts() => {
+                self.check_payload(packet, place)?;
+                let recv = host.take_recv().ok_or(Refusal::NotReady)?;
+                self.receive(packet, place, recv, 0, host)
+            }
+            (Opcode::Send { place, .. }, Incoming::Send { recv, filled }) if !place.starts() => {
+                self.check_payload(packet, place)?;
+                self.receive(packet, place, recv, filled, host)
+            }
+            (Opcode::Write { place, .. }, Incoming::Idle) if place.starts() => {
+                let reth = packet.reth.ok_or(Refusal::INVALID)?;
+                if !self.attrs.access.allows(Access::REMOTE_WRITE) || reth.length > limits::MAX_MESSAGE_LEN {
+                    return Err(Refusal::INVALID);
+                }
+                if reth.length > 0 {
+                    host.check(reth.rkey, reth.va, reth.length, Access::REMOTE_WRITE)
+                        .map_err(|fault| Refusal::fault(fault, None))?;
+                }
+                self.write(packet, place, reth, reth.length, host)
+            }
+            (Opcode::Write { place, .. }, Incoming::Write { rest, total }) if !place.starts() => {
+                self.write(packet, place, rest, total, host)
+            }
+            (Opcode::ReadRequest, Incoming::Idle) => self.read(packet, host),
+            _ => Err(Refusal::INVALID),
+        }
+    }
+
+    /// Payload lengths a SEND or WRITE packet may have, IBTA 9.7.4.1.6.
+    fn check_payload(&self, packet: &Packet, place: Place) -> Result<(), Refusal> {
+        let mtu = self.attrs.path_mtu.bytes();
+        let len = packet.payload.len;
+        let good = match place {
+            Place::First | Place::Middle => len == mtu,
+            Place::Last => len > 0 && len <= mtu,
+            Place::Only => len <= mtu,
+        };
+        if good {
+            Ok(())
+        } else {
+            Err(Refusal::INVALID)
+        }
+    }
+
+    /// A SEND packet into `recv`, of which `filled` bytes are used.
+    fn receive(
+        &mut self,
+        packet: &Packet,
+        place: Place,
+        recv: RecvWqe,
+        filled: u32,
+        host: &mut impl Host,
+    ) -> Result<(), Refusal> {
+        let fail = |fault| Refusal::fault(fault, Some(recv));
+        if let Some(fault) = recv.fault {
+            return Err(fail(fault));
+        }
+        let total = filled
+            .checked_add(packet.payload.len)
+            .filter(|total| *total <= recv.length)
+            .ok_or_else(|| fail(Fault::LocalLength))?;
+        if packet.payload.len > 0 {
+            let to = Target::Recv {
+                slot: recv.slot,
+                offset: filled,
+            };
+            host.place(to, packet.payload).map_err(fail)?;
+        }
+        self.responder.incoming = Incoming::Send { recv, filled: total };
+        if place.ends() {
+            self.complete_recv(packet, recv, WcOpcode::Recv, total);
+        }
+        self.on_carried_out(packet, place.ends());
+        Ok(())
+    }
+
+    /// A WRITE packet; `rest` is what its message still has to write.
+    fn write(
+        &mut self,
+        packet: &Packet,
+        place: Place,
+        rest: Reth,
+        total: u32,
+        host: &mut impl Host,
+    ) -> Result<(), Refusal> {
+        self.check_payload(packet, place)?;
+        let len = packet.payload.len;
+        let left = rest.length.checked_sub(len).ok_or(Refusal::INVALID)?;
+        if place.ends() != (left == 0) {
+            return Err(Refusal::INVALID);
+        }
+        let recv = match packet.imm {
+            Some(_) => Some(host.take_recv().ok_or(Refusal::NotReady)?),
+            None => None,
+        };
+        let fail = |fault| Refusal::fault(fault, recv);
+        if let Some(fault) = recv.and_then(|recv| recv.fault) {
+            return Err(fail(fault));
+        }
+        if len > 0 {
+            let to = Target::Region {
+                rkey: rest.rkey,
+                va: rest.va,
+            };
+            host.place(to, packet.payload).map_err(fail)?;
+        }
+        let va = rest.va.wrapping_add(u64::from(len));
+        let rest = Reth {
+            va,
+            length: left,
+            ..rest
+        };
+        self.responder.incoming = Incoming::Write { rest, total };
+        if place.ends() {
+            self.responder.incoming = Incoming::Idle;
+            if let Some(recv) = recv {
+                self.complete_recv(packet, recv, WcOpcode::RecvWithImm, total);
+            }
+        }
+        self.on_carried_out(packet, place.ends());
+        Ok(())
+    }
+
+    /// Book a SEND or WRITE packet as carried out and answer it if asked to.
+    fn on_carried_out(&mut self, packet: &Packet, ends: bool) {
+        let responder = &mut self.responder;
+        responder.on_expected(packet.bth.psn.next(), ends);
+        responder.acked = packet.bth.psn;
+        responder.unanswered = responder.unanswered.wrapping_add(1);
+        if packet.bth.ack_request || responder.unanswered >= limits::MAX_PACKETS_PER_ACK {
+            responder.acknowledge();
+        }
+    }
+
+    /// A READ request: remember it, its responses are polled out.
+    fn read(&mut self, packet: &Packet, host: &mut impl Host) -> Result<(), Refusal> {
+        let reth = packet.reth.ok_or(Refusal::INVALID)?;
+        let resources = usize::from(self.attrs.max_dest_rd_atomic);
+        if !self.attrs.access.allows(Access::REMOTE_READ)
+            || reth.length > limits::MAX_MESSAGE_LEN
+            || packet.payload.len != 0
+            || resources == 0
+        {
+            return Err(Refusal::INVALID);
+        }
+        if reth.length > 0 {
+            host.check(reth.rkey, reth.va, reth.length, Access::REMOTE_READ)
+                .map_err(|fault| Refusal::fault(fault, None))?;
+        }
+        let slots = self.storage.reads_mut();
+        let reads = &mut self.responder.reads;
+        if reads.len >= resources {
+            // A peer that keeps to the limit has the response of the oldest.
+            if reads.at(slots, 0).is_none_or(|oldest| !oldest.answered) {
+                return Err(Refusal::INVALID);
+            }
+            reads.forget_oldest(slots);
+        }
+        let packets = self.attrs.path_mtu.packets(reth.length);
+        reads.push(
+            slots,
+            ReadSlot {
+                first: packet.bth.psn,
+                packets,
+                reth,
+                rest: reth,
+                next: packet.bth.psn,
+                left: packets,
+                starts: true,
+                answered: false,
+            },
+        );
+        self.responder.on_expected(packet.bth.psn.plus(packets), true);
+        Ok(())
+    }
+
+    /// A duplicate READ request: send the asked part again, if it is one. IBTA C9-106 ff.
+    fn read_again(&mut self, psn: Psn, reth: &Reth) {
+        let mtu = self.attrs.path_mtu;
+        let slots = self.storage.reads_mut();
+        let reads = &mut self.responder.reads;
+        // The newest are asked again most; the ring holds at most `MAX_RD_ATOMIC`.
+        for index in (0..reads.len).rev() {
+            let Some(slot) = reads.at_mut(slots, index) else { break };
+            let skipped = psn.distance(slot.first);
+            if skipped >= slot.packets {
+                continue;
+            }
+            let offset = reth.va.wrapping_sub(slot.reth.va);
+            let inside = offset
+                .checked_add(u64::from(reth.length))
+                .is_some_and(|end| end <= u64::from(slot.reth.length));
+            let packets = mtu.packets(reth.length);
+            if reth.rkey != slot.reth.rkey || !inside || packets > slot.packets.saturating_sub(skipped) {
+                break;
+            }
+            slot.rest = *reth;
+            slot.next = psn;
+            slot.left = packets;
+            slot.starts = true;
+            reads.scan = reads.scan.min(index);
+            return;
+        }
+        Counters::bump(&mut self.counters.dropped);
+    }
+
+    /// The next ACK, NAK or RNR NAK, if no READ response has to go before it.
+    pub(crate) fn poll_answer(&mut self) -> Option<Transmit> {
+        let answer = self.responder.answer?;
+        if let Some((index, next)) = self.next_read() {
+            let plain = matches!(answer.syndrome, Syndrome::Ack(_));
+            if plain && answer.psn.before(next) {
+                // The READ response acknowledges it too.
+                self.responder.answer = None;
+            }
+            self.responder.reads.scan = index;
+            return None;
+        }
+        self.responder.answer = None;
+        let header = self.response_header(Opcode::Acknowledge, answer.psn, 0, answer.syndrome);
+        Some(Transmit {
+            header,
+            payload: Source::None,
+            pad: 0,
+            psn: answer.psn,
+        })
+    }
+
+    /// The next packet of the oldest READ that has responses to send.
+    pub(crate) fn poll_read_response(&mut self) -> Option<Transmit> {
+        let (index, psn) = self.next_read()?;
+        let mtu = self.attrs.path_mtu;
+        let reads = &mut self.responder.reads;
+        reads.scan = index;
+        let slot = reads.at_mut(self.storage.reads_mut(), index)?;
+        let len = slot.rest.length.min(mtu.bytes());
+        let Reth { va, rkey, .. } = slot.rest;
+        slot.left = slot.left.saturating_sub(1);
+        let ends = slot.left == 0;
+        let opcode = Opcode::ReadResponse {
+            place: Place::of(slot.starts, ends),
+        };
+        slot.starts = false;
+        slot.answered |= ends;
+        slot.next = psn.next();
+        slot.rest.va = va.wrapping_add(u64::from(len));
+        slot.rest.length = slot.rest.length.saturating_sub(len);
+        let pad = (len.wrapping_neg() & 3) as u8;
+        let header = self.response_header(opcode, psn, pad, Syndrome::ACK);
+        let payload = match len {
+            0 => Source::None,
+            _ => Source::Region { rkey, va, len },
+        };
+        Some(Transmit {
+            header,
+            payload,
+            pad,
+            psn,
+        })
+    }
+
+    /// Index and next PSN of the oldest READ that has responses to send.
+    fn next_read(&self) -> Option<(usize, Psn)> {
+        let reads = &self.responder.reads;
+        // In ERR only a responder with a last word is not silenced, and silence forgets the READs.
+        (reads.scan..reads.len).find_map(|index| {
+            let slot = reads.at(self.storage.reads(), index)?;
+            (slot.left > 0).then_some((index, slot.next))
+        })
+    }
+
+    /// BTH and, where the opcode has one, AETH of a response.
+    fn response_header(&mut self, opcode: Opcode, psn: Psn, pad: u8, syndrome: Syndrome) -> HeaderBuf {
+        Counters::bump(&mut self.counters.sent_responses);
+        let mut header = HeaderBuf::new();
+        let bth = Bth {
+            opcode: opcode.encode_rc(),
+            solicited: false,
+            migrated: false,
+            pad,
+            pkey: limits::DEFAULT_PKEY,
+            dest: self.attrs.dest_qpn,
+            ack_request: false,
+            psn,
+        };
+        header.push(&bth.bytes());
+        if opcode.has_aeth() {
+            header.push(
+                &Aeth {
+                    syndrome,
+                    msn: self.responder.msn,
+                }
+                .bytes(),
+            );
+        }
+        header
+    }
+
+    /// The receive `recv` is filled.
+    fn complete_recv(&mut self, packet: &Packet, recv: RecvWqe, opcode: WcOpcode, byte_len: u32) {
+        self.responder.incoming = Incoming::Idle;
+        self.responder.done = Some(Completion {
+            queue: Queue::Recv,
+            wr_id: recv.wr_id,
+            slot: recv.slot,
+            status: WcStatus::Success,
+            opcode,
+            byte_len,
+            imm: packet.imm,
+            solicited: packet.bth.solicited,
+            signalled: true,
+            qpn: self.config.qpn,
+        });
+    }
+
+    /// Refuse the request at `psn` for good: NAK, error completion or event, ERR.
+    fn refuse(&mut self, psn: Psn, nak: NakCode, recv: Option<(RecvWqe, WcStatus)>) {
+        let in_hand = self.responder.take_incoming().map(|recv| {
+            let status = match nak {
+                NakCode::RemoteAccess => WcStatus::RemoteAccess,
+                _ => WcStatus::RemoteInvalidRequest,
+            };
+            (recv, status)
+        });
+        match recv.or(in_hand) {
+            Some((recv, status)) => {
+                self.responder.done = Some(Completion {
+                    queue: Queue::Recv,
+                    wr_id: recv.wr_id,
+                    slot: recv.slot,
+                    status,
+                    opcode: WcOpcode::Recv,
+                    byte_len: 0,
+                    imm: None,
+                    solicited: true,
+                    signalled: true,
+                    qpn: self.config.qpn,
+                });
+            }
+            // IBTA C9-222.1: without a receive to carry it, the error is an event.
+            None => self.events.raise(match nak {
+                NakCode::RemoteAccess => Event::AccessError,
+                _ => Event::RequestError,
+            }),
+        }
+        self.say_last_word(psn, nak);
+        self.enter_error();
+    }
+
+    /// A READ response could not be read from memory.
+    pub(crate) fn on_response_fault(&mut self, psn: Psn) {
+        if matches!(self.attrs.state, State::Reset | State::Init) {
+            return;
+        }
+        self.responder.reads = Reads::default();
+        self.say_last_word(psn, NakCode::RemoteAccess);
+        if self.attrs.state != State::Err {
+            self.events.raise(Event::AccessError);
+            self.enter_error();
+        }
+    }
+
+    fn say_last_word(&mut self, psn: Psn, nak: NakCode) {
+        Counters::bump(&mut self.counters.sent_error_naks);
+        let answer = Answer {
+            psn,
+            syndrome: Syndrome::Nak(nak),
+        };
+        self.responder.answer = Some(answer);
+        self.responder.last_word = Some(answer);
+    }
+
+    /// In ERR after refusing a request: the peer asks again because the NAK was lost. Saying it
+    /// again gives the peer the true status instead of a timeout.
+    fn repeat_last_word(&mut self, packet: &Packet) {
+        match self.responder.last_word {
+            Some(answer) if !packet.bth.psn.before(answer.psn) => {
+                self.responder.answer = Some(answer);
+            }
+            _ => Counters::bump(&mut self.counters.dropped),
+        }
+    }
+}
+
+impl Responder {
+    /// An expected request was carried out; the next one is `next`.
+    fn on_expected(&mut self, next: Psn, ends: bool) {
+        self.expected = next;
+        self.gap = None;
+        self.quiet_until = None;
+        if ends {
+            self.msn = self.msn.next();
+        }
+        // A sequence or RNR NAK not yet sent has been overtaken.
+        if self
+            .answer
+            .is_some_and(|answer| !matches!(answer.syndrome, Syndrome::Ack(_)))
+        {
+            self.answer = None;
+        }
+    }
+}
+
+impl Reads {
+    fn at<'a>(&self, slots: &'a [ReadSlot], index: usize) -> Option<&'a ReadSlot> {
+        slots.get(self.position(slots.len(), index))
+    }
+
+    fn at_mut<'a>(&self, slots: &'a mut [ReadSlot], index: usize) -> Option<&'a mut ReadSlot> {
+        let position = self.position(slots.len(), index);
+        slots.get_mut(position)
+    }
+
+    fn push(&mut self, slots: &mut [ReadSlot], slot: ReadSlot) {
+        if let Some(place) = self.at_mut(slots, self.len) {
+            *place = slot;
+            self.len = self.len.wrapping_add(1);
+        }
+    }
+
+    fn forget_oldest(&mut self, slots: &[ReadSlot]) {
+        self.head = self.position(slots.len(), 1);
+        self.len = self.len.saturating_sub(1);
+        self.scan = self.scan.saturating_sub(1);
+    }
+
+    fn position(&self, capacity: usize, index: usize) -> usize {
+        let position = self.head.wrapping_add(index);
+        if position >= capacity {
+            position.wrapping_sub(capacity)
+        } else {
+            position
+        }
+    }
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Timers and retries of the requester. IBTA 9.9.2.
+//!
+//! One deadline per queue pair: the RNR wait, or the local ACK timeout of the oldest unacknowledged
+//! PSN. Progress restarts the timeout and refills both retry budgets.
+
+use crate::completion::WcStatus;
+use crate::counters::Counters;
+use crate::limits::{self, RNR_RETRY_INFINITE};
+use crate::qp::{Qp, State, Storage};
+use crate::time::Instant;
+
+impl<S: Storage> Qp<S> {
+    /// The earlier of the two timers.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match (self.requester.wait_until, self.requester.ack_deadline) {
+            (Some(wait), Some(ack)) => Some(wait.min(ack)),
+            (wait, ack) => wait.or(ack),
+        }
+    }
+
+    /// Act on the timers that are due.
+    pub(crate) fn check_timers(&mut self, now: Instant) {
+        if !matches!(self.attrs.state, State::Rts | State::Sqd) {
+            return;
+        }
+        if self.requester.wait_until.is_some_and(|at| at <= now) {
+            self.requester.wait_until = None;
+        }
+        if self.requester.ack_deadline.is_some_and(|at| at <= now) {
+            self.requester.ack_deadline = None;
+            if self.requester.una != self.requester.max {
+                Counters::bump(&mut self.counters.timeouts);
+                self.retry(now);
+            }
+        }
+    }
+
+    /// Something was acknowledged.
+    pub(crate) fn on_progress(&mut self, now: Instant) {
+        let requester = &mut self.requester;
+        requester.retries = self.attrs.retry_cnt;
+        requester.rnr_retries = self.attrs.rnr_retry;
+        requester.rewound = false;
+        requester.wait_until = None;
+        requester.ack_deadline = if requester.una == requester.max {
+            None
+        } else {
+            limits::ack_timeout(self.attrs.timeout).map(|span| now.after(span))
+        };
+    }
+
+    /// Send everything from the oldest unacknowledged PSN again, at the price of one retry.
+    pub(crate) fn retry(&mut self, now: Instant) {
+        match self.requester.retries.checked_sub(1) {
+            None => self.fail(WcStatus::RetryExceeded),
+            Some(left) => {
+                self.requester.retries = left;
+                self.rewind();
+                self.requester.ack_deadline = limits::ack_timeout(self.attrs.timeout).map(|span| now.after(span));
+            }
+        }
+    }
+
+    /// A response or acknowledgement skipped READ responses: they are lost. Later ones on the way
+    /// show the same gap, so one retry until there is progress. IBTA 9.9.2.2, implied NAK.
+    pub(crate) fn on_response_gap(&mut self, now: Instant) {
+        if self.requester.rewound {
+            return;
+        }
+        Counters::bump(&mut self.counters.response_gaps);
+        self.retry(now);
+    }
+
+    /// The peer misses the packet at `una`.
+    pub(crate) fn on_sequence_nak(&mut self, now: Instant) {
+        // A NAK is provoked by a packet behind the missing one. If that has not been sent again
+        // since the last rewind, the NAK is an echo of before.
+        let resent = self.requester.nxt.distance(self.requester.una);
+        if self.requester.rewound && resent < 2 {
+            return;
+        }
+        Counters::bump(&mut self.counters.received_seq_naks);
+        self.retry(now);
+    }
+
+    /// The peer had no receive for the packet at `una`: wait as long as `code` says.
+    pub(crate) fn on_receiver_not_ready(&mut self, now: Instant, code: u8) {
+        let requester = &mut self.requester;
+        if requester.wait_until.is_some() || requester.nxt == requester.una {
+            return;
+        }
+        Counters::bump(&mut self.counters.received_rnr_naks);
+        if self.attrs.rnr_retry != RNR_RETRY_INFINITE {
+            match requester.rnr_retries.checked_sub(1) {
+                None => return self.fail(WcStatus::RnrRetryExceeded),
+                Some(left) => requester.rnr_retries = left,
+            }
+        }
+        requester.wait_until = Some(now.after(limits::rnr_delay(code)));
+        requester.ack_deadline = None;
+        self.rewind();
+    }
+
+    /// Put the cursor back to the oldest unacknowledged PSN.
+    fn rewind(&mut self) {
+        let requester = &mut self.requester;
+        requester.nxt = requester.una;
+        requester.read_psns = 0;
+        requester.rewound = true;
+        // The first packet sent again asks for an acknowledgement: only that may have been lost.
+        requester.unasked = limits::MAX_PACKETS_PER_ACK;
+        requester.window.seek(0);
+        Counters::bump(&mut self.counters.retries);
+    }
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! A parsed transport packet: the BTH, what follows it, and where the payload lies.
+
+use super::{Aeth, Bth, Reth, WireError};
+use crate::opcode::{Class, Opcode};
+use crate::wqe::Span;
+
+/// The transport headers of a received packet. The payload stays where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Base header.
+    pub bth: Bth,
+    /// Its decoded operation.
+    pub opcode: Opcode,
+    /// Address, key and length if the operation carries them.
+    pub reth: Option<Reth>,
+    /// Syndrome and MSN if the operation carries them.
+    pub aeth: Option<Aeth>,
+    /// Immediate data in wire order if the operation carries it.
+    pub imm: Option<[u8; 4]>,
+    /// Payload without the pad, counted from the start of the BTH.
+    pub payload: Span,
+}
+
+impl Packet {
+    /// Parse a packet. `head` holds its first bytes from the BTH on: all of it, or at least 64.
+    /// `transport_len` is the length from the BTH through the pad, without the ICRC.
+    ///
+    /// An operation that is not supported parses with no extension header, so that its sender can
+    /// be told.
+    ///
+    /// # Errors
+    ///
+    /// What keeps the bytes from being a packet of the reliable connected class.
+    pub fn parse(head: &[u8], transport_len: usize) -> Result<Self, WireError> {
+        let (bytes, rest) = head.split_first_chunk().ok_or(WireError::Truncated)?;
+        let bth = Bth::parse(bytes)?;
+        let (class, opcode) = Opcode::decode(bth.opcode);
+        if class != Class::Rc {
+            return Err(WireError::Class);
+        }
+        let mut cursor = Cursor { rest, offset: Bth::LEN };
+        let reth = if opcode.has_reth() {
+            Some(Reth::parse(cursor.take()?))
+        } else {
+            None
+        };
+        let aeth = if opcode.has_aeth() {
+            Some(Aeth::parse(cursor.take()?))
+        } else {
+            None
+        };
+        let imm = if opcode.has_imm() { Some(*cursor.take()?) } else { None };
+        let payload = transport_len
+            .checked_sub(cursor.offset)
+            .and_then(|n| n.checked_sub(usize::from(bth.pad)))
+            .and_then(|n| u32::try_from(n).ok())
+            .ok_or(WireError::Length)?;
+        // `offset` is at most the length of the headers.
+        let payload = Span {
+            offset: cursor.offset as u32,
+            len: payload,
+        };
+        Ok(Self {
+            bth,
+            opcode,
+            reth,
+            aeth,
+            imm,
+            payload,
+        })
+    }
+}
+
+/// Walks the headers after the BTH.
+struct Cursor<'a> {
+    rest: &'a [u8],
+    offset: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn take<const N: usize>(&mut self) -> Result<&'a [u8; N], WireError> {
+        let (part, rest) = self.rest.split_first_chunk().ok_or(WireError::Truncated)?;
+        self.rest = rest;
+        self.offset = self.offset.wrapping_add(N);
+        Ok(part)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Key;
+    use crate::opcode::Place;
+    use crate::psn::{Msn, Psn};
+    use crate::wire::Syndrome;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_write_only_with_immediate_parses() {
+        let mut bytes = vec![0x0b, 0x10, 0xff, 0xff, 0, 0, 0, 0x12, 0x80, 0, 0, 9];
+        bytes.extend([0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 5, 0, 0, 0, 7]);
+        bytes.extend([1, 2, 3, 4]);
+        bytes.extend([0xaa; 7]);
+        bytes.extend([0]);
+        let packet = Packet::parse(&bytes, bytes.len()).unwrap();
+        assert_eq!(
+            packet.opcode,
+            Opcode::Write {
+                place: Place::Only,
+                imm: true
+            }
+        );
+        assert_eq!(
+            packet.reth,
+            Some(Reth {
+                va: 0x1000,
+                rkey: Key(5),
+                length: 7
+            })
+        );
+        assert_eq!(packet.imm, Some([1, 2, 3, 4]));
+        assert_eq!(packet.payload, Span { offset: 32, len: 7 });
+        assert_eq!(packet.bth.psn, Psn::new(9));
+    }
+
+    #[test]
+    fn an_ack_parses_and_has_no_payload() {
+        let bytes = [0x11, 0, 0xff, 0xff, 0, 0, 0, 1, 0, 0, 0, 2, 0x1f, 0, 0, 3];
+        let packet = Packet::parse(&bytes, 16).unwrap();
+        assert_eq!(
+            packet.aeth,
+            Some(Aeth {
+                syndrome: Syndrome::ACK,
+                msn: Msn::new(3)
+            })
+        );
+        assert_eq!(packet.payload, Span { offset: 16, len: 0 });
+    }
+
+    #[test]
+    fn lengths_that_contradict_each_other_are_refused() {
+        let bytes = [0x04, 0x30, 0xff, 0xff, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0];
+        assert!(Packet::parse(&bytes, 15).is_ok());
+        assert_eq!(Packet::parse(&bytes, 14), Err(WireError::Length));
+        assert_eq!(Packet::parse(&bytes[..11], 11), Err(WireError::Truncated));
+        let read = [0x0c, 0, 0xff, 0xff, 0, 0, 0, 1, 0, 0, 0, 2, 0];
+        assert_eq!(Packet::parse(&read, 13), Err(WireError::Truncated));
+    }
+
+    #[test]
+    fn other_classes_are_refused() {
+        let bytes = [0x64, 0, 0xff, 0xff, 0, 0, 0, 1, 0, 0, 0, 2];
+        assert_eq!(Packet::parse(&bytes, 12), Err(WireError::Class));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_parse_or_are_refused(
+            bytes in proptest::collection::vec(any::<u8>(), 0..80), len in 0usize..9000,
+        ) {
+            if let Ok(packet) = Packet::parse(&bytes, len) {
+                let end = packet.payload.offset as usize + packet.payload.len as usize;
+                prop_assert_eq!(end + usize::from(packet.bth.pad), len);
+            }
+        }
+    }
+}
