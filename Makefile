@@ -62,7 +62,7 @@ module-debug: ## usb4_rdma.ko for the debug kernel
 
 module-stock: ## usb4_rdma.ko for the distro's kernel
 	@test -e build/stock/vmlinuz || $(MAKE) --no-print-directory setup-stock
-	$(call module-in-root,stock,$(call cached,stock)/common,$(call cached,stock)/sdk)
+	$(call module-in-root,stock,$(call cached,stock)/common,$(call cached,stock)/sdk,KBUILD_OUTPUT=/build/$(call cached,stock)/sdk)
 
 module-lint: ## clippy over the module as Kbuild builds it
 	@test -e build/kernel/lab/linux || $(MAKE) --no-print-directory setup
