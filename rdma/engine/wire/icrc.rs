@@ -182,3 +182,81 @@ const fn tables() -> [[u32; 256]; SLICE] {
     }
     tables
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    // Made with Python: the headers by `struct`, the ICRC by `zlib.crc32` over eight 0xff bytes and
+    // the masked packet.
+    const V4: [u8; 28] = [
+        0x45, 0x02, 0x00, 0x3c, 0x12, 0x34, 0x40, 0x00, 0x40, 0x11, 0x14, 0x79, 0x0a, 0x00, 0x00, 0x01, 0x0a, 0x00,
+        0x00, 0x02, 0xc1, 0x23, 0x12, 0xb7, 0x00, 0x28, 0x00, 0x00,
+    ];
+    const V6: [u8; 48] = [
+        0x6b, 0x85, 0x43, 0x21, 0x00, 0x28, 0x11, 0x3f, 0xfe, 0x80, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0xfe, 0x80, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x02, 0xc1, 0x23, 0x12, 0xb7, 0x00, 0x28, 0x00, 0x00,
+    ];
+    const TRANSPORT: [u8; 28] = [
+        0x04, 0x30, 0xff, 0xff, 0x00, 0x00, 0x00, 0x12, 0x80, 0xab, 0xcd, 0xef, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06,
+        0x07, 0x08, 0x09, 0x0a, 0x0b, 0x0c, 0x0d, 0x00, 0x00, 0x00,
+    ];
+
+    #[test]
+    fn the_icrc_of_a_v4_packet_is_that_of_a_foreign_implementation() {
+        let icrc = Icrc::seed(&V4).unwrap().transport(&TRANSPORT).unwrap();
+        assert_eq!(icrc.finish(), [0x42, 0xf9, 0x1a, 0x5a]);
+    }
+
+    #[test]
+    fn the_icrc_of_a_v6_packet_is_that_of_a_foreign_implementation() {
+        let icrc = Icrc::seed(&V6).unwrap().transport(&TRANSPORT).unwrap();
+        assert_eq!(icrc.finish(), [0xa1, 0xef, 0xd6, 0x5f]);
+    }
+
+    #[test]
+    fn the_check_value_of_crc_32_comes_out() {
+        assert_eq!(!update(!0, b"123456789"), 0xcbf4_3926);
+        assert_eq!(update(!0, &[0xff; 8]), SEED);
+    }
+
+    #[test]
+    fn fields_that_routers_change_do_not_count() {
+        let whole = Icrc::seed(&V4).unwrap();
+        for at in [1, 8, 10, 11, 26, 27] {
+            let mut bytes = V4;
+            bytes[at] ^= 0x55;
+            assert_eq!(Icrc::seed(&bytes).unwrap(), whole);
+        }
+        let mut bytes = V4;
+        bytes[4] ^= 1;
+        assert_ne!(Icrc::seed(&bytes).unwrap(), whole);
+    }
+
+    #[test]
+    fn headers_of_the_wrong_length_are_refused() {
+        assert_eq!(Icrc::seed(&[]), Err(WireError::Truncated));
+        assert_eq!(Icrc::seed(&V4[..27]), Err(WireError::Length));
+        assert_eq!(Icrc::seed(&[0x55; 28]), Err(WireError::Version));
+        assert!(Icrc::from_state(0).transport(&[0; 11]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn slices_of_any_shape_give_the_bytewise_crc(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0usize..200, state: u32,
+        ) {
+            let slow = bytes.iter().fold(state, |mut s, b| {
+                s ^= u32::from(*b);
+                for _ in 0..8 {
+                    s = if s & 1 != 0 { (s >> 1) ^ POLYNOMIAL } else { s >> 1 };
+                }
+                s
+            });
+            let (a, b) = bytes.split_at(cut.min(bytes.len()));
+            prop_assert_eq!(Icrc::from_state(state).update(a).update(b).state(), slow);
+        }
+    }
+}

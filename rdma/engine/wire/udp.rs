@@ -299,3 +299,122 @@ fn ones_complement_sum(header: &[u8; IPV4_LEN]) -> u16 {
     let folded = (folded & 0xffff).wrapping_add(folded >> 16);
     folded as u16
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    // Made with Python's `struct` and `socket`; the IPv4 checksum by RFC 1071 there.
+    const V4: [u8; 28] = [
+        0x45, 0x02, 0x00, 0x3c, 0x12, 0x34, 0x40, 0x00, 0x40, 0x11, 0x14, 0x79, 0x0a, 0x00, 0x00, 0x01, 0x0a, 0x00,
+        0x00, 0x02, 0xc1, 0x23, 0x12, 0xb7, 0x00, 0x28, 0x00, 0x00,
+    ];
+    const V6: [u8; 48] = [
+        0x6b, 0x85, 0x43, 0x21, 0x00, 0x28, 0x11, 0x3f, 0xfe, 0x80, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0xfe, 0x80, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x02, 0xc1, 0x23, 0x12, 0xb7, 0x00, 0x28, 0x00, 0x00,
+    ];
+
+    fn v4() -> Path {
+        Path {
+            src_mac: [2, 0, 0, 0, 0, 1],
+            dst_mac: [2, 0, 0, 0, 0, 2],
+            addresses: Addresses::V4 {
+                src: [10, 0, 0, 1],
+                dst: [10, 0, 0, 2],
+            },
+            src_port: 0xc123,
+            traffic_class: 2,
+            hop_limit: 64,
+            flow_label: 0,
+        }
+    }
+
+    fn v6() -> Path {
+        let mut src = [0; 16];
+        src[..2].copy_from_slice(&[0xfe, 0x80]);
+        let mut dst = src;
+        (src[15], dst[15]) = (1, 2);
+        Path {
+            addresses: Addresses::V6 { src, dst },
+            traffic_class: 0xb8,
+            hop_limit: 63,
+            flow_label: 0x54321,
+            ..v4()
+        }
+    }
+
+    #[test]
+    fn built_headers_are_those_of_a_foreign_implementation() {
+        let headers = PathHeaders::build(&v4(), 0x1234, 28).unwrap();
+        assert_eq!(headers.ip_udp(), V4);
+        assert_eq!(headers.frame()[..14], [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0]);
+        let headers = PathHeaders::build(&v6(), 0, 28).unwrap();
+        assert_eq!(headers.ip_udp(), V6);
+        assert_eq!(headers.frame()[12..14], [0x86, 0xdd]);
+    }
+
+    #[test]
+    fn what_is_built_parses_back() {
+        for path in [v4(), v6()] {
+            let headers = PathHeaders::build(&path, 7, 100).unwrap();
+            let ip = headers.ip_udp();
+            assert_eq!(parse_ethernet(headers.frame()), Ok(ip));
+            let datagram = parse_ip_udp(ip, ip.len() + 104).unwrap();
+            assert_eq!(datagram.addresses, path.addresses);
+            assert_eq!((datagram.src_port, datagram.dst_port), (0xc123, PORT));
+            assert_eq!(datagram.traffic_class, path.traffic_class);
+            assert_eq!(
+                datagram.transport,
+                Span {
+                    offset: ip.len() as u32,
+                    len: 100
+                }
+            );
+            // Trailing link padding is no part of it; a cut packet is refused.
+            assert_eq!(parse_ip_udp(ip, ip.len() + 200), Ok(datagram));
+            assert_eq!(parse_ip_udp(ip, ip.len() + 103), Err(WireError::Length));
+        }
+    }
+
+    #[test]
+    fn fragments_options_other_protocols_and_bad_checksums_are_refused() {
+        let with = |at: usize, value| {
+            let mut bytes = V4;
+            bytes[at] = value;
+            parse_ip_udp(&bytes, 60)
+        };
+        assert!(with(0, 0x45).is_ok());
+        assert_eq!(with(0, 0x46), Err(WireError::Version));
+        assert_eq!(with(0, 0x35), Err(WireError::Version));
+        assert_eq!(with(6, 0x20), Err(WireError::Protocol));
+        assert_eq!(with(9, 6), Err(WireError::Protocol));
+        assert_eq!(with(8, 63), Err(WireError::Checksum));
+        assert_eq!(with(25, 0x27), Err(WireError::Length));
+        assert_eq!(parse_ethernet(&[0; 14]), Err(WireError::Protocol));
+    }
+
+    #[test]
+    fn a_packet_too_long_for_ip_is_refused() {
+        assert!(PathHeaders::build(&v4(), 0, 65535 - 32).is_ok());
+        assert!(PathHeaders::build(&v4(), 0, 65536 - 32).is_err());
+        assert!(PathHeaders::build(&v6(), 0, 65535 - 12).is_ok());
+        assert!(PathHeaders::build(&v6(), 0, 65536 - 12).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_parse_or_are_refused(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..100), len in 0usize..200, four: bool,
+        ) {
+            if let Some(first) = bytes.first_mut() {
+                *first = if four { 0x45 } else { 0x60 };
+            }
+            if let Ok(datagram) = parse_ip_udp(&bytes, len) {
+                let end = datagram.transport.offset + datagram.transport.len + 4;
+                prop_assert!(end as usize <= len);
+            }
+        }
+    }
+}
