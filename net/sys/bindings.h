@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The only list of C headers that the Rust crates bind, and the declarations of helpers.c.
+ *
+ * Objects of the RDMA core that carry a piece of ours have it after the core's part. What it points to belongs to
+ * Rust; C never looks at it.
+ */
+#ifndef USB4_BINDINGS_H
+#define USB4_BINDINGS_H
+
+#include <linux/hrtimer.h>
+#include <linux/mm.h>
+#include <linux/netdevice.h>
+#include <linux/netfilter.h>
+#include <linux/random.h>
+#include <linux/rcupdate.h>
+#include <linux/skbuff.h>
+#include <linux/spinlock.h>
+#include <linux/vmalloc.h>
+#include <rdma/ib_mad.h>
+#include <rdma/ib_umem.h>
+#include <rdma/ib_verbs.h>
+#include <rdma/uverbs_ioctl.h>
+#include <rdma/ib_user_verbs.h>
+
+struct usb4_device {
+	struct ib_device ib;
+	void *inner;
+};
+
+struct usb4_ucontext {
+	struct ib_ucontext ib;
+};
+
+struct usb4_pd {
+	struct ib_pd ib;
+	u32 number;
+};
+
+struct usb4_cq {
+	struct ib_cq ib;
+	void *inner;
+};
+
+struct usb4_qp {
+	struct ib_qp ib;
+	void *inner;
+};
+
+struct usb4_mr {
+	struct ib_mr ib;
+	void *inner;
+};
+
+struct usb4_mmap {
+	struct rdma_user_mmap_entry entry;
+	void *inner;
+};
+
+/* An address vector in one flat piece. */
+struct usb4_path {
+	u8 dmac[6];
+	u8 ipv6;
+	u8 hop_limit;
+	u8 traffic_class;
+	u16 udp_sport;
+	u32 flow_label;
+	u8 sgid[16];
+	u8 dgid[16];
+};
+
+/* The driver's table and its life in the core. */
+struct ib_device *usb4_ib_alloc(struct net_device *ndev);
+int usb4_ib_register(struct ib_device *ib, const char *name);
+bool usb4_ib_try_get(struct ib_device *ib);
+void usb4_ib_get_ref(struct ib_device *ib);
+void usb4_ib_put_ref(struct ib_device *ib);
+void usb4_ib_event(struct ib_device *ib, struct ib_cq *cq, struct ib_qp *qp, enum ib_event_type type);
+void usb4_ib_port_event(struct ib_device *ib, struct net_device *ndev);
+void usb4_link_register(void);
+void usb4_link_unregister(void);
+int usb4_notifier_register(void);
+void usb4_notifier_unregister(void);
+
+/* Objects of user space. */
+struct ib_ucontext *usb4_udata_context(struct ib_udata *udata);
+struct ib_udata *usb4_attrs_udata(struct uverbs_attr_bundle *attrs);
+size_t usb4_udata_inlen(const struct ib_udata *udata);
+size_t usb4_udata_outlen(const struct ib_udata *udata);
+int usb4_udata_reply(struct ib_udata *udata, void *src, size_t len);
+u64 usb4_mmap_offset(const struct rdma_user_mmap_entry *entry);
+void usb4_cq_complete(struct ib_cq *cq);
+struct ib_mr *usb4_err_mr(int err);
+bool usb4_qp_modify_ok(enum ib_qp_state from, enum ib_qp_state to, enum ib_qp_type type, int mask);
+bool usb4_path_from_ah(struct usb4_path *path, struct ib_qp_attr *attr, u32 qpn, u32 dest_qpn,
+		       struct net_device *ndev);
+void usb4_ah_keep(struct rdma_ah_attr *dest, const struct rdma_ah_attr *src);
+struct rdma_hw_stats *usb4_stats_alloc(const struct rdma_stat_desc *descs, int count);
+void usb4_stats_set(struct rdma_hw_stats *stats, int index, u64 value);
+int usb4_stats_count(const struct rdma_hw_stats *stats);
+
+/* Memory. */
+struct ib_umem *usb4_umem_get(struct ib_device *ib, u64 start, u64 length, int access);
+bool usb4_umem_is_err(const struct ib_umem *umem);
+long usb4_umem_err(const struct ib_umem *umem);
+size_t usb4_umem_page_count(struct ib_umem *umem);
+size_t usb4_umem_pages(struct ib_umem *umem, struct page **pages, size_t count);
+void usb4_page_read(void *to, struct page *page, size_t offset, size_t len);
+void usb4_page_write(struct page *page, size_t offset, const void *from, size_t len);
+void *usb4_vmalloc_user(size_t size);
+void usb4_mem_copy(void *to, const void *from, size_t len);
+u32 usb4_load_acquire(const u32 *at);
+void usb4_store_release(u32 *at, u32 value);
+
+/* Locks, time. */
+void usb4_spin_lock_bh(spinlock_t *lock);
+void usb4_spin_unlock_bh(spinlock_t *lock);
+bool usb4_spin_trylock_bh(spinlock_t *lock);
+unsigned long usb4_spin_lock_irqsave(spinlock_t *lock);
+void usb4_spin_unlock_irqrestore(spinlock_t *lock, unsigned long flags);
+void usb4_rcu_wait(void);
+void usb4_sleep_ms(unsigned int ms);
+
+/* The netdev and its packets. */
+bool usb4_netdev_usable(const struct net_device *ndev);
+void usb4_netdev_hold(struct net_device *ndev);
+void usb4_netdev_put(struct net_device *ndev);
+u32 usb4_netdev_mtu(const struct net_device *ndev);
+u32 usb4_netdev_ifindex(const struct net_device *ndev);
+const u8 *usb4_netdev_address(const struct net_device *ndev);
+bool usb4_netdev_is_up(const struct net_device *ndev);
+bool usb4_netdev_is_registered(const struct net_device *ndev);
+u32 usb4_netdev_port_state(struct net_device *ndev);
+int usb4_hook_register(struct nf_hook_ops *ops, struct net_device *ndev, void *priv);
+void usb4_hook_unregister(struct nf_hook_ops *ops, struct net_device *ndev);
+
+struct sk_buff *usb4_skb_alloc(u32 len, struct net_device *ndev);
+u8 *usb4_skb_put(struct sk_buff *skb, u32 len);
+void usb4_skb_send_prepare(struct sk_buff *skb, u32 network_offset, u32 transport_offset, void *credit);
+int usb4_skb_xmit(struct sk_buff *skb);
+void usb4_skb_loop(struct sk_buff *skb);
+void usb4_skb_free(struct sk_buff *skb);
+void usb4_skb_consume(struct sk_buff *skb);
+void *usb4_skb_credit(struct sk_buff *skb);
+u32 usb4_skb_len(const struct sk_buff *skb);
+u16 usb4_skb_protocol(const struct sk_buff *skb);
+bool usb4_skb_plain(const struct sk_buff *skb);
+int usb4_skb_linearize(struct sk_buff *skb);
+const u8 *usb4_skb_segment(const struct sk_buff *skb, u32 index, u32 *len);
+
+#endif

@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What C alone can say: macros, inline functions, tables with designated initialisers, the kernel's versions.
+ *
+ * The functions named usb4_op_* are Rust (rdma/kapi/). Everything else here is one step and decides nothing.
+ */
+#include <linux/delay.h>
+#include <linux/etherdevice.h>
+#include <linux/highmem.h>
+#include <linux/module.h>
+#include <net/addrconf.h>
+#include <net/net_namespace.h>
+#include <rdma/ib_addr.h>
+#include <rdma/ib_cache.h>
+#include <rdma/rdma_netlink.h>
+
+#include "bindings.h"
+
+#define USB4_UVERBS_ABI 2 /* the second layout of rdma_user_rxe.h */
+
+/* ---- the driver's tables ---- */
+
+int usb4_op_newlink(const char *name, struct net_device *ndev);
+int usb4_op_netdev_event(unsigned long event, struct net_device *ndev);
+unsigned int usb4_op_receive(void *priv, struct sk_buff *skb);
+void usb4_op_skb_done(void *credit);
+void usb4_op_dealloc_driver(struct ib_device *ib);
+struct net_device *usb4_op_get_netdev(struct ib_device *ib, u32 port);
+int usb4_op_query_device(struct ib_device *ib, struct ib_device_attr *attr, struct ib_udata *udata);
+int usb4_op_query_port(struct ib_device *ib, u32 port, struct ib_port_attr *attr);
+int usb4_op_query_pkey(struct ib_device *ib, u32 port, u16 index, u16 *pkey);
+int usb4_op_port_immutable(struct ib_device *ib, u32 port, struct ib_port_immutable *immutable);
+void usb4_op_fw_str(struct ib_device *ib, char *str);
+int usb4_op_alloc_ucontext(struct ib_ucontext *context, struct ib_udata *udata);
+void usb4_op_dealloc_ucontext(struct ib_ucontext *context);
+int usb4_op_mmap(struct ib_ucontext *context, struct vm_area_struct *vma);
+void usb4_op_mmap_free(struct rdma_user_mmap_entry *entry);
+int usb4_op_alloc_pd(struct ib_pd *pd, struct ib_udata *udata);
+int usb4_op_dealloc_pd(struct ib_pd *pd, struct ib_udata *udata);
+int usb4_op_create_cq(struct ib_cq *cq, const struct ib_cq_init_attr *attr, struct uverbs_attr_bundle *attrs);
+int usb4_op_destroy_cq(struct ib_cq *cq, struct ib_udata *udata);
+int usb4_op_resize_cq(struct ib_cq *cq, unsigned int cqe, struct ib_udata *udata);
+int usb4_op_req_notify_cq(struct ib_cq *cq, enum ib_cq_notify_flags flags);
+struct ib_mr *usb4_op_reg_user_mr(struct ib_pd *pd, u64 start, u64 length, u64 iova, int access,
+				  struct ib_dmah *dmah, struct ib_udata *udata);
+int usb4_op_dereg_mr(struct ib_mr *mr, struct ib_udata *udata);
+int usb4_op_create_qp(struct ib_qp *qp, struct ib_qp_init_attr *init, struct ib_udata *udata);
+int usb4_op_modify_qp(struct ib_qp *qp, struct ib_qp_attr *attr, int mask, struct ib_udata *udata);
+int usb4_op_query_qp(struct ib_qp *qp, struct ib_qp_attr *attr, int mask, struct ib_qp_init_attr *init);
+int usb4_op_destroy_qp(struct ib_qp *qp, struct ib_udata *udata);
+int usb4_op_post_send(struct ib_qp *qp, const struct ib_send_wr *wr, const struct ib_send_wr **bad);
+struct rdma_hw_stats *usb4_op_alloc_stats(struct ib_device *ib, u32 port);
+int usb4_op_get_stats(struct ib_device *ib, struct rdma_hw_stats *stats, u32 port, int index);
+
+static enum rdma_link_layer usb4_link_layer(struct ib_device *ib, u32 port)
+{
+	return IB_LINK_LAYER_ETHERNET;
+}
+
+/* The core takes the user's contexts apart itself; the op's presence is what allows it to. */
+static void usb4_disassociate(struct ib_ucontext *context)
+{
+}
+
+/*
+ * No get_dma_mr, poll_cq, post_recv: the core then knows that kernel users (ib_mad, ULPs) are not served and leaves the device to
+ * user space.
+ */
+static const struct ib_device_ops usb4_device_ops = {
+	.owner = THIS_MODULE,
+	.driver_id = RDMA_DRIVER_RXE,
+	.uverbs_abi_ver = USB4_UVERBS_ABI,
+
+	.dealloc_driver = usb4_op_dealloc_driver,
+	.get_netdev = usb4_op_get_netdev,
+	.get_link_layer = usb4_link_layer,
+	.get_port_immutable = usb4_op_port_immutable,
+	.get_dev_fw_str = usb4_op_fw_str,
+	.query_device = usb4_op_query_device,
+	.query_port = usb4_op_query_port,
+	.query_pkey = usb4_op_query_pkey,
+	.alloc_ucontext = usb4_op_alloc_ucontext,
+	.dealloc_ucontext = usb4_op_dealloc_ucontext,
+	.disassociate_ucontext = usb4_disassociate,
+	.mmap = usb4_op_mmap,
+	.mmap_free = usb4_op_mmap_free,
+	.alloc_pd = usb4_op_alloc_pd,
+	.dealloc_pd = usb4_op_dealloc_pd,
+	.create_cq = usb4_op_create_cq,
+	.destroy_cq = usb4_op_destroy_cq,
+	.resize_user_cq = usb4_op_resize_cq,
+	.req_notify_cq = usb4_op_req_notify_cq,
+	.reg_user_mr = usb4_op_reg_user_mr,
+	.dereg_mr = usb4_op_dereg_mr,
+	.create_qp = usb4_op_create_qp,
+	.modify_qp = usb4_op_modify_qp,
+	.query_qp = usb4_op_query_qp,
+	.destroy_qp = usb4_op_destroy_qp,
+	.post_send = usb4_op_post_send,
+	.alloc_hw_port_stats = usb4_op_alloc_stats,
+	.get_hw_stats = usb4_op_get_stats,
+
+	INIT_RDMA_OBJ_SIZE(ib_ucontext, usb4_ucontext, ib),
+	INIT_RDMA_OBJ_SIZE(ib_pd, usb4_pd, ib),
+	INIT_RDMA_OBJ_SIZE(ib_cq, usb4_cq, ib),
+	INIT_RDMA_OBJ_SIZE(ib_qp, usb4_qp, ib),
+};
+
+static struct rdma_link_ops usb4_link_ops = {
+	.type = "usb4",
+	.newlink = usb4_op_newlink,
+};
+MODULE_ALIAS_RDMA_LINK("usb4");
+
+static int usb4_netdev_notify(struct notifier_block *block, unsigned long event, void *info)
+{
+	return usb4_op_netdev_event(event, netdev_notifier_info_to_dev(info));
+}
+
+static struct notifier_block usb4_netdev_notifier = { .notifier_call = usb4_netdev_notify };
+
+/* ---- the device in the core ---- */
+
+struct ib_device *usb4_ib_alloc(struct net_device *ndev)
+{
+	struct usb4_device *dev = ib_alloc_device(usb4_device, ib);
+
+	if (!dev)
+		return NULL;
+	ib_mark_name_assigned_by_user(&dev->ib);
+	strscpy(dev->ib.node_desc, "usb4_rdma", sizeof(dev->ib.node_desc));
+	dev->ib.node_type = RDMA_NODE_IB_CA;
+	dev->ib.phys_port_cnt = 1;
+	dev->ib.num_comp_vectors = num_possible_cpus();
+	addrconf_addr_eui48((u8 *)&dev->ib.node_guid, ndev->dev_addr);
+	dev->ib.uverbs_cmd_mask |= BIT_ULL(IB_USER_VERBS_CMD_POST_SEND) | BIT_ULL(IB_USER_VERBS_CMD_REQ_NOTIFY_CQ);
+	ib_set_device_ops(&dev->ib, &usb4_device_ops);
+	return &dev->ib;
+}
+
+/* No DMA device: the CPU copies, and the core's scatter lists carry kernel addresses. */
+int usb4_ib_register(struct ib_device *ib, const char *name) { return ib_register_device(ib, name, NULL); }
+bool usb4_ib_try_get(struct ib_device *ib) { return ib_device_try_get(ib); }
+void usb4_ib_get_ref(struct ib_device *ib) { get_device(&ib->dev); }
+void usb4_ib_put_ref(struct ib_device *ib) { put_device(&ib->dev); }
+
+void usb4_ib_event(struct ib_device *ib, struct ib_cq *cq, struct ib_qp *qp, enum ib_event_type type)
+{
+	struct ib_event event = { .device = ib, .event = type };
+
+	if (cq) {
+		event.element.cq = cq;
+		if (cq->event_handler)
+			cq->event_handler(&event, cq->cq_context);
+	} else if (qp) {
+		event.element.qp = qp;
+		if (qp->event_handler)
+			qp->event_handler(&event, qp->qp_context);
+	}
+}
+
+void usb4_ib_port_event(struct ib_device *ib, struct net_device *ndev) { ib_dispatch_port_state_event(ib, ndev); }
+void usb4_link_register(void) { rdma_link_register(&usb4_link_ops); }
+void usb4_link_unregister(void) { rdma_link_unregister(&usb4_link_ops); }
+int usb4_notifier_register(void) { return register_netdevice_notifier(&usb4_netdev_notifier); }
+void usb4_notifier_unregister(void) { unregister_netdevice_notifier(&usb4_netdev_notifier); }
+
+/* ---- objects of user space ---- */
+
+struct ib_ucontext *usb4_udata_context(struct ib_udata *udata)
+{
+	return udata ? rdma_udata_to_uverbs_attr_bundle(udata)->context : NULL;
+}
+
+struct ib_udata *usb4_attrs_udata(struct uverbs_attr_bundle *attrs) { return attrs ? &attrs->driver_udata : NULL; }
+size_t usb4_udata_inlen(const struct ib_udata *udata) { return udata->inlen; }
+size_t usb4_udata_outlen(const struct ib_udata *udata) { return udata->outlen; }
+int usb4_udata_reply(struct ib_udata *udata, void *src, size_t len) { return ib_copy_to_udata(udata, src, len); }
+u64 usb4_mmap_offset(const struct rdma_user_mmap_entry *entry) { return rdma_user_mmap_get_offset(entry); }
+void usb4_cq_complete(struct ib_cq *cq) { cq->comp_handler(cq, cq->cq_context); }
+struct ib_mr *usb4_err_mr(int err) { return ERR_PTR(err); }
+
+bool usb4_qp_modify_ok(enum ib_qp_state from, enum ib_qp_state to, enum ib_qp_type type, int mask)
+{
+	return ib_modify_qp_is_ok(from, to, type, mask);
+}
+
+/* False where the address is not a RoCEv2 one of this netdev. */
+bool usb4_path_from_ah(struct usb4_path *path, struct ib_qp_attr *attr, u32 qpn, u32 dest_qpn,
+		       struct net_device *ndev)
+{
+	struct rdma_ah_attr *ah = &attr->ah_attr;
+	const struct ib_global_route *grh = rdma_ah_read_grh(ah);
+	const struct ib_gid_attr *sgid = grh->sgid_attr;
+	bool ours;
+
+	if (!sgid || ah->type != RDMA_AH_ATTR_TYPE_ROCE || sgid->gid_type != IB_GID_TYPE_ROCE_UDP_ENCAP)
+		return false;
+	rcu_read_lock();
+	ours = rcu_dereference(sgid->ndev) == ndev;
+	rcu_read_unlock();
+	if (!ours)
+		return false;
+	ether_addr_copy(path->dmac, rdma_ah_retrieve_dmac(ah));
+	path->ipv6 = rdma_gid_attr_network_type(sgid) == RDMA_NETWORK_IPV6;
+	path->hop_limit = grh->hop_limit;
+	path->traffic_class = grh->traffic_class;
+	path->flow_label = grh->flow_label;
+	path->udp_sport = rdma_get_udp_sport(grh->flow_label, qpn, dest_qpn);
+	memcpy(path->sgid, sgid->gid.raw, sizeof(path->sgid));
+	memcpy(path->dgid, grh->dgid.raw, sizeof(path->dgid));
+	return true;
+}
+
+/* The attribute of the GID itself is not ours to keep; query_qp returns addresses and indices. */
+void usb4_ah_keep(struct rdma_ah_attr *dest, const struct rdma_ah_attr *src)
+{
+	*dest = *src;
+	dest->grh.sgid_attr = NULL;
+}
+
+struct rdma_hw_stats *usb4_stats_alloc(const struct rdma_stat_desc *descs, int count)
+{
+	return rdma_alloc_hw_stats_struct(descs, count, RDMA_HW_STATS_DEFAULT_LIFESPAN);
+}
+
+void usb4_stats_set(struct rdma_hw_stats *stats, int index, u64 value) { stats->value[index] = value; }
+int usb4_stats_count(const struct rdma_hw_stats *stats) { return stats->num_counters; }
+
+/* ---- memory ---- */
+
+struct ib_umem *usb4_umem_get(struct ib_device *ib, u64 start, u64 length, int access)
+{
+	return ib_umem_get_va(ib, start, length, access);
+}
+
+bool usb4_umem_is_err(const struct ib_umem *umem) { return IS_ERR(umem); }
+long usb4_umem_err(const struct ib_umem *umem) { return PTR_ERR(umem); }
+
+size_t usb4_umem_page_count(struct ib_umem *umem)
+{
+	return PAGE_ALIGN(ib_umem_offset(umem) + umem->length) >> PAGE_SHIFT;
+}
+
+size_t usb4_umem_pages(struct ib_umem *umem, struct page **pages, size_t count)
+{
+	struct sg_page_iter iter;
+	size_t n = 0;
+
+	for_each_sgtable_page(&umem->sgt_append.sgt, &iter, 0)
+		if (n < count)
+			pages[n++] = sg_page_iter_page(&iter);
+	return n;
+}
+
+
+void usb4_page_read(void *to, struct page *page, size_t offset, size_t len)
+{
+	memcpy_from_page(to, page, offset, len);
+}
+
+void usb4_page_write(struct page *page, size_t offset, const void *from, size_t len)
+{
+	memcpy_to_page(page, offset, from, len);
+}
+
+void *usb4_vmalloc_user(size_t size) { return vmalloc_user(size); }
+void usb4_mem_copy(void *to, const void *from, size_t len) { memcpy(to, from, len); }
+u32 usb4_load_acquire(const u32 *at) { return smp_load_acquire(at); }
+void usb4_store_release(u32 *at, u32 value) { smp_store_release(at, value); }
+
+/* ---- locks, time ---- */
+
+void usb4_spin_lock_bh(spinlock_t *lock) { spin_lock_bh(lock); }
+void usb4_spin_unlock_bh(spinlock_t *lock) { spin_unlock_bh(lock); }
+bool usb4_spin_trylock_bh(spinlock_t *lock) { return spin_trylock_bh(lock); }
+
+unsigned long usb4_spin_lock_irqsave(spinlock_t *lock)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(lock, flags);
+	return flags;
+}
+
+void usb4_spin_unlock_irqrestore(spinlock_t *lock, unsigned long flags) { spin_unlock_irqrestore(lock, flags); }
+void usb4_rcu_wait(void) { synchronize_rcu_expedited(); }
+void usb4_sleep_ms(unsigned int ms) { msleep(ms); }
+
+/* ---- the netdev and its packets ---- */
+
+bool usb4_netdev_usable(const struct net_device *ndev)
+{
+	return ndev->type == ARPHRD_ETHER && ndev->addr_len == ETH_ALEN && !(ndev->flags & IFF_LOOPBACK);
+}
+
+void usb4_netdev_hold(struct net_device *ndev) { dev_hold(ndev); }
+void usb4_netdev_put(struct net_device *ndev) { dev_put(ndev); }
+u32 usb4_netdev_mtu(const struct net_device *ndev) { return READ_ONCE(ndev->mtu); }
+const u8 *usb4_netdev_address(const struct net_device *ndev) { return ndev->dev_addr; }
+bool usb4_netdev_is_up(const struct net_device *ndev) { return ndev->flags & IFF_UP; }
+bool usb4_netdev_is_registered(const struct net_device *ndev) { return ndev->reg_state == NETREG_REGISTERED; }
+u32 usb4_netdev_ifindex(const struct net_device *ndev) { return ndev->ifindex; }
+u32 usb4_netdev_port_state(struct net_device *ndev) { return ib_get_curr_port_state(ndev); }
+
+static unsigned int usb4_hook(void *priv, struct sk_buff *skb, const struct nf_hook_state *state)
+{
+	return usb4_op_receive(priv, skb);
+}
+
+int usb4_hook_register(struct nf_hook_ops *ops, struct net_device *ndev, void *priv)
+{
+	ops->hook = usb4_hook;
+	ops->dev = ndev;
+	ops->priv = priv;
+	ops->pf = NFPROTO_NETDEV;
+	ops->hooknum = NF_NETDEV_INGRESS;
+	ops->priority = INT_MIN;
+	return nf_register_net_hook(dev_net(ndev), ops);
+}
+
+void usb4_hook_unregister(struct nf_hook_ops *ops, struct net_device *ndev)
+{
+	nf_unregister_net_hook(dev_net(ndev), ops);
+}
+
+struct sk_buff *usb4_skb_alloc(u32 len, struct net_device *ndev)
+{
+	u32 room = LL_RESERVED_SPACE(ndev);
+	struct sk_buff *skb = alloc_skb(room + len + ndev->needed_tailroom, GFP_ATOMIC | __GFP_NOWARN);
+
+	if (skb) {
+		skb_reserve(skb, room - ETH_HLEN);
+		skb->dev = ndev;
+	}
+	return skb;
+}
+
+u8 *usb4_skb_put(struct sk_buff *skb, u32 len) { return skb_put(skb, len); }
+
+static void usb4_skb_destructor(struct sk_buff *skb)
+{
+	usb4_op_skb_done(skb_shinfo(skb)->destructor_arg);
+}
+
+void usb4_skb_send_prepare(struct sk_buff *skb, u32 network_offset, u32 transport_offset, void *credit)
+{
+	skb_reset_mac_header(skb);
+	skb_set_network_header(skb, network_offset);
+	skb_set_transport_header(skb, transport_offset);
+	skb->protocol = eth_hdr(skb)->h_proto;
+	skb->ip_summed = CHECKSUM_NONE;
+	skb_shinfo(skb)->destructor_arg = credit;
+	skb->destructor = usb4_skb_destructor;
+}
+
+int usb4_skb_xmit(struct sk_buff *skb) { return dev_queue_xmit(skb); }
+
+/* To ourselves: the frame comes in as if the wire had brought it. */
+void usb4_skb_loop(struct sk_buff *skb)
+{
+	skb->protocol = eth_type_trans(skb, skb->dev);
+	netif_rx(skb);
+}
+
+void usb4_skb_free(struct sk_buff *skb) { kfree_skb(skb); }
+void usb4_skb_consume(struct sk_buff *skb) { consume_skb(skb); }
+u32 usb4_skb_len(const struct sk_buff *skb) { return skb->len; }
+u16 usb4_skb_protocol(const struct sk_buff *skb) { return ntohs(skb->protocol); }
+
+/* Nothing that the segments below would not show: no fragment list, no VLAN tag, for us, no aggregate. */
+bool usb4_skb_plain(const struct sk_buff *skb)
+{
+	return !skb_has_frag_list(skb) && skb_frags_readable(skb) && !skb_vlan_tag_present(skb) &&
+	       !skb_is_gso(skb) && skb->pkt_type == PACKET_HOST;
+}
+
+int usb4_skb_linearize(struct sk_buff *skb) { return skb_linearize(skb); }
+
+/* Segment 0 is the linear part, segment n+1 the fragment n. All memory is mapped: the module is for 64 bits only. */
+const u8 *usb4_skb_segment(const struct sk_buff *skb, u32 index, u32 *len)
+{
+	const skb_frag_t *frag;
+
+	if (!index) {
+		*len = skb_headlen(skb);
+		return skb->data;
+	}
+	if (index > skb_shinfo(skb)->nr_frags)
+		return NULL;
+	frag = &skb_shinfo(skb)->frags[index - 1];
+	*len = skb_frag_size(frag);
+	return skb_frag_address(frag);
+}

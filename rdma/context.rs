@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! What the device says about itself.
+//!
+//! Limits are rxe's (verbs.md section 2) where librxe's users see them; everything that this slice does not do is
+//! zero.
+
+use crate::device::{Device, Qps, Regions};
+use kernel::prelude::*;
+use roce::limits;
+use usb4_bindings as c;
+
+/// The default partition, full member.
+pub(crate) const PKEY: u16 = 0xffff;
+/// `rdma dev` and `ibv_devinfo` show it as the firmware.
+pub(crate) const FIRMWARE: &core::ffi::CStr = c"0.1.0";
+/// Work requests of a queue.
+pub(crate) const MAX_WR: u32 = 1 << 20;
+/// Scatter entries of a request.
+pub(crate) const MAX_SGE: u32 = 32;
+/// Bytes of inline data.
+pub(crate) const MAX_INLINE: u32 = 512;
+/// Completions of a queue.
+pub(crate) const MAX_CQE: u32 = 32_767;
+/// Source addresses the core keeps for the port.
+const GID_TABLE_LEN: i32 = 1024;
+/// IP and UDP headers, transport headers and ICRC that do not count in the RDMA MTU, as rxe reckons.
+const HEADROOM: u32 = 80;
+/// `IB_MTU_4096`, `IB_MTU_256`.
+const MTU_CODES: [(u32, u32); 5] = [(4096, 5), (2048, 4), (1024, 3), (512, 2), (256, 1)];
+
+/// Answers `query_device`. `guid` is in wire order.
+pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
+    attr.fw_ver = 1 << 32;
+    attr.sys_image_guid = guid;
+    attr.max_mr_size = u64::MAX;
+    attr.page_size_cap = 0xffff_f000;
+    attr.vendor_id = 0x00ff_ffff;
+    attr.hw_ver = 1;
+    attr.max_qp = u32::try_from(Qps::CAPACITY).unwrap_or(u32::MAX);
+    attr.max_qp_wr = MAX_WR;
+    attr.device_cap_flags =
+        c::ib_device_cap_flags_IB_DEVICE_RC_RNR_NAK_GEN as u64 | c::ib_device_cap_flags_IB_DEVICE_SYS_IMAGE_GUID as u64;
+    attr.kernel_cap_flags = c::ib_kernel_cap_flags_IBK_ALLOW_USER_UNREG as u64;
+    attr.max_send_sge = MAX_SGE;
+    attr.max_recv_sge = MAX_SGE;
+    attr.max_sge_rd = MAX_SGE;
+    attr.max_cq = 1 << 20;
+    attr.max_cqe = MAX_CQE;
+    attr.max_mr = u32::try_from(Regions::CAPACITY).unwrap_or(u32::MAX);
+    attr.max_pd = 1 << 20;
+    let rd_atomic = u32::try_from(limits::MAX_RD_ATOMIC).unwrap_or(u32::MAX);
+    attr.max_qp_rd_atom = rd_atomic;
+    attr.max_qp_init_rd_atom = rd_atomic;
+    attr.max_res_rd_atom = rd_atomic.saturating_mul(attr.max_qp);
+    attr.max_pkeys = 1;
+    attr.local_ca_ack_delay = 15;
+}
+
+/// Answers `query_port`.
+pub(crate) fn query_port(device: &Device, attr: &mut c::ib_port_attr) -> Result {
+    let netdev = device.netdev().ok_or(ENODEV)?;
+    let active = active_mtu(netdev.mtu());
+    attr.state = netdev.port_state();
+    attr.max_mtu = code(4096);
+    attr.active_mtu = code(active);
+    attr.phys_mtu = netdev.mtu();
+    attr.gid_tbl_len = GID_TABLE_LEN;
+    attr.port_cap_flags = c::ib_port_capability_mask_bits_IB_PORT_CM_SUP;
+    attr.max_msg_sz = limits::MAX_MESSAGE_LEN;
+    attr.pkey_tbl_len = 1;
+    attr.max_vl_num = 1;
+    attr.phys_state = if attr.state == c::ib_port_state_IB_PORT_ACTIVE {
+        c::ib_port_phys_state_IB_PORT_PHYS_STATE_LINK_UP as u8
+    } else if netdev.is_up() {
+        c::ib_port_phys_state_IB_PORT_PHYS_STATE_POLLING as u8
+    } else {
+        c::ib_port_phys_state_IB_PORT_PHYS_STATE_DISABLED as u8
+    };
+    (attr.active_speed, attr.active_width) = device.ib().speed()?;
+    Ok(())
+}
+
+/// Answers `get_port_immutable`.
+pub(crate) fn port_immutable(immutable: &mut c::ib_port_immutable) {
+    immutable.core_cap_flags = c::RDMA_CORE_PORT_IBA_ROCE_UDP_ENCAP;
+    immutable.pkey_tbl_len = 1;
+    immutable.gid_tbl_len = GID_TABLE_LEN;
+    immutable.max_mad_size = c::IB_MGMT_MAD_SIZE;
+}
+
+/// The largest RDMA MTU in bytes for a netdev's MTU.
+pub(crate) fn active_mtu(netdev_mtu: u32) -> u32 {
+    let room = netdev_mtu.saturating_sub(HEADROOM);
+    MTU_CODES
+        .iter()
+        .map(|(bytes, _)| *bytes)
+        .find(|bytes| *bytes <= room)
+        .unwrap_or(256)
+}
+
+/// Bytes of an `enum ib_mtu`.
+pub(crate) fn mtu_bytes(code: u32) -> Option<u32> {
+    MTU_CODES.iter().find(|(_, c)| *c == code).map(|(bytes, _)| *bytes)
+}
+
+fn code(bytes: u32) -> u32 {
+    MTU_CODES.iter().find(|(b, _)| *b == bytes).map_or(1, |(_, code)| *code)
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Completion queues in memory shared with user space.
+
+use crate::{
+    context,
+    kapi::{
+        queue::{Mapping, Ring},
+        sync::{new_bh_lock, BhLock},
+        uverbs::{CqHandle, Udata},
+    },
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{Arc, Mutex},
+};
+use roce::completion::{Completion, Queue, WcStatus};
+
+/// `struct ib_uverbs_wc`.
+const CQE_LEN: usize = 48;
+/// `IBV_WC_WITH_IMM`.
+const WITH_IMM: u32 = 1 << 1;
+
+/// What wakes the owner.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Armed {
+    No,
+    Solicited,
+    Any,
+}
+
+/// Guarded by the CQ's lock, which is taken under a QP's.
+struct State {
+    ring: Ring,
+    /// Our index; the one in shared memory is a copy.
+    producer: u32,
+    armed: Armed,
+    overrun: bool,
+    /// Gone once the queue is being destroyed.
+    handle: Option<CqHandle>,
+}
+
+/// A completion queue.
+#[pin_data]
+pub(crate) struct Cq {
+    #[pin]
+    state: BhLock<State>,
+    /// Withdrawn where one may sleep.
+    #[pin]
+    mapping: Mutex<Option<Mapping>>,
+}
+
+impl Cq {
+    /// A queue for `cqe` completions.
+    pub(crate) fn create(handle: CqHandle, cqe: u32, udata: &Udata) -> Result<Arc<Self>> {
+        let (ring, mapping) = Self::ring(cqe, udata)?;
+        Arc::pin_init(
+            pin_init!(Self {
+                state <- new_bh_lock!(
+                    State { ring, producer: 0, armed: Armed::No, overrun: false, handle: Some(handle) },
+                    c"usb4_cq"
+                ),
+                mapping <- new_mutex!(Some(mapping), "usb4_cq_mapping"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// A ring and its announcement to user space.
+    fn ring(cqe: u32, udata: &Udata) -> Result<(Ring, Mapping)> {
+        if cqe == 0 || cqe > context::MAX_CQE {
+            return Err(EINVAL);
+        }
+        let (ring, mapping) = Ring::new(&udata.context()?, cqe, CQE_LEN, 2)?;
+        udata.reply(&mapping.info.bytes())?;
+        Ok((ring, mapping))
+    }
+
+    /// Completions that fit.
+    pub(crate) fn capacity(&self) -> u32 {
+        self.state.lock().ring.capacity()
+    }
+
+    /// Moves the unread completions to a ring for `cqe`.
+    pub(crate) fn resize(&self, cqe: u32, udata: &Udata) -> Result<u32> {
+        let unread = |state: &State| state.ring.distance(state.ring.consumer(), state.producer);
+        if cqe < unread(&self.state.lock()) {
+            return Err(EINVAL);
+        }
+        let (mut ring, mapping) = Self::ring(cqe, udata)?;
+        let capacity = ring.capacity();
+        {
+            let mut state = self.state.lock();
+            let count = unread(&state);
+            if count > capacity {
+                return Err(EINVAL);
+            }
+            let mut from = state.ring.consumer();
+            for to in 0..count {
+                let mut cqe = [0; CQE_LEN];
+                state.ring.read(from, 0, &mut cqe);
+                ring.write(to, 0, &cqe);
+                from = state.ring.next(from);
+            }
+            ring.publish_producer(count);
+            core::mem::swap(&mut state.ring, &mut ring);
+            state.producer = count;
+        }
+        let old = self.mapping.lock().replace(mapping);
+        drop(old);
+        drop(ring);
+        Ok(capacity)
+    }
+
+    /// Asks for one event. True if completions are there already.
+    pub(crate) fn arm(&self, solicited_only: bool) -> bool {
+        let mut state = self.state.lock();
+        state.armed = match (state.armed, solicited_only) {
+            (Armed::Any, _) | (_, false) => Armed::Any,
+            _ => Armed::Solicited,
+        };
+        state.ring.consumer() != state.producer
+    }
+
+    /// Adds a completion, and wakes the owner if that was asked for. Called under the QP's lock.
+    pub(crate) fn push(&self, completion: &Completion) {
+        let mut state = self.state.lock();
+        let next = state.ring.next(state.producer);
+        if next == state.ring.consumer() {
+            if !state.overrun {
+                state.overrun = true;
+                if let Some(handle) = &state.handle {
+                    handle.overrun();
+                }
+            }
+            return;
+        }
+        state.ring.write(state.producer, 0, &cqe(completion));
+        state.producer = next;
+        state.ring.publish_producer(next);
+        let wakes = match state.armed {
+            Armed::No => false,
+            Armed::Any => true,
+            Armed::Solicited => completion.solicited || completion.status != WcStatus::Success,
+        };
+        if wakes {
+            state.armed = Armed::No;
+            if let Some(handle) = &state.handle {
+                handle.complete();
+            }
+        }
+    }
+
+    /// The queue is being destroyed: no event from now on.
+    pub(crate) fn close(&self) {
+        self.state.lock().handle = None;
+        let mapping = self.mapping.lock().take();
+        drop(mapping);
+    }
+}
+
+/// The bytes of `struct ib_uverbs_wc`.
+fn cqe(completion: &Completion) -> [u8; CQE_LEN] {
+    let mut out = [0; CQE_LEN];
+    let mut put = |at: usize, bytes: &[u8]| {
+        if let Some(to) = out.get_mut(at..at + bytes.len()) {
+            to.copy_from_slice(bytes);
+        }
+    };
+    put(0, &completion.wr_id.to_ne_bytes());
+    put(8, &u32::from(completion.status as u8).to_ne_bytes());
+    put(12, &u32::from(completion.opcode as u8).to_ne_bytes());
+    put(20, &completion.byte_len.to_ne_bytes());
+    put(28, &completion.qpn.value().to_ne_bytes());
+    if let (Queue::Recv, Some(imm)) = (completion.queue, completion.imm) {
+        put(24, &imm);
+        put(36, &WITH_IMM.to_ne_bytes());
+    }
+    put(46, &[1]);
+    out
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! One RDMA device over one netdev: its tables, and the way in for packets.
+
+use crate::{
+    counters,
+    kapi::{
+        ibdev::IbDev,
+        netdev::{Hook, Netdev, RxFrame, Verdict},
+        sync::{new_bh_lock, BhLock},
+    },
+    mr::Region,
+    qp::Qp,
+    recv,
+    table::Table,
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, Mutex,
+    },
+};
+
+/// QPs by QPN: 16 bits of slot, 7 random bits and the top bit, which keeps our numbers away from those of an rxe
+/// device over the same netdev.
+pub(crate) type Qps = Table<Qp, 16>;
+/// Regions by key: 20 bits of slot and 12 random bits.
+pub(crate) type Regions = Table<Region, 20>;
+
+/// Our half of an RDMA device.
+#[pin_data]
+pub(crate) struct Device {
+    ib: IbDev,
+    /// None once the netdev has gone.
+    #[pin]
+    netdev: BhLock<Option<Netdev>>,
+    #[pin]
+    hook: Mutex<Option<Hook>>,
+    #[pin]
+    pub(crate) qps: Qps,
+    #[pin]
+    pub(crate) regions: Regions,
+    pds: Atomic<u32>,
+    icrc_errors: Atomic<u64>,
+    /// Counts of QPs that are no more.
+    #[pin]
+    retired: BhLock<[u64; counters::NAMES.len()]>,
+}
+
+impl Device {
+    /// A device that hears nothing yet.
+    pub(crate) fn new(ib: IbDev, netdev: &Netdev) -> Result<Arc<Self>> {
+        let netdev = netdev.clone();
+        Arc::pin_init(
+            pin_init!(Self {
+                ib,
+                netdev <- new_bh_lock!(Some(netdev), c"usb4_netdev"),
+                hook <- new_mutex!(None, "usb4_hook"),
+                qps <- Table::new(),
+                regions <- Table::new(),
+                pds: Atomic::new(1),
+                icrc_errors: Atomic::new(0),
+                retired <- new_bh_lock!([0; counters::NAMES.len()], c"usb4_counters"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Keeps the hook that brings packets.
+    pub(crate) fn listen(&self, hook: Hook) {
+        *self.hook.lock() = Some(hook);
+    }
+
+    /// Hears and sends nothing any more. May be called again.
+    pub(crate) fn stop(&self) {
+        let hook = self.hook.lock().take();
+        drop(hook);
+        let netdev = self.netdev.lock().take();
+        drop(netdev);
+    }
+
+    /// The core's half.
+    pub(crate) fn ib(&self) -> IbDev {
+        self.ib
+    }
+
+    /// The netdev, while it is there.
+    pub(crate) fn netdev(&self) -> Option<Netdev> {
+        self.netdev.lock().clone()
+    }
+
+    /// A number for a protection domain.
+    pub(crate) fn new_pd(&self) -> u32 {
+        self.pds.fetch_add(1, Relaxed)
+    }
+
+    /// A frame has come in.
+    pub(crate) fn receive(&self, frame: &RxFrame) -> Verdict {
+        recv::receive(self, frame)
+    }
+
+    /// Counts a packet whose ICRC was wrong.
+    pub(crate) fn on_icrc_error(&self) {
+        self.icrc_errors.fetch_add(1, Relaxed);
+    }
+
+    /// Keeps the counts of a QP that goes.
+    pub(crate) fn retire(&self, counts: &roce::counters::Counters) {
+        counters::add(&mut self.retired.lock(), counts);
+    }
+
+    /// All counts, in the order of [`counters::NAMES`].
+    pub(crate) fn totals(&self) -> [u64; counters::NAMES.len()] {
+        let mut totals = *self.retired.lock();
+        let mut slot = 0;
+        while let Some((next, qp)) = self.qps.next_from(slot) {
+            counters::add(&mut totals, &qp.counters());
+            slot = next;
+        }
+        counters::set_icrc_errors(&mut totals, self.icrc_errors.load(Relaxed));
+        totals
+    }
+}

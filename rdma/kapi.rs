@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Safe wrappers of the kernel interfaces that this module uses and `rust/kernel` does not have.
+
+pub(crate) mod ibdev;
+pub(crate) mod netdev;
+mod ops;
+pub(crate) mod queue;
+pub(crate) mod sync;
+pub(crate) mod timer;
+pub(crate) mod umem;
+pub(crate) mod uverbs;
+
+/// A random number, not to be foretold.
+pub(crate) fn random() -> u32 {
+    // SAFETY: No preconditions.
+    unsafe { usb4_bindings::get_random_u32() }
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The life of a device in the RDMA core, and the list of ours.
+//!
+//! Anybody may unregister a device: `rdma link del`, the end of its netdev, `rmmod rdma_rxe` (which takes every device
+//! of its driver id along), our own exit. All ways end in `dealloc_driver`, and only there our half is let go. The list
+//! therefore holds references to the core's half, and an entry leaves it in `dealloc_driver` or by [`Module`]'s drop,
+//! whichever comes first.
+//!
+//! C headers: `include/rdma/{ib_verbs,rdma_netlink}.h`.
+
+use super::netdev::{self, Netdev};
+use crate::device::Device;
+use core::ptr::{self, NonNull};
+use kernel::{error::to_result, prelude::*, sync::Arc};
+use usb4_bindings as c;
+
+kernel::sync::global_lock! {
+    // SAFETY: Initialised by `Module::new` before anything else of this file can run.
+    unsafe(uninit) static DEVICES: Mutex<KVec<Listed>> = KVec::new();
+}
+
+/// A device in the list, with a reference to the core's half.
+struct Listed(NonNull<c::ib_device>);
+
+// SAFETY: The core's device may be used from any thread.
+unsafe impl Send for Listed {}
+
+/// The core's half of a device.
+///
+/// # Invariants
+///
+/// Valid while our half is, which `dealloc_driver` ends.
+#[derive(Clone, Copy)]
+pub(crate) struct IbDev(NonNull<c::ib_device>);
+
+// SAFETY: The core's device may be used from any thread.
+unsafe impl Send for IbDev {}
+// SAFETY: As above.
+unsafe impl Sync for IbDev {}
+
+impl IbDev {
+    pub(super) fn as_ptr(self) -> *mut c::ib_device {
+        self.0.as_ptr()
+    }
+
+    /// Speed and width of the port as the core maps the netdev's.
+    pub(crate) fn speed(self) -> Result<(u16, u8)> {
+        let (mut speed, mut width) = (0, 0);
+        // SAFETY: Valid by the invariant.
+        to_result(unsafe { c::ib_get_eth_speed(self.as_ptr(), 1, &mut speed, &mut width) })?;
+        Ok((speed, width))
+    }
+}
+
+/// Our half of a device of the core.
+///
+/// # Safety
+///
+/// `ib` is a registered device of ours and stays so for `'a`.
+pub(super) unsafe fn device<'a>(ib: *mut c::ib_device) -> &'a Device {
+    // SAFETY: `inner` is set before registration and cleared by `dealloc_driver` only.
+    unsafe { &*(*ib.cast::<c::usb4_device>()).inner.cast::<Device>() }
+}
+
+/// As [`device`], with a share in it.
+///
+/// # Safety
+///
+/// As for [`device`].
+pub(super) unsafe fn device_arc(ib: *mut c::ib_device) -> Arc<Device> {
+    // SAFETY: `inner` came from `Arc::into_raw`.
+    let held = unsafe { Arc::from_raw((*ib.cast::<c::usb4_device>()).inner.cast::<Device>()) };
+    let share = held.clone();
+    let _ = Arc::into_raw(held);
+    share
+}
+
+/// `rdma link add`: makes a device over `netdev`.
+pub(super) fn add(name: &CStr, netdev: &Netdev) -> Result {
+    if !netdev.is_usable() {
+        return Err(EINVAL);
+    }
+    // SAFETY: The netdev is held.
+    let ib = NonNull::new(unsafe { c::usb4_ib_alloc(netdev.as_ptr()) }).ok_or(ENOMEM)?;
+    let done = register(name, ib, netdev);
+    if done.is_err() {
+        forget(ib);
+        // SAFETY: Registration failed, so the device is still ours to end; this calls `dealloc_driver`.
+        unsafe { c::ib_dealloc_device(ib.as_ptr()) };
+    }
+    done
+}
+
+fn register(name: &CStr, ib: NonNull<c::ib_device>, netdev: &Netdev) -> Result {
+    let device = Device::new(IbDev(ib), netdev)?;
+    let raw = Arc::into_raw(device);
+    // SAFETY: The device is not yet known to anybody else; `inner` keeps `raw` alive until `dealloc_driver`.
+    unsafe { (*ib.cast::<c::usb4_device>().as_ptr()).inner = raw.cast_mut().cast() };
+    // SAFETY: `dealloc_driver` drops the hook before the device.
+    unsafe { (*raw).listen(netdev::Hook::new(netdev, raw)?) };
+    {
+        let mut devices = DEVICES.lock();
+        devices.push(Listed(ib), GFP_KERNEL)?;
+        // SAFETY: `ib` is alive; the list's reference is given back by whoever removes the entry.
+        unsafe { c::usb4_ib_get_ref(ib.as_ptr()) };
+    }
+    // SAFETY: Allocated by `usb4_ib_alloc` and not registered before.
+    to_result(unsafe { c::usb4_ib_register(ib.as_ptr(), name.as_ptr().cast()) })?;
+    if !netdev.is_registered() {
+        // The netdev's end may have been announced before the registration could be undone by it.
+        unregister_soon(ib);
+    }
+    Ok(())
+}
+
+/// Removes a device from the list. False if it was not there.
+fn forget(ib: NonNull<c::ib_device>) -> bool {
+    let mut devices = DEVICES.lock();
+    let Some(at) = devices.iter().position(|listed| listed.0 == ib) else {
+        return false;
+    };
+    let last = devices.len() - 1;
+    devices.swap(at, last);
+    let _ = devices.pop();
+    drop(devices);
+    // SAFETY: The list's reference.
+    unsafe { c::usb4_ib_put_ref(ib.as_ptr()) };
+    true
+}
+
+/// Has a workqueue of the core unregister the device, if it is registered.
+fn unregister_soon(ib: NonNull<c::ib_device>) {
+    // SAFETY: The caller holds a reference to the device.
+    unsafe {
+        if c::usb4_ib_try_get(ib.as_ptr()) {
+            c::ib_unregister_device_queued(ib.as_ptr());
+            c::ib_device_put(ib.as_ptr());
+        }
+    }
+}
+
+/// The end of our half: nobody in the core knows the device any more.
+///
+/// # Safety
+///
+/// `ib` is a device of ours, called once per device.
+pub(super) unsafe fn dealloc(ib: NonNull<c::ib_device>) {
+    forget(ib);
+    let ours = ib.cast::<c::usb4_device>().as_ptr();
+    // SAFETY: Nobody else uses the device now.
+    let inner = unsafe { ptr::replace(&raw mut (*ours).inner, ptr::null_mut()) };
+    if !inner.is_null() {
+        // SAFETY: From `Arc::into_raw` in `register`.
+        let device = unsafe { Arc::from_raw(inner.cast::<Device>()) };
+        device.stop();
+    }
+}
+
+/// Something happened to a netdev. Called under RTNL.
+///
+/// # Safety
+///
+/// `ndev` is a valid netdev.
+pub(super) unsafe fn netdev_event(event: usize, ndev: NonNull<c::net_device>) {
+    // SAFETY: By the caller's promise.
+    let netdev = unsafe { Netdev::hold(ndev) };
+    let devices = DEVICES.lock();
+    for listed in devices.iter() {
+        // SAFETY: Entries leave the list before their device's half of ours goes.
+        let device = unsafe { device(listed.0.as_ptr()) };
+        if device.netdev().as_ref() != Some(&netdev) {
+            continue;
+        }
+        match u32::try_from(event) {
+            Ok(c::netdev_cmd_NETDEV_UNREGISTER) => {
+                device.stop();
+                unregister_soon(listed.0);
+            }
+            Ok(
+                c::netdev_cmd_NETDEV_UP
+                | c::netdev_cmd_NETDEV_DOWN
+                | c::netdev_cmd_NETDEV_CHANGE
+                | c::netdev_cmd_NETDEV_CHANGEMTU,
+            ) => {
+                // SAFETY: The reference keeps the device registered during the call.
+                unsafe {
+                    if c::usb4_ib_try_get(listed.0.as_ptr()) {
+                        c::usb4_ib_port_event(listed.0.as_ptr(), netdev.as_ptr());
+                        c::ib_device_put(listed.0.as_ptr());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The module's presence in the kernel.
+///
+/// Ends in this order: no new links; every device unregistered, which ends its users; no netdev events; no frame of
+/// ours left in the stack.
+pub(crate) struct Module(());
+
+impl Module {
+    /// Offers the link type.
+    pub(crate) fn new() -> Result<Self> {
+        // SAFETY: Called once, from the module's init.
+        unsafe { DEVICES.init() };
+        // SAFETY: The list is ready.
+        to_result(unsafe { c::usb4_notifier_register() })?;
+        // SAFETY: As above.
+        unsafe { c::usb4_link_register() };
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // SAFETY: Registered by `new`.
+        unsafe { c::usb4_link_unregister() };
+        loop {
+            let Some(listed) = DEVICES.lock().pop() else { break };
+            // SAFETY: The list's reference keeps the device in being; unregistering is idempotent and fenced.
+            unsafe {
+                c::ib_unregister_device(listed.0.as_ptr());
+                c::usb4_ib_put_ref(listed.0.as_ptr());
+            }
+        }
+        // SAFETY: Registered by `new`.
+        unsafe { c::usb4_notifier_unregister() };
+        netdev::wait_for_frames();
+    }
+}

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The Ethernet device below: its state, frames out, frames in.
+//!
+//! Frames in are seen by a netfilter ingress hook on this one netdev, before the IP stack, so nothing here needs the
+//! UDP port that stock rxe may have. Frames out are built whole and given to `dev_queue_xmit`.
+//!
+//! C headers: `include/linux/{netdevice,skbuff,netfilter}.h`.
+
+use crate::{device::Device, qp::Qp};
+use core::{ptr, ptr::NonNull, slice};
+use kernel::{
+    error::to_result,
+    prelude::*,
+    sync::{
+        atomic::{Acquire, Atomic, Relaxed, Release},
+        Arc,
+    },
+    types::Opaque,
+};
+use usb4_bindings as c;
+
+/// Frames given to the stack and not yet freed by it. Each will call into this module once more.
+static OUTSTANDING: Atomic<i64> = Atomic::new(0);
+
+/// Waits until no frame of ours is anywhere in the stack. Sleeps.
+pub(crate) fn wait_for_frames() {
+    while OUTSTANDING.load(Acquire) != 0 {
+        // SAFETY: Process context.
+        unsafe { c::usb4_sleep_ms(1) };
+    }
+    super::sync::wait_for_packets();
+}
+
+/// A held reference to a netdev.
+///
+/// # Invariants
+///
+/// The pointer is valid: the device cannot go while references exist.
+pub(crate) struct Netdev(NonNull<c::net_device>);
+
+// SAFETY: References are counted per CPU; the fields read are safe to read from anywhere.
+unsafe impl Send for Netdev {}
+// SAFETY: As above.
+unsafe impl Sync for Netdev {}
+
+impl Netdev {
+    /// Takes a reference.
+    ///
+    /// # Safety
+    ///
+    /// `ndev` is a valid netdev.
+    pub(super) unsafe fn hold(ndev: NonNull<c::net_device>) -> Self {
+        // SAFETY: By the caller's promise.
+        unsafe { c::usb4_netdev_hold(ndev.as_ptr()) };
+        Self(ndev)
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut c::net_device {
+        self.0.as_ptr()
+    }
+
+    /// An Ethernet device with an address, and not the loopback.
+    pub(crate) fn is_usable(&self) -> bool {
+        // SAFETY: Valid by the invariant.
+        unsafe { c::usb4_netdev_usable(self.as_ptr()) }
+    }
+
+    /// Not on its way out.
+    pub(crate) fn is_registered(&self) -> bool {
+        // SAFETY: Valid by the invariant.
+        unsafe { c::usb4_netdev_is_registered(self.as_ptr()) }
+    }
+
+    /// Administratively up.
+    pub(crate) fn is_up(&self) -> bool {
+        // SAFETY: Valid by the invariant.
+        unsafe { c::usb4_netdev_is_up(self.as_ptr()) }
+    }
+
+    /// Largest IP packet in bytes.
+    pub(crate) fn mtu(&self) -> u32 {
+        // SAFETY: Valid by the invariant.
+        unsafe { c::usb4_netdev_mtu(self.as_ptr()) }
+    }
+
+    /// `enum ib_port_state` from the carrier.
+    pub(crate) fn port_state(&self) -> u32 {
+        // SAFETY: Valid by the invariant.
+        unsafe { c::usb4_netdev_port_state(self.as_ptr()) }
+    }
+
+    /// The Ethernet address.
+    pub(crate) fn mac(&self) -> [u8; 6] {
+        // SAFETY: An Ethernet device has six bytes there.
+        unsafe { ptr::read_unaligned(c::usb4_netdev_address(self.as_ptr()).cast()) }
+    }
+}
+
+impl Clone for Netdev {
+    fn clone(&self) -> Self {
+        // SAFETY: Valid by the invariant.
+        unsafe { Self::hold(self.0) }
+    }
+}
+
+impl PartialEq for Netdev {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Drop for Netdev {
+    fn drop(&mut self) {
+        // SAFETY: This reference is ours to give back.
+        unsafe { c::usb4_netdev_put(self.as_ptr()) }
+    }
+}
+
+/// The ingress hook of a device. Dropping it waits until no packet is in it, and sleeps.
+pub(crate) struct Hook {
+    ops: KBox<Opaque<c::nf_hook_ops>>,
+    netdev: Netdev,
+}
+
+// SAFETY: Registration is under netfilter's own lock.
+unsafe impl Send for Hook {}
+// SAFETY: No shared access at all.
+unsafe impl Sync for Hook {}
+
+impl Hook {
+    /// From now on `device` sees every frame that `netdev` receives.
+    ///
+    /// # Safety
+    ///
+    /// `device` outlives the hook.
+    pub(super) unsafe fn new(netdev: &Netdev, device: *const Device) -> Result<Self> {
+        let ops = KBox::new(Opaque::new(c::nf_hook_ops::default()), GFP_KERNEL)?;
+        // SAFETY: `ops` stays where it is until it is unregistered; the netdev is held.
+        to_result(unsafe { c::usb4_hook_register(ops.get(), netdev.as_ptr(), device.cast_mut().cast()) })?;
+        Ok(Self {
+            ops,
+            netdev: netdev.clone(),
+        })
+    }
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        // SAFETY: Registered by `new`.
+        unsafe { c::usb4_hook_unregister(self.ops.get(), self.netdev.as_ptr()) };
+        super::sync::wait_for_packets();
+    }
+}
+
+/// What became of a frame in the hook.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Not ours: the stack goes on with it.
+    Pass,
+    /// Ours; it ends here.
+    Taken,
+}
+
+/// A received frame, from the network header on.
+pub(crate) struct RxFrame(NonNull<c::sk_buff>);
+
+impl RxFrame {
+    /// # Safety
+    ///
+    /// `skb` is valid, and belongs to the caller, for as long as the value lives.
+    pub(super) unsafe fn new(skb: NonNull<c::sk_buff>) -> Self {
+        Self(skb)
+    }
+
+    /// The EtherType.
+    pub(crate) fn ethertype(&self) -> u16 {
+        // SAFETY: Valid by `new`.
+        unsafe { c::usb4_skb_protocol(self.0.as_ptr()) }
+    }
+
+    /// Bytes in the frame.
+    pub(crate) fn len(&self) -> usize {
+        // SAFETY: Valid by `new`.
+        unsafe { c::usb4_skb_len(self.0.as_ptr()) as usize }
+    }
+
+    /// One whole datagram for this host, with no tag and all bytes reachable.
+    pub(crate) fn is_plain(&self) -> bool {
+        // SAFETY: Valid by `new`.
+        unsafe { c::usb4_skb_plain(self.0.as_ptr()) }
+    }
+
+    /// Copies bytes from `at`. False if they are not all there.
+    #[must_use]
+    pub(crate) fn copy(&self, at: usize, to: &mut [u8]) -> bool {
+        let mut done = 0;
+        self.pieces(at, to.len(), |piece| {
+            if let Some(to) = to.get_mut(done..done + piece.len()) {
+                to.copy_from_slice(piece);
+            }
+            done += piece.len();
+            true
+        })
+    }
+
+    /// Shows bytes `at..at + len`, piece by piece, until `each` returns false. False if it did, or the frame is short.
+    pub(crate) fn pieces(&self, at: usize, len: usize, mut each: impl FnMut(&[u8]) -> bool) -> bool {
+        let mut skip = at;
+        let mut left = len;
+        let mut index = 0;
+        while left > 0 {
+            let mut size = 0;
+            // SAFETY: Valid by `new`.
+            let base = unsafe { c::usb4_skb_segment(self.0.as_ptr(), index, &mut size) };
+            if base.is_null() {
+                return false;
+            }
+            index += 1;
+            // SAFETY: The segment has `size` readable bytes, and nobody writes received frames.
+            let segment = unsafe { slice::from_raw_parts(base, size as usize) };
+            let Some(tail) = segment.get(skip..) else {
+                skip -= segment.len();
+                continue;
+            };
+            skip = 0;
+            let piece = tail.get(..left).unwrap_or(tail);
+            if !piece.is_empty() && !each(piece) {
+                return false;
+            }
+            left -= piece.len();
+        }
+        true
+    }
+}
+
+/// A frame being built, then sent. Dropped unsent, it is freed.
+pub(crate) struct TxFrame {
+    skb: NonNull<c::sk_buff>,
+    bytes: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: An skb that only we know may move between CPUs.
+unsafe impl Send for TxFrame {}
+
+impl TxFrame {
+    /// A frame of `len` bytes, all to be written; `None` when memory is short.
+    pub(crate) fn new(netdev: &Netdev, len: usize) -> Option<Self> {
+        let size = u32::try_from(len).ok()?;
+        // SAFETY: The netdev is held.
+        let skb = NonNull::new(unsafe { c::usb4_skb_alloc(size, netdev.as_ptr()) })?;
+        // SAFETY: The skb has `size` bytes of tail room.
+        let bytes = unsafe { c::usb4_skb_put(skb.as_ptr(), size) };
+        Some(Self {
+            skb,
+            bytes: NonNull::new(bytes)?,
+            len,
+        })
+    }
+
+    /// The bytes from the Ethernet header on.
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: Ours alone, `len` long. Bytes not yet written are memory of the allocator, which is only copied over.
+        unsafe { slice::from_raw_parts_mut(self.bytes.as_ptr(), self.len) }
+    }
+
+    /// Makes the frame complete: header offsets, and `qp` to tell when the stack is done with it.
+    pub(crate) fn finish(self, network: u32, transport: u32, qp: Arc<Qp>) -> ReadyFrame {
+        OUTSTANDING.fetch_add(1, Relaxed);
+        // SAFETY: The skb is ours; `frame_done` takes the reference back.
+        unsafe {
+            c::usb4_skb_send_prepare(
+                self.skb.as_ptr(),
+                network,
+                transport,
+                Arc::into_raw(qp).cast_mut().cast(),
+            )
+        };
+        ReadyFrame(self)
+    }
+}
+
+impl Drop for TxFrame {
+    fn drop(&mut self) {
+        // SAFETY: Ours, given to nobody.
+        unsafe { c::usb4_skb_free(self.skb.as_ptr()) }
+    }
+}
+
+/// A frame that is complete.
+pub(crate) struct ReadyFrame(TxFrame);
+
+impl ReadyFrame {
+    /// Gives the frame to the netdev, or back to ourselves if it is addressed `to_us`. No lock held.
+    pub(crate) fn send(self, to_us: bool) {
+        let frame = core::mem::ManuallyDrop::new(self.0);
+        // SAFETY: Both take the skb over. The result says what became of it in the queue: loss is what retries are for.
+        unsafe {
+            if to_us {
+                c::usb4_skb_loop(frame.skb.as_ptr());
+            } else {
+                let _ = c::usb4_skb_xmit(frame.skb.as_ptr());
+            }
+        }
+    }
+}
+
+/// The stack is done with a frame.
+///
+/// # Safety
+///
+/// `credit` is what [`TxFrame::finish`] attached, and this is called once for it.
+pub(super) unsafe fn frame_done(credit: *const Qp) {
+    // SAFETY: By the caller's promise.
+    let qp = unsafe { Arc::from_raw(credit) };
+    qp.on_frame_done();
+    drop(qp);
+    OUTSTANDING.fetch_sub(1, Release);
+}

@@ -1,0 +1,472 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! What C calls: the functions behind the tables in `net/sys/helpers.c`.
+//!
+//! Each takes raw pointers apart, calls the safe code and turns its result into an errno. The core guarantees that
+//! objects passed in are alive during the call, that an object's operations do not overlap its destruction, and that
+//! parents outlive children (a PD its QPs and MRs, a CQ its QPs, the device everything).
+
+use super::{
+    ibdev,
+    netdev::{self, Netdev, RxFrame, Verdict},
+    queue,
+    uverbs::{CqHandle, QpAttr, QpHandle, Udata},
+};
+use crate::{
+    context, counters,
+    cq::Cq,
+    device::Device,
+    mr::Region,
+    qp::{NewQp, Qp},
+};
+use core::ptr::{self, NonNull};
+use kernel::{
+    ffi::{c_char, c_int, c_uint, c_ulong, c_void},
+    prelude::*,
+    sync::Arc,
+};
+use usb4_bindings as c;
+
+/// Result as the core wants it.
+fn errno(result: Result) -> c_int {
+    result.map_or_else(|err| err.to_errno(), |()| 0)
+}
+
+/// Gives `value` to an object of the core.
+fn attach<T>(slot: &mut *mut c_void, value: Arc<T>) {
+    *slot = Arc::into_raw(value).cast_mut().cast();
+}
+
+/// Borrows what [`attach`] gave.
+///
+/// # Safety
+///
+/// `slot` holds an attached `T`, which is not detached during `'a`.
+unsafe fn attached<'a, T>(slot: *mut c_void) -> &'a T {
+    // SAFETY: By the caller's promise.
+    unsafe { &*slot.cast::<T>() }
+}
+
+/// A share of what [`attach`] gave.
+///
+/// # Safety
+///
+/// As for [`attached`].
+unsafe fn share<T>(slot: *mut c_void) -> Arc<T> {
+    // SAFETY: By the caller's promise.
+    let held = unsafe { Arc::from_raw(slot.cast::<T>()) };
+    let share = held.clone();
+    let _ = Arc::into_raw(held);
+    share
+}
+
+/// Takes back what [`attach`] gave.
+///
+/// # Safety
+///
+/// `slot` holds an attached `T` and is not used again.
+unsafe fn detach<T>(slot: &mut *mut c_void) -> Option<Arc<T>> {
+    let raw = core::mem::replace(slot, ptr::null_mut());
+    // SAFETY: By the caller's promise.
+    (!raw.is_null()).then(|| unsafe { Arc::from_raw(raw.cast()) })
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_newlink(name: *const c_char, ndev: *mut c::net_device) -> c_int {
+    let Some(ndev) = NonNull::new(ndev) else {
+        return EINVAL.to_errno();
+    };
+    // SAFETY: The netlink code holds the netdev and passes a string.
+    let (name, netdev) = unsafe { (CStr::from_ptr(name.cast()), Netdev::hold(ndev)) };
+    errno(ibdev::add(name, &netdev))
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_netdev_event(event: c_ulong, ndev: *mut c::net_device) -> c_int {
+    if let Some(ndev) = NonNull::new(ndev) {
+        // SAFETY: The notifier passes a netdev.
+        unsafe { ibdev::netdev_event(event, ndev) };
+    }
+    0 // NOTIFY_DONE
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_receive(device: *mut c_void, skb: *mut c::sk_buff) -> c_uint {
+    let Some(skb) = NonNull::new(skb) else {
+        return c::NF_ACCEPT;
+    };
+    // SAFETY: The hook is gone before its device; the skb belongs to the hook during the call.
+    let verdict = unsafe { attached::<Device>(device).receive(&RxFrame::new(skb)) };
+    if verdict == Verdict::Pass {
+        return c::NF_ACCEPT;
+    }
+    // SAFETY: The stack gives a stolen skb up.
+    unsafe { c::usb4_skb_consume(skb.as_ptr()) };
+    c::NF_STOLEN
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_skb_done(credit: *mut c_void) {
+    // SAFETY: The destructor of an skb runs once, with what `TxFrame::finish` attached.
+    unsafe { netdev::frame_done(credit.cast::<Qp>()) }
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_dealloc_driver(ib: *mut c::ib_device) {
+    if let Some(ib) = NonNull::new(ib) {
+        // SAFETY: The core calls this once, at the end.
+        unsafe { ibdev::dealloc(ib) }
+    }
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_get_netdev(ib: *mut c::ib_device, _port: u32) -> *mut c::net_device {
+    // SAFETY: The core passes a device of ours.
+    match unsafe { ibdev::device(ib) }.netdev() {
+        // The caller gets our reference.
+        Some(netdev) => core::mem::ManuallyDrop::new(netdev).as_ptr(),
+        None => ptr::null_mut(),
+    }
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_query_device(
+    ib: *mut c::ib_device,
+    attr: *mut c::ib_device_attr,
+    udata: *mut c::ib_udata,
+) -> c_int {
+    // SAFETY: The core passes a device of ours, its answer's place, and the caller's data or null.
+    unsafe {
+        if Udata::new(udata).is_some_and(|u| u.in_len() != 0 || u.out_len() != 0) {
+            return EINVAL.to_errno();
+        }
+        context::query_device(&mut *attr, (*ib).node_guid);
+    }
+    0
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_query_port(ib: *mut c::ib_device, _port: u32, attr: *mut c::ib_port_attr) -> c_int {
+    // SAFETY: The core passes a device of ours and its answer's place.
+    errno(unsafe { context::query_port(ibdev::device(ib), &mut *attr) })
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_query_pkey(_ib: *mut c::ib_device, _port: u32, index: u16, pkey: *mut u16) -> c_int {
+    // SAFETY: The core passes the answer's place.
+    unsafe { *pkey = context::PKEY };
+    if index == 0 {
+        0
+    } else {
+        EINVAL.to_errno()
+    }
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_port_immutable(
+    _ib: *mut c::ib_device,
+    _port: u32,
+    immutable: *mut c::ib_port_immutable,
+) -> c_int {
+    // SAFETY: The core passes the answer's place.
+    context::port_immutable(unsafe { &mut *immutable });
+    0
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_fw_str(_ib: *mut c::ib_device, to: *mut c_char) {
+    let text = context::FIRMWARE.to_bytes_with_nul();
+    // SAFETY: The core passes IB_FW_VERSION_NAME_MAX (32) bytes; the text is shorter.
+    unsafe { ptr::copy_nonoverlapping(text.as_ptr(), to.cast(), text.len().min(32)) }
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_alloc_ucontext(_context: *mut c::ib_ucontext, udata: *mut c::ib_udata) -> c_int {
+    // SAFETY: The core passes the caller's data.
+    match unsafe { Udata::new(udata) } {
+        Some(udata) if udata.in_len() != 0 => EINVAL.to_errno(),
+        _ => 0,
+    }
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_dealloc_ucontext(_context: *mut c::ib_ucontext) {}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_mmap(context: *mut c::ib_ucontext, vma: *mut c::vm_area_struct) -> c_int {
+    // SAFETY: The arguments are those of the op.
+    errno(unsafe { queue::map(context, vma) })
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_mmap_free(entry: *mut c::rdma_user_mmap_entry) {
+    // SAFETY: All entries are made by `queue`.
+    unsafe { queue::mapping_released(entry) }
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_alloc_pd(pd: *mut c::ib_pd, _udata: *mut c::ib_udata) -> c_int {
+    // SAFETY: The PD was allocated by the core with our size.
+    unsafe { (*pd.cast::<c::usb4_pd>()).number = ibdev::device((*pd).device).new_pd() };
+    0
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_dealloc_pd(_pd: *mut c::ib_pd, _udata: *mut c::ib_udata) -> c_int {
+    0
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_create_cq(
+    cq: *mut c::ib_cq,
+    attr: *const c::ib_cq_init_attr,
+    attrs: *mut c::uverbs_attr_bundle,
+) -> c_int {
+    // SAFETY: The core passes a zeroed CQ of our size, its wishes, and the caller's data (null for a kernel caller).
+    let (ours, attr, udata) = unsafe {
+        (
+            &mut *cq.cast::<c::usb4_cq>(),
+            &*attr,
+            Udata::new(c::usb4_attrs_udata(attrs)),
+        )
+    };
+    let (Some(udata), Some(handle)) = (udata, NonNull::new(cq)) else {
+        return EOPNOTSUPP.to_errno();
+    };
+    if attr.flags != 0 {
+        return EOPNOTSUPP.to_errno();
+    }
+    // SAFETY: `usb4_op_destroy_cq` closes the queue, which drops the handle.
+    match Cq::create(unsafe { CqHandle::new(handle) }, attr.cqe, &udata) {
+        Ok(new) => {
+            ours.ib.cqe = c_int::try_from(new.capacity()).unwrap_or(c_int::MAX);
+            attach(&mut ours.inner, new);
+            0
+        }
+        Err(err) => err.to_errno(),
+    }
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_destroy_cq(cq: *mut c::ib_cq, _udata: *mut c::ib_udata) -> c_int {
+    // SAFETY: The core destroys a CQ once, when no QP uses it.
+    if let Some(cq) = unsafe { detach::<Cq>(&mut (*cq.cast::<c::usb4_cq>()).inner) } {
+        cq.close();
+    }
+    0
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_resize_cq(cq: *mut c::ib_cq, cqe: c_uint, udata: *mut c::ib_udata) -> c_int {
+    // SAFETY: The core passes a CQ of ours and the caller's data.
+    let (ours, udata) = unsafe { (&mut *cq.cast::<c::usb4_cq>(), Udata::new(udata)) };
+    let Some(udata) = udata else {
+        return EOPNOTSUPP.to_errno();
+    };
+    // SAFETY: Attached by `usb4_op_create_cq`.
+    match unsafe { attached::<Cq>(ours.inner) }.resize(cqe, &udata) {
+        Ok(capacity) => {
+            ours.ib.cqe = c_int::try_from(capacity).unwrap_or(c_int::MAX);
+            0
+        }
+        Err(err) => err.to_errno(),
+    }
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_req_notify_cq(cq: *mut c::ib_cq, flags: c::ib_cq_notify_flags) -> c_int {
+    // SAFETY: The core passes a CQ of ours.
+    let cq = unsafe { attached::<Cq>((*cq.cast::<c::usb4_cq>()).inner) };
+    let solicited_only = flags & c::ib_cq_notify_flags_IB_CQ_SOLICITED_MASK == c::ib_cq_notify_flags_IB_CQ_SOLICITED;
+    let missed = cq.arm(solicited_only);
+    c_int::from(missed && flags & c::ib_cq_notify_flags_IB_CQ_REPORT_MISSED_EVENTS != 0)
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_reg_user_mr(
+    pd: *mut c::ib_pd,
+    start: u64,
+    length: u64,
+    iova: u64,
+    access: c_int,
+    dmah: *mut c::ib_dmah,
+    _udata: *mut c::ib_udata,
+) -> *mut c::ib_mr {
+    if !dmah.is_null() {
+        // SAFETY: Only makes a pointer of the number.
+        return unsafe { c::usb4_err_mr(EOPNOTSUPP.to_errno()) };
+    }
+    // SAFETY: The core passes a PD of ours.
+    let (device, number) = unsafe { (ibdev::device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
+    let made = || -> Result<*mut c::ib_mr> {
+        let mut mr = KBox::new(c::usb4_mr::default(), GFP_KERNEL)?;
+        let region = Region::register(device, number, start, length, iova, access)?;
+        mr.ib.lkey = region.key();
+        mr.ib.rkey = region.key();
+        attach(&mut mr.inner, region);
+        Ok(KBox::into_raw(mr).cast())
+    };
+    // SAFETY: Only makes a pointer of the number.
+    made().unwrap_or_else(|err| unsafe { c::usb4_err_mr(err.to_errno()) })
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_dereg_mr(mr: *mut c::ib_mr, _udata: *mut c::ib_udata) -> c_int {
+    // SAFETY: Made by `usb4_op_reg_user_mr`; the core lets go of it once.
+    let (mut ours, device) = unsafe { (KBox::from_raw(mr.cast::<c::usb4_mr>()), ibdev::device((*mr).device)) };
+    // SAFETY: Attached by `usb4_op_reg_user_mr`.
+    if let Some(region) = unsafe { detach::<Region>(&mut ours.inner) } {
+        Region::deregister(device, region);
+    }
+    0
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_create_qp(
+    qp: *mut c::ib_qp,
+    init: *mut c::ib_qp_init_attr,
+    udata: *mut c::ib_udata,
+) -> c_int {
+    // SAFETY: The core passes a zeroed QP of our size, its wishes, and the caller's data or null.
+    let (ours, init, udata) = unsafe { (&mut *qp.cast::<c::usb4_qp>(), &mut *init, Udata::new(udata)) };
+    let (Some(udata), Some(handle)) = (udata, NonNull::new(qp)) else {
+        return EOPNOTSUPP.to_errno();
+    };
+    if init.send_cq.is_null() || init.recv_cq.is_null() || ours.ib.pd.is_null() {
+        return EOPNOTSUPP.to_errno();
+    }
+    let other = !init.srq.is_null() || !init.xrcd.is_null() || !init.rwq_ind_tbl.is_null();
+    if other || init.create_flags != 0 || init.qp_type != c::ib_qp_type_IB_QPT_RC {
+        return EOPNOTSUPP.to_errno();
+    }
+    // SAFETY: The parents are alive, and stay so while the QP is. `usb4_op_destroy_qp` closes the QP, which drops
+    // the handle.
+    let new = unsafe {
+        NewQp {
+            device: ibdev::device_arc(ours.ib.device),
+            pd: (*ours.ib.pd.cast::<c::usb4_pd>()).number,
+            send_cq: share::<Cq>((*init.send_cq.cast::<c::usb4_cq>()).inner),
+            recv_cq: share::<Cq>((*init.recv_cq.cast::<c::usb4_cq>()).inner),
+            handle: QpHandle::new(handle),
+            signal_all: init.sq_sig_type == c::ib_sig_type_IB_SIGNAL_ALL_WR,
+        }
+    };
+    match Qp::create(new, &mut init.cap, &udata) {
+        Ok(new) => {
+            ours.ib.qp_num = new.number();
+            attach(&mut ours.inner, new);
+            0
+        }
+        Err(err) => err.to_errno(),
+    }
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_modify_qp(
+    qp: *mut c::ib_qp,
+    attr: *mut c::ib_qp_attr,
+    mask: c_int,
+    _udata: *mut c::ib_udata,
+) -> c_int {
+    // SAFETY: The core passes a QP of ours and its wishes, with the source GID held.
+    let (qp, attr) = unsafe { (share::<Qp>((*qp.cast::<c::usb4_qp>()).inner), QpAttr::new(&mut *attr)) };
+    errno(Qp::modify(&qp, attr, mask))
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_query_qp(
+    qp: *mut c::ib_qp,
+    attr: *mut c::ib_qp_attr,
+    _mask: c_int,
+    init: *mut c::ib_qp_init_attr,
+) -> c_int {
+    // SAFETY: The core passes a QP of ours and the answers' places.
+    let (ours, attr, init) = unsafe { (&*qp.cast::<c::usb4_qp>(), &mut *attr, &mut *init) };
+    // SAFETY: Attached by `usb4_op_create_qp`.
+    let inner = unsafe { attached::<Qp>(ours.inner) };
+    inner.query(attr);
+    init.event_handler = ours.ib.event_handler;
+    init.qp_context = ours.ib.qp_context;
+    init.send_cq = ours.ib.send_cq;
+    init.recv_cq = ours.ib.recv_cq;
+    init.qp_type = ours.ib.qp_type;
+    init.cap = attr.cap;
+    init.sq_sig_type = if inner.signal_all() {
+        c::ib_sig_type_IB_SIGNAL_ALL_WR
+    } else {
+        c::ib_sig_type_IB_SIGNAL_REQ_WR
+    };
+    0
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_destroy_qp(qp: *mut c::ib_qp, _udata: *mut c::ib_udata) -> c_int {
+    // SAFETY: The core destroys a QP once.
+    if let Some(qp) = unsafe { detach::<Qp>(&mut (*qp.cast::<c::usb4_qp>()).inner) } {
+        qp.close();
+    }
+    0
+}
+
+/// Rings the doorbell: the requests themselves are in the shared ring.
+#[no_mangle]
+unsafe extern "C" fn usb4_op_post_send(
+    qp: *mut c::ib_qp,
+    wr: *const c::ib_send_wr,
+    bad: *mut *const c::ib_send_wr,
+) -> c_int {
+    if !wr.is_null() {
+        // SAFETY: The core passes a place for it.
+        unsafe { *bad = wr };
+        return EOPNOTSUPP.to_errno();
+    }
+    // SAFETY: The core passes a QP of ours.
+    let qp = unsafe { share::<Qp>((*qp.cast::<c::usb4_qp>()).inner) };
+    Qp::doorbell(&qp);
+    0
+}
+
+/// The counters' descriptions, as the core keeps them.
+struct Descriptions([c::rdma_stat_desc; counters::NAMES.len()]);
+
+// SAFETY: Constant text.
+unsafe impl Sync for Descriptions {}
+
+static DESCRIPTIONS: Descriptions = {
+    let mut descriptions = [c::rdma_stat_desc {
+        name: ptr::null(),
+        flags: 0,
+        priv_: ptr::null(),
+    }; counters::NAMES.len()];
+    let mut at = 0;
+    while at < descriptions.len() {
+        descriptions[at].name = counters::NAMES[at].as_ptr().cast();
+        at += 1;
+    }
+    Descriptions(descriptions)
+};
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_alloc_stats(_ib: *mut c::ib_device, _port: u32) -> *mut c::rdma_hw_stats {
+    let count = c_int::try_from(counters::NAMES.len()).unwrap_or(0);
+    // SAFETY: The descriptions live as long as the module.
+    unsafe { c::usb4_stats_alloc(DESCRIPTIONS.0.as_ptr(), count) }
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_get_stats(
+    ib: *mut c::ib_device,
+    stats: *mut c::rdma_hw_stats,
+    port: u32,
+    _index: c_int,
+) -> c_int {
+    if stats.is_null() || port == 0 {
+        return EINVAL.to_errno();
+    }
+    // SAFETY: The core passes a device of ours and what `usb4_op_alloc_stats` made.
+    unsafe {
+        for (at, value) in (0..).zip(ibdev::device(ib).totals()) {
+            c::usb4_stats_set(stats, at, value);
+        }
+        c::usb4_stats_count(stats)
+    }
+}

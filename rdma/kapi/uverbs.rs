@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Objects of the RDMA core as the safe code sees them: contexts, replies, and the handles to raise events.
+//!
+//! C headers: `include/rdma/{ib_verbs,uverbs_ioctl}.h`.
+
+use super::netdev::Netdev;
+use core::ptr::{self, NonNull};
+use kernel::{error::to_result, prelude::*};
+use usb4_bindings as c;
+
+/// The user context that a call comes from.
+pub(crate) struct Context(NonNull<c::ib_ucontext>);
+
+impl Context {
+    pub(super) fn as_ptr(&self) -> *mut c::ib_ucontext {
+        self.0.as_ptr()
+    }
+}
+
+/// The driver's part of a request: what came in, where the answer goes.
+pub(crate) struct Udata(NonNull<c::ib_udata>);
+
+impl Udata {
+    /// `None` for a kernel caller, which has none.
+    ///
+    /// # Safety
+    ///
+    /// `udata` is null or valid while the value lives.
+    pub(super) unsafe fn new(udata: *mut c::ib_udata) -> Option<Self> {
+        NonNull::new(udata).map(Self)
+    }
+
+    /// Bytes of driver data that came in.
+    pub(crate) fn in_len(&self) -> usize {
+        // SAFETY: Valid by `new`.
+        unsafe { c::usb4_udata_inlen(self.0.as_ptr()) }
+    }
+
+    /// Bytes of driver data that may go out.
+    pub(crate) fn out_len(&self) -> usize {
+        // SAFETY: Valid by `new`.
+        unsafe { c::usb4_udata_outlen(self.0.as_ptr()) }
+    }
+
+    /// The caller's context.
+    pub(crate) fn context(&self) -> Result<Context> {
+        // SAFETY: Valid by `new`.
+        NonNull::new(unsafe { c::usb4_udata_context(self.0.as_ptr()) })
+            .map(Context)
+            .ok_or(EINVAL)
+    }
+
+    /// Writes the answer.
+    pub(crate) fn reply(&self, bytes: &[u8]) -> Result {
+        if bytes.len() > self.out_len() {
+            return Err(EINVAL);
+        }
+        // SAFETY: Valid by `new`; the bytes are only read.
+        to_result(unsafe { c::usb4_udata_reply(self.0.as_ptr(), bytes.as_ptr().cast_mut().cast(), bytes.len()) })
+    }
+}
+
+/// The attributes of a QP, as `modify_qp` brings them.
+pub(crate) struct QpAttr<'a>(&'a mut c::ib_qp_attr);
+
+impl<'a> QpAttr<'a> {
+    /// # Safety
+    ///
+    /// `attr` is the core's: where it names a source GID, that attribute is alive.
+    pub(super) unsafe fn new(attr: &'a mut c::ib_qp_attr) -> Self {
+        Self(attr)
+    }
+
+    /// The fields.
+    pub(crate) fn fields(&self) -> &c::ib_qp_attr {
+        self.0
+    }
+
+    /// The way to the peer that the address vector means, if it is RoCEv2 over `netdev`.
+    pub(crate) fn path(&mut self, qpn: u32, dest_qpn: u32, netdev: &Netdev) -> Option<c::usb4_path> {
+        let mut path = c::usb4_path::default();
+        // SAFETY: `attr` is the core's by `new`; the netdev is held.
+        unsafe { c::usb4_path_from_ah(&mut path, self.0, qpn, dest_qpn, netdev.as_ptr()) }.then_some(path)
+    }
+}
+
+/// The attributes of a QP, kept to answer queries.
+///
+/// # Invariants
+///
+/// Holds no pointer to the core's objects.
+#[derive(Default)]
+pub(crate) struct KeptAttr(c::ib_qp_attr);
+
+// SAFETY: Plain values by the invariant.
+unsafe impl Send for KeptAttr {}
+
+impl KeptAttr {
+    /// Takes the address vector over.
+    pub(crate) fn keep_path(&mut self, attr: &QpAttr<'_>) {
+        // SAFETY: Both are valid; the pointer in them is dropped by the callee.
+        unsafe { c::usb4_ah_keep(&mut self.0.ah_attr, &attr.0.ah_attr) }
+    }
+
+    /// The plain fields.
+    pub(crate) fn fields(&mut self) -> &mut c::ib_qp_attr {
+        &mut self.0
+    }
+
+    /// Fills in an answer.
+    pub(crate) fn answer(&self, attr: &mut c::ib_qp_attr) {
+        *attr = self.0;
+    }
+}
+
+/// The core's table of transitions of an RC QP and the attributes they need and allow.
+pub(crate) fn modify_is_allowed(from: u32, to: u32, mask: u32) -> bool {
+    let mask = i32::from_ne_bytes(mask.to_ne_bytes());
+    // SAFETY: A pure function of numbers; states out of range are refused.
+    from <= c::ib_qp_state_IB_QPS_ERR
+        && to <= c::ib_qp_state_IB_QPS_ERR
+        && unsafe { c::usb4_qp_modify_ok(from, to, c::ib_qp_type_IB_QPT_RC, mask) }
+}
+
+/// The core's half of a completion queue.
+///
+/// # Invariants
+///
+/// Valid until the queue's destruction, which takes it away from its holder first.
+pub(crate) struct CqHandle(NonNull<c::ib_cq>);
+
+// SAFETY: The core's handlers may be called from any CPU.
+unsafe impl Send for CqHandle {}
+
+impl CqHandle {
+    /// # Safety
+    ///
+    /// The holder drops the handle before the queue is gone.
+    pub(super) unsafe fn new(cq: NonNull<c::ib_cq>) -> Self {
+        Self(cq)
+    }
+
+    /// Tells the owner that completions are there.
+    pub(crate) fn complete(&self) {
+        // SAFETY: Valid by the invariant.
+        unsafe { c::usb4_cq_complete(self.0.as_ptr()) }
+    }
+
+    /// Tells the owner that completions were lost.
+    pub(crate) fn overrun(&self) {
+        // SAFETY: Valid by the invariant.
+        unsafe {
+            c::usb4_ib_event(
+                (*self.0.as_ptr()).device,
+                self.0.as_ptr(),
+                ptr::null_mut(),
+                c::ib_event_type_IB_EVENT_CQ_ERR,
+            )
+        }
+    }
+}
+
+/// An asynchronous event of a QP.
+#[derive(Clone, Copy)]
+pub(crate) enum QpEvent {
+    Fatal,
+    AccessError,
+    RequestError,
+    CommEstablished,
+    SqDrained,
+    LastWqe,
+}
+
+/// The core's half of a QP.
+///
+/// # Invariants
+///
+/// Valid until the QP's destruction, which takes it away from its holder first.
+pub(crate) struct QpHandle(NonNull<c::ib_qp>);
+
+// SAFETY: The core's handlers may be called from any CPU.
+unsafe impl Send for QpHandle {}
+
+impl QpHandle {
+    /// # Safety
+    ///
+    /// The holder drops the handle before the QP is gone.
+    pub(super) unsafe fn new(qp: NonNull<c::ib_qp>) -> Self {
+        Self(qp)
+    }
+
+    /// Tells the owner.
+    pub(crate) fn raise(&self, event: QpEvent) {
+        let code = match event {
+            QpEvent::Fatal => c::ib_event_type_IB_EVENT_QP_FATAL,
+            QpEvent::AccessError => c::ib_event_type_IB_EVENT_QP_ACCESS_ERR,
+            QpEvent::RequestError => c::ib_event_type_IB_EVENT_QP_REQ_ERR,
+            QpEvent::CommEstablished => c::ib_event_type_IB_EVENT_COMM_EST,
+            QpEvent::SqDrained => c::ib_event_type_IB_EVENT_SQ_DRAINED,
+            QpEvent::LastWqe => c::ib_event_type_IB_EVENT_QP_LAST_WQE_REACHED,
+        };
+        // SAFETY: Valid by the invariant.
+        unsafe { c::usb4_ib_event((*self.0.as_ptr()).device, ptr::null_mut(), self.0.as_ptr(), code) }
+    }
+}

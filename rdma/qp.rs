@@ -1,0 +1,619 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Queue pairs: the engine's decisions carried out.
+//!
+//! Doorbells, packets and the timer all end in [`Qp::drive`], in the context they come from: they change the engine
+//! under the QP's lock, write completions, and build frames, which are sent after the lock is released. One CPU at a
+//! time sends for a QP, so frames leave in order; whoever comes meanwhile leaves the work to it.
+
+use crate::{
+    context,
+    cq::Cq,
+    device::{Device, Qps},
+    kapi::{
+        self,
+        netdev::Netdev,
+        queue::Mapping,
+        sync::{new_bh_lock, wait_for_packets, BhLock},
+        timer::{now, Timed, Timer},
+        uverbs::{modify_is_allowed, KeptAttr, QpAttr, QpEvent, QpHandle, Udata},
+    },
+    mr::Memory,
+    recv::Payload,
+    send::{self, Batch, NotBuilt, Way},
+    wq::{RecvQueue, SendQueue},
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Full},
+        Arc, Mutex,
+    },
+};
+use roce::{
+    completion::{Event, Queue},
+    counters::Counters,
+    keys::{Access, Key},
+    limits,
+    psn::{Psn, Qpn},
+    qp::{Modify, Mtu, QpConfig, ReadResource, SendMessage, Slots, State as QpState},
+    time::Instant,
+    wire::{
+        udp::{Addresses, Datagram, Path},
+        Packet,
+    },
+    wqe::{Fault, Host, RecvWqe, SendWqe, Span, Target},
+};
+use usb4_bindings as c;
+
+/// All our QPNs have it; those of stock rxe devices, which may share the netdev, are small.
+pub(crate) const QPN_FLAG: u32 = 0x80_0000;
+
+/// Frames of one QP in the stack at most. The queue below stays short, and the READ responder cannot fill it.
+const IN_FLIGHT: i32 = 96;
+/// Frames sent without a break; then other softirqs have their turn.
+const ROUND: usize = 64;
+
+type Engine = roce::qp::Qp<Slots<KVVec<SendMessage>, KVVec<ReadResource>>>;
+
+/// Guarded by the QP's lock. A CQ's lock is taken under it.
+struct State {
+    engine: Engine,
+    sq: SendQueue,
+    rq: RecvQueue,
+    path: Option<Path>,
+    ip_id: u16,
+    /// Somebody is sending and will look again before it stops.
+    sending: bool,
+    /// Gone once the QP is being destroyed: nothing happens any more.
+    handle: Option<QpHandle>,
+    kept: KeptAttr,
+}
+
+/// A reliable connected queue pair.
+#[pin_data]
+pub(crate) struct Qp {
+    number: u32,
+    device: Arc<Device>,
+    pd: u32,
+    send_cq: Arc<Cq>,
+    recv_cq: Arc<Cq>,
+    signal_all: bool,
+    #[pin]
+    state: BhLock<State>,
+    #[pin]
+    timer: Timer<Qp>,
+    /// Frames in the stack.
+    in_flight: Atomic<i32>,
+    /// Sending waits for frames to come back. 0 or 1.
+    stalled: Atomic<i32>,
+    /// Withdrawn where one may sleep.
+    #[pin]
+    mappings: Mutex<Option<[Mapping; 2]>>,
+}
+
+/// What a QP is made of.
+pub(crate) struct NewQp {
+    pub(crate) device: Arc<Device>,
+    pub(crate) pd: u32,
+    pub(crate) send_cq: Arc<Cq>,
+    pub(crate) recv_cq: Arc<Cq>,
+    pub(crate) handle: QpHandle,
+    pub(crate) signal_all: bool,
+}
+
+impl Qp {
+    /// A QP in RESET. `cap` becomes what it really has.
+    pub(crate) fn create(new: NewQp, cap: &mut c::ib_qp_cap, udata: &Udata) -> Result<Arc<Self>> {
+        if udata.in_len() != 0 || udata.out_len() < 32 {
+            return Err(EINVAL);
+        }
+        let slot = new.device.qps.reserve(kapi::random())?;
+        let number = Qps::number(slot, kapi::random()) & 0x00ff_ffff | QPN_FLAG;
+        let device = new.device.clone();
+        let made = Self::build(new, number, cap, udata);
+        match &made {
+            Ok(qp) => device.qps.fill(number, qp.clone()),
+            Err(_) => drop(device.qps.release(number)),
+        }
+        made
+    }
+
+    fn build(new: NewQp, number: u32, cap: &mut c::ib_qp_cap, udata: &Udata) -> Result<Arc<Self>> {
+        let (rq, rq_mapping) = RecvQueue::new(&mut cap.max_recv_wr, &mut cap.max_recv_sge, udata)?;
+        let (sq, sq_mapping) = SendQueue::new(
+            &mut cap.max_send_wr,
+            &mut cap.max_send_sge,
+            &mut cap.max_inline_data,
+            new.signal_all,
+            udata,
+        )?;
+        let mut answer = [0; 32];
+        let (first, second) = answer.split_at_mut(16);
+        first.copy_from_slice(&rq_mapping.info.bytes());
+        second.copy_from_slice(&sq_mapping.info.bytes());
+        let mut sends = KVVec::new();
+        sends.resize(usize::try_from(sq.places())?, SendMessage::EMPTY, GFP_KERNEL)?;
+        let mut reads = KVVec::new();
+        reads.resize(limits::MAX_RD_ATOMIC, ReadResource::EMPTY, GFP_KERNEL)?;
+        let mut kept = KeptAttr::default();
+        kept.fields().cap = *cap;
+        let NewQp {
+            device,
+            pd,
+            send_cq,
+            recv_cq,
+            handle,
+            signal_all,
+        } = new;
+        let state = State {
+            engine: Engine::new(QpConfig::new(Qpn::new(number)), Slots { sends, reads }),
+            sq,
+            rq,
+            path: None,
+            ip_id: 0,
+            sending: false,
+            handle: Some(handle),
+            kept,
+        };
+        udata.reply(&answer)?;
+        let qp = Arc::pin_init(
+            pin_init!(Self {
+                number,
+                device,
+                pd,
+                send_cq,
+                recv_cq,
+                signal_all,
+                state <- new_bh_lock!(state, c"usb4_qp"),
+                timer <- Timer::new(),
+                in_flight: Atomic::new(0),
+                stalled: Atomic::new(0),
+                mappings <- new_mutex!(Some([rq_mapping, sq_mapping]), "usb4_qp_mappings"),
+            }),
+            GFP_KERNEL,
+        )?;
+        qp.timer.own(&qp);
+        Ok(qp)
+    }
+
+    /// The QPN.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Every send has a completion.
+    pub(crate) fn signal_all(&self) -> bool {
+        self.signal_all
+    }
+
+    /// The engine's counts.
+    pub(crate) fn counters(&self) -> Counters {
+        *self.state.lock().engine.counters()
+    }
+
+    /// New sends are posted, or receives, or the user just wants us to look.
+    pub(crate) fn doorbell(this: &Arc<Self>) {
+        Self::drive(this, None, |engine, _, now, host| engine.handle_doorbell(now, host));
+    }
+
+    /// A packet for this QP, whose ICRC is right.
+    pub(crate) fn receive(this: &Arc<Self>, packet: &Packet, datagram: &Datagram, payload: &Payload<'_>) {
+        if packet.bth.pkey & 0x7fff != context::PKEY & 0x7fff {
+            return;
+        }
+        Self::drive(this, Some(payload), |engine, path, now, host| {
+            if path.is_some_and(|path| is_from_peer(&path.addresses, &datagram.addresses)) {
+                engine.handle_packet(now, packet, host);
+            }
+        });
+    }
+
+    /// The stack has let go of a frame. Any context but hard interrupts.
+    pub(crate) fn on_frame_done(&self) {
+        let left = self.in_flight.fetch_sub(1, Full) - 1;
+        if left <= IN_FLIGHT / 2 && self.stalled.xchg(0, Full) == 1 {
+            self.timer.kick();
+        }
+    }
+
+    /// Lets `act` work on the engine, then does what came of it.
+    fn drive(
+        this: &Arc<Self>,
+        payload: Option<&Payload<'_>>,
+        act: impl FnOnce(&mut Engine, Option<&Path>, Instant, &mut Lent<'_>),
+    ) {
+        let netdev = this.device.netdev();
+        let mut batch = Batch::new();
+        let to_us;
+        {
+            let mut guard = this.state.lock();
+            let state = &mut *guard;
+            if state.handle.is_none() {
+                return;
+            }
+            let mut host = Lent {
+                sq: &mut state.sq,
+                rq: &mut state.rq,
+                memory: this.memory(),
+                payload,
+            };
+            act(&mut state.engine, state.path.as_ref(), Instant(now()), &mut host);
+            this.settle(state);
+            if state.sending {
+                return;
+            }
+            this.fill(state, netdev.as_ref(), &mut batch);
+            if batch.len() == 0 {
+                this.rearm(state);
+                return;
+            }
+            state.sending = true;
+            to_us = state.path.is_some_and(|path| path.src_mac == path.dst_mac);
+        }
+        let mut sent = 0;
+        loop {
+            sent += batch.len();
+            batch.send(to_us);
+            let mut state = this.state.lock();
+            if state.handle.is_some() && sent < ROUND {
+                this.fill(&mut state, netdev.as_ref(), &mut batch);
+                if batch.len() != 0 {
+                    continue;
+                }
+            }
+            state.sending = false;
+            if sent < ROUND {
+                this.rearm(&state);
+            } else {
+                this.timer.kick();
+            }
+            return;
+        }
+    }
+
+    fn memory(&self) -> Memory<'_> {
+        Memory {
+            device: &self.device,
+            pd: self.pd,
+        }
+    }
+
+    /// Builds what may be sent now.
+    fn fill(self: &Arc<Self>, state: &mut State, netdev: Option<&Netdev>, batch: &mut Batch) {
+        let (Some(netdev), Some(path)) = (netdev, state.path) else {
+            return;
+        };
+        let now = Instant(now());
+        while !batch.is_full() && self.may_send() {
+            let mut host = Lent {
+                sq: &mut state.sq,
+                rq: &mut state.rq,
+                memory: self.memory(),
+                payload: None,
+            };
+            let Some(transmit) = state.engine.poll_transmit(now, &mut host) else {
+                break;
+            };
+            state.ip_id = state.ip_id.wrapping_add(1);
+            let way = Way {
+                netdev,
+                path: &path,
+                ip_id: state.ip_id,
+            };
+            match send::build(&transmit, &way, host.sq, self.memory(), self) {
+                Ok(frame) => {
+                    self.in_flight.fetch_add(1, Full);
+                    batch.push(frame);
+                }
+                Err(NotBuilt::Fault(fault)) => {
+                    state.engine.handle_gather_fault(now, &transmit, fault, &mut host);
+                }
+                Err(NotBuilt::Lost) => {}
+            }
+        }
+        self.settle(state);
+    }
+
+    /// Whether the stack holds few enough of our frames. If not, their return will restart us.
+    fn may_send(&self) -> bool {
+        if self.in_flight.load(kernel::sync::atomic::Relaxed) < IN_FLIGHT {
+            return true;
+        }
+        self.stalled.xchg(1, Full);
+        // The last frame may have come back before it could see the flag.
+        self.in_flight.load(kernel::sync::atomic::Relaxed) <= IN_FLIGHT / 2 && self.stalled.xchg(0, Full) == 1
+    }
+
+    /// Writes completions and raises events.
+    fn settle(&self, state: &mut State) {
+        let mut host = Lent {
+            sq: &mut state.sq,
+            rq: &mut state.rq,
+            memory: self.memory(),
+            payload: None,
+        };
+        while let Some(completion) = state.engine.poll_completion(&mut host) {
+            match completion.queue {
+                Queue::Send => {
+                    host.sq.complete();
+                    if completion.signalled {
+                        self.send_cq.push(&completion);
+                    }
+                }
+                Queue::Recv => {
+                    host.rq.complete();
+                    self.recv_cq.push(&completion);
+                }
+            }
+        }
+        while let Some(event) = state.engine.poll_event() {
+            if let Some(handle) = &state.handle {
+                handle.raise(match event {
+                    Event::CommEstablished => QpEvent::CommEstablished,
+                    Event::SqDrained => QpEvent::SqDrained,
+                    Event::LastWqeReached => QpEvent::LastWqe,
+                    Event::RequestError => QpEvent::RequestError,
+                    Event::AccessError => QpEvent::AccessError,
+                    Event::Fatal => QpEvent::Fatal,
+                });
+            }
+        }
+    }
+
+    fn rearm(&self, state: &State) {
+        if let Some(at) = state.engine.poll_timeout() {
+            self.timer.arm(at.0);
+        }
+    }
+
+    /// Changes attributes and state.
+    pub(crate) fn modify(this: &Arc<Self>, mut attr: QpAttr<'_>, mask: i32) -> Result {
+        let mask = u32::from_ne_bytes(mask.to_ne_bytes());
+        let has = |bit: u32| mask & bit != 0;
+        let unknown = has(c::ib_qp_attr_mask_IB_QP_ALT_PATH
+            | c::ib_qp_attr_mask_IB_QP_PATH_MIG_STATE
+            | c::ib_qp_attr_mask_IB_QP_RATE_LIMIT
+            | c::ib_qp_attr_mask_IB_QP_CAP
+            | c::ib_qp_attr_mask_IB_QP_QKEY);
+        if unknown || mask & !c::ib_qp_attr_mask_IB_QP_ATTR_STANDARD_BITS != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        let netdev = this.device.netdev().ok_or(ENODEV)?;
+        {
+            let mut guard = this.state.lock();
+            let state = &mut *guard;
+            let modify = read_modify(state, &attr, mask, context::active_mtu(netdev.mtu()))?;
+            let path = if has(c::ib_qp_attr_mask_IB_QP_AV) {
+                let dest = if has(c::ib_qp_attr_mask_IB_QP_DEST_QPN) {
+                    attr.fields().dest_qp_num
+                } else {
+                    state.kept.fields().dest_qp_num
+                };
+                let flat = attr.path(this.number, dest, &netdev).ok_or(EINVAL)?;
+                Some(path(&flat, netdev.mac()))
+            } else {
+                None
+            };
+            state.engine.modify(Instant(now()), &modify).map_err(|_| EINVAL)?;
+            if let Some(path) = path {
+                state.path = Some(path);
+                state.kept.keep_path(&attr);
+            }
+            keep(&mut state.kept, attr.fields(), mask);
+            if modify.state == Some(QpState::Reset) {
+                state.sq.reset();
+                state.rq.reset();
+                state.path = None;
+            }
+        }
+        Self::doorbell(this);
+        Ok(())
+    }
+
+    /// Answers `query_qp`.
+    pub(crate) fn query(&self, attr: &mut c::ib_qp_attr) {
+        let mut state = self.state.lock();
+        let now = state.engine.query();
+        let kept = state.kept.fields();
+        kept.qp_state = u32::from(now.state as u8);
+        kept.cur_qp_state = kept.qp_state;
+        kept.path_mtu = u32::from(now.path_mtu as u8);
+        kept.rq_psn = now.rq_psn.value();
+        kept.sq_psn = now.sq_psn.value();
+        kept.sq_draining = u8::from(now.sq_draining);
+        kept.port_num = 1;
+        state.kept.answer(attr);
+    }
+
+    /// The end: on return nobody works on this QP any more. Frames in the stack may still hold it, inert.
+    pub(crate) fn close(&self) {
+        let found = self.device.qps.release(self.number);
+        self.state.lock().handle = None;
+        self.timer.close();
+        wait_for_packets();
+        self.device.retire(&self.counters());
+        let mappings = self.mappings.lock().take();
+        drop(mappings);
+        drop(found);
+    }
+}
+
+impl Timed for Qp {
+    fn on_timer(&self) {
+        if let Some(this) = self.device.qps.find(self.number) {
+            Self::drive(&this, None, |engine, _, now, host| engine.handle_timeout(now, host));
+        }
+    }
+}
+
+/// What the engine is lent: the user's queues and memory, and the packet at hand.
+struct Lent<'a> {
+    sq: &'a mut SendQueue,
+    rq: &'a mut RecvQueue,
+    memory: Memory<'a>,
+    payload: Option<&'a Payload<'a>>,
+}
+
+impl Host for Lent<'_> {
+    fn take_send(&mut self) -> Option<SendWqe> {
+        self.sq.take()
+    }
+
+    fn take_recv(&mut self) -> Option<RecvWqe> {
+        self.rq.take()
+    }
+
+    fn check(&mut self, rkey: Key, va: u64, length: u32, access: Access) -> Result<(), Fault> {
+        self.memory.check(rkey, va, length, access)
+    }
+
+    fn place(&mut self, to: Target, payload: Span) -> Result<(), Fault> {
+        let source = self.payload.ok_or(Fault::LocalQpOp)?;
+        let mut done = 0u32;
+        let mut result = Ok(());
+        let whole = source.pieces(payload, |piece| {
+            result = match to {
+                Target::Recv { slot, offset } => self.rq.scatter(slot, offset.wrapping_add(done), piece, self.memory),
+                Target::ReadResult { slot, offset } => {
+                    self.sq.scatter(slot, offset.wrapping_add(done), piece, self.memory)
+                }
+                Target::Region { rkey, va } => {
+                    let va = va.wrapping_add(u64::from(done));
+                    self.memory.write(rkey, va, piece, Access::REMOTE_WRITE)
+                }
+            };
+            done = done.wrapping_add(u32::try_from(piece.len()).unwrap_or(0));
+            result.is_ok()
+        });
+        result?;
+        whole.then_some(()).ok_or(Fault::LocalLength)
+    }
+}
+
+/// Whether a datagram goes the opposite way of `path`.
+fn is_from_peer(path: &Addresses, datagram: &Addresses) -> bool {
+    match (*path, *datagram) {
+        (Addresses::V4 { src, dst }, Addresses::V4 { src: from, dst: to }) => src == to && dst == from,
+        (Addresses::V6 { src, dst }, Addresses::V6 { src: from, dst: to }) => src == to && dst == from,
+        _ => false,
+    }
+}
+
+/// The engine's path from the core's.
+fn path(flat: &c::usb4_path, src_mac: [u8; 6]) -> Path {
+    let v4 = |gid: &[u8; 16]| {
+        let [.., a, b, c, d] = *gid;
+        [a, b, c, d]
+    };
+    Path {
+        src_mac,
+        dst_mac: flat.dmac,
+        addresses: if flat.ipv6 != 0 {
+            Addresses::V6 {
+                src: flat.sgid,
+                dst: flat.dgid,
+            }
+        } else {
+            Addresses::V4 {
+                src: v4(&flat.sgid),
+                dst: v4(&flat.dgid),
+            }
+        },
+        src_port: flat.udp_sport,
+        traffic_class: flat.traffic_class,
+        hop_limit: flat.hop_limit,
+        flow_label: flat.flow_label,
+    }
+}
+
+/// Checks the attributes of a modify and puts them in the engine's terms.
+fn read_modify(state: &State, attr: &QpAttr<'_>, mask: u32, port_mtu: u32) -> Result<Modify> {
+    let fields = attr.fields();
+    let has = |bit: u32| mask & bit != 0;
+    let is = u32::from(state.engine.state() as u8);
+    let from = if has(c::ib_qp_attr_mask_IB_QP_CUR_STATE) {
+        fields.cur_qp_state
+    } else {
+        is
+    };
+    let to = if has(c::ib_qp_attr_mask_IB_QP_STATE) {
+        fields.qp_state
+    } else {
+        is
+    };
+    if from != is || !modify_is_allowed(from, to, mask) {
+        return Err(EINVAL);
+    }
+    if has(c::ib_qp_attr_mask_IB_QP_PORT) && fields.port_num != 1 {
+        return Err(EINVAL);
+    }
+    if has(c::ib_qp_attr_mask_IB_QP_PKEY_INDEX) && fields.pkey_index != 0 {
+        return Err(EINVAL);
+    }
+    let state = match to {
+        0 => QpState::Reset,
+        1 => QpState::Init,
+        2 => QpState::Rtr,
+        3 => QpState::Rts,
+        4 => QpState::Sqd,
+        6 => QpState::Err,
+        _ => return Err(EINVAL),
+    };
+    let path_mtu = if has(c::ib_qp_attr_mask_IB_QP_PATH_MTU) {
+        let fits = context::mtu_bytes(fields.path_mtu).is_some_and(|bytes| bytes <= port_mtu);
+        Some(Mtu::from_enum(fields.path_mtu).filter(|_| fits).ok_or(EINVAL)?)
+    } else {
+        None
+    };
+    let byte = |bit: u32, value: u8| has(bit).then_some(value);
+    let rights = Access::REMOTE_WRITE
+        .with(Access::REMOTE_READ)
+        .with(Access::REMOTE_ATOMIC)
+        .0;
+    let asked = u32::from_ne_bytes(fields.qp_access_flags.to_ne_bytes());
+    Ok(Modify {
+        state: has(c::ib_qp_attr_mask_IB_QP_STATE).then_some(state),
+        path_mtu,
+        dest_qpn: has(c::ib_qp_attr_mask_IB_QP_DEST_QPN).then(|| Qpn::new(fields.dest_qp_num)),
+        rq_psn: has(c::ib_qp_attr_mask_IB_QP_RQ_PSN).then(|| Psn::new(fields.rq_psn)),
+        sq_psn: has(c::ib_qp_attr_mask_IB_QP_SQ_PSN).then(|| Psn::new(fields.sq_psn)),
+        max_rd_atomic: byte(c::ib_qp_attr_mask_IB_QP_MAX_QP_RD_ATOMIC, fields.max_rd_atomic),
+        max_dest_rd_atomic: byte(c::ib_qp_attr_mask_IB_QP_MAX_DEST_RD_ATOMIC, fields.max_dest_rd_atomic),
+        min_rnr_timer: byte(c::ib_qp_attr_mask_IB_QP_MIN_RNR_TIMER, fields.min_rnr_timer),
+        timeout: byte(c::ib_qp_attr_mask_IB_QP_TIMEOUT, fields.timeout),
+        retry_cnt: byte(c::ib_qp_attr_mask_IB_QP_RETRY_CNT, fields.retry_cnt),
+        rnr_retry: byte(c::ib_qp_attr_mask_IB_QP_RNR_RETRY, fields.rnr_retry),
+        access: has(c::ib_qp_attr_mask_IB_QP_ACCESS_FLAGS).then_some(Access(asked & rights)),
+    })
+}
+
+/// Remembers attributes for queries.
+fn keep(kept: &mut KeptAttr, new: &c::ib_qp_attr, mask: u32) {
+    let has = |bit: u32| mask & bit != 0;
+    let kept = kept.fields();
+    if has(c::ib_qp_attr_mask_IB_QP_DEST_QPN) {
+        kept.dest_qp_num = new.dest_qp_num;
+    }
+    if has(c::ib_qp_attr_mask_IB_QP_ACCESS_FLAGS) {
+        kept.qp_access_flags = new.qp_access_flags;
+    }
+    if has(c::ib_qp_attr_mask_IB_QP_MAX_QP_RD_ATOMIC) {
+        kept.max_rd_atomic = new.max_rd_atomic;
+    }
+    if has(c::ib_qp_attr_mask_IB_QP_MAX_DEST_RD_ATOMIC) {
+        kept.max_dest_rd_atomic = new.max_dest_rd_atomic;
+    }
+    if has(c::ib_qp_attr_mask_IB_QP_MIN_RNR_TIMER) {
+        kept.min_rnr_timer = new.min_rnr_timer;
+    }
+    if has(c::ib_qp_attr_mask_IB_QP_TIMEOUT) {
+        kept.timeout = new.timeout;
+    }
+    if has(c::ib_qp_attr_mask_IB_QP_RETRY_CNT) {
+        kept.retry_cnt = new.retry_cnt;
+    }
+    if has(c::ib_qp_attr_mask_IB_QP_RNR_RETRY) {
+        kept.rnr_retry = new.rnr_retry;
+    }
+}

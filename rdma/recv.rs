@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The way in: from a frame in the hook to the engine of its QP.
+
+use crate::{
+    device::Device,
+    kapi::netdev::{RxFrame, Verdict},
+    qp::{Qp, QPN_FLAG},
+};
+use roce::{
+    wire::{
+        icrc::Icrc,
+        udp::{self, Datagram},
+        Bth, Packet, WireError,
+    },
+    wqe::Span,
+};
+
+const ETHERTYPES: [u16; 2] = [0x0800, 0x86dd];
+/// IPv6 and UDP headers and all transport headers.
+const HEAD: usize = udp::IPV6_LEN + udp::UDP_LEN + 64;
+
+/// Takes the frame if it is RoCEv2 for a QP of ours.
+pub(crate) fn receive(device: &Device, frame: &RxFrame) -> Verdict {
+    if !ETHERTYPES.contains(&frame.ethertype()) || !frame.is_plain() {
+        return Verdict::Pass;
+    }
+    let mut head = [0; HEAD];
+    let head_len = frame.len().min(HEAD);
+    let Some(head) = head.get_mut(..head_len) else {
+        return Verdict::Pass;
+    };
+    if !frame.copy(0, head) {
+        return Verdict::Pass;
+    }
+    let head = &*head;
+    let Ok(datagram) = udp::parse_ip_udp(head, frame.len()) else {
+        return Verdict::Pass;
+    };
+    if datagram.dst_port != udp::PORT {
+        return Verdict::Pass;
+    }
+    let start = datagram.transport.offset as usize;
+    let transport = head.get(start..).unwrap_or(&[]);
+    let Some(Ok(bth)) = transport.first_chunk::<{ Bth::LEN }>().map(Bth::parse) else {
+        return Verdict::Pass;
+    };
+    // Numbers without our flag are those of an rxe device over the same netdev.
+    if bth.dest.value() & QPN_FLAG == 0 {
+        return Verdict::Pass;
+    }
+    let Some(qp) = device.qps.find(bth.dest.value()) else {
+        return Verdict::Taken;
+    };
+    match icrc(frame, head, &datagram) {
+        Some((computed, carried)) if computed == carried => {}
+        _ => {
+            device.on_icrc_error();
+            return Verdict::Taken;
+        }
+    }
+    let len = datagram.transport.len as usize;
+    let transport = transport.get(..len).unwrap_or(transport);
+    if let Ok(packet) = Packet::parse(transport, len) {
+        Qp::receive(&qp, &packet, &datagram, &Payload { frame, start });
+    }
+    Verdict::Taken
+}
+
+/// The ICRC as it should be and as it is.
+fn icrc(frame: &RxFrame, head: &[u8], datagram: &Datagram) -> Option<([u8; 4], [u8; 4])> {
+    let Span { offset, len } = datagram.transport;
+    let (start, len) = (offset as usize, len as usize);
+    let begin =
+        |bth: &[u8]| -> Result<Icrc, WireError> { Icrc::seed(head.get(..start).unwrap_or(&[]))?.transport(bth) };
+    let bth = head.get(start..start + Bth::LEN)?;
+    let mut state = begin(bth).ok()?;
+    let whole = frame.pieces(start + Bth::LEN, len.checked_sub(Bth::LEN)?, |piece| {
+        state = state.update(piece);
+        true
+    });
+    let mut carried = [0; 4];
+    (whole && frame.copy(start + len, &mut carried)).then_some((state.finish(), carried))
+}
+
+/// The payload of the packet being handled.
+pub(crate) struct Payload<'a> {
+    frame: &'a RxFrame,
+    /// Where the BTH is.
+    start: usize,
+}
+
+impl Payload<'_> {
+    /// Shows the bytes of a span, piece by piece, until `each` returns false.
+    pub(crate) fn pieces(&self, span: Span, each: impl FnMut(&[u8]) -> bool) -> bool {
+        self.frame
+            .pieces(self.start + span.offset as usize, span.len as usize, each)
+    }
+}

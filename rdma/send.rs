@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The way out: from what the engine wants sent to frames.
+
+use crate::{
+    kapi::netdev::{Netdev, ReadyFrame, TxFrame},
+    mr::Memory,
+    qp::Qp,
+    wq::SendQueue,
+};
+use kernel::{prelude::*, sync::Arc};
+use roce::{
+    keys::Access,
+    wire::{
+        icrc::Icrc,
+        udp::{Path, PathHeaders, ETHERNET_LEN},
+    },
+    wqe::{Fault, Source, Transmit},
+};
+
+/// Frames built under one taking of the QP's lock.
+pub(crate) const BATCH: usize = 16;
+
+/// Frames ready to go.
+pub(crate) struct Batch {
+    frames: [Option<ReadyFrame>; BATCH],
+    len: usize,
+}
+
+impl Batch {
+    pub(crate) fn new() -> Self {
+        Self {
+            frames: [const { None }; BATCH],
+            len: 0,
+        }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.len == BATCH
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn push(&mut self, frame: ReadyFrame) {
+        if let Some(place) = self.frames.get_mut(self.len) {
+            *place = Some(frame);
+            self.len += 1;
+        }
+    }
+
+    /// Sends everything. No lock held.
+    pub(crate) fn send(&mut self, to_us: bool) {
+        for place in &mut self.frames {
+            if let Some(frame) = place.take() {
+                frame.send(to_us);
+            }
+        }
+        self.len = 0;
+    }
+}
+
+/// Why a packet was not built.
+pub(crate) enum NotBuilt {
+    /// Its payload cannot be read.
+    Fault(Fault),
+    /// No memory now; a retry will come.
+    Lost,
+}
+
+/// Where the frames of a QP go.
+pub(crate) struct Way<'a> {
+    pub(crate) netdev: &'a Netdev,
+    pub(crate) path: &'a Path,
+    pub(crate) ip_id: u16,
+}
+
+/// Builds the frame for one packet.
+pub(crate) fn build(
+    transmit: &Transmit,
+    way: &Way<'_>,
+    queue: &SendQueue,
+    memory: Memory<'_>,
+    qp: &Arc<Qp>,
+) -> Result<ReadyFrame, NotBuilt> {
+    let transport_len = transmit.transport_len();
+    let headers = PathHeaders::build(way.path, way.ip_id, transport_len).map_err(|_| NotBuilt::Lost)?;
+    let below = headers.frame().len();
+    let total = below + transport_len + Icrc::LEN;
+    let mut frame = TxFrame::new(way.netdev, total).ok_or(NotBuilt::Lost)?;
+    let transport = transmit.header.as_bytes();
+    let (lower, rest) = frame.bytes().split_at_mut_checked(below).ok_or(NotBuilt::Lost)?;
+    lower.copy_from_slice(headers.frame());
+    let (head, rest) = rest.split_at_mut_checked(transport.len()).ok_or(NotBuilt::Lost)?;
+    head.copy_from_slice(transport);
+    let data_len = rest.len() - Icrc::LEN;
+    let (data, trailer) = rest.split_at_mut_checked(data_len).ok_or(NotBuilt::Lost)?;
+    let (payload, pad) = data
+        .split_at_mut_checked(data_len - usize::from(transmit.pad))
+        .ok_or(NotBuilt::Lost)?;
+    match transmit.payload {
+        Source::None => Ok(()),
+        Source::Send { slot, offset, .. } => queue.gather(slot, offset, payload, memory),
+        Source::Region { rkey, va, .. } => memory.read(rkey, va, payload, Access::REMOTE_READ),
+    }
+    .map_err(NotBuilt::Fault)?;
+    pad.fill(0);
+    let icrc = Icrc::seed(headers.ip_udp())
+        .and_then(|icrc| icrc.transport(transport))
+        .map_err(|_| NotBuilt::Lost)?;
+    trailer.copy_from_slice(&icrc.update(data).finish());
+    let network = u32::try_from(ETHERNET_LEN).map_err(|_| NotBuilt::Lost)?;
+    let transport = network + u32::try_from(way.path.addresses.ip_len()).map_err(|_| NotBuilt::Lost)?;
+    Ok(frame.finish(network, transport, qp.clone()))
+}

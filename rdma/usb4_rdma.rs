@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! usb4_rdma: an RDMA device in software over any Ethernet netdev.
+//!
+//! `rdma link add NAME type usb4 netdev DEV` makes a device that speaks RoCEv2 and rxe's user ABI. The transport is
+//! the pure crate `roce`; the files here perform what it decides. A noun of the engine and its performer share their
+//! name: `rdma/engine/qp.rs` decides, `rdma/qp.rs` performs.
+//!
+//! ```text
+//!   system call ---> kapi/ops ---> qp ---> roce::qp ---> send ---> netdev
+//!   netdev hook ---> device ---> recv ---> qp ---> roce::qp ---> mr (placement), cq
+//!   hrtimer -------> qp ---> roce::qp ---> send
+//! ```
+//!
+//! All `unsafe` is in `kapi/`.
+//!
+//! Locks, outermost first: the device list (mutex), a QP's state, then one of a CQ's state, a table's slots, the
+//! device's netdev, a timer's state. The last four are leaves, except that a CQ calls its owner's handler.
+
+use kernel::prelude::*;
+
+mod kapi;
+
+mod context;
+mod counters;
+mod cq;
+mod device;
+mod mr;
+mod qp;
+mod recv;
+mod send;
+mod table;
+mod wq;
+
+module! {
+    type: Usb4Rdma,
+    name: "usb4_rdma",
+    authors: ["usb4-rdma developers"],
+    description: "RDMA over USB4 and any Ethernet netdev (RoCEv2)",
+    license: "Dual MIT/GPL",
+}
+
+struct Usb4Rdma {
+    _presence: kapi::ibdev::Module,
+}
+
+impl kernel::Module for Usb4Rdma {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        Ok(Self {
+            _presence: kapi::ibdev::Module::new()?,
+        })
+    }
+}
