@@ -1,2 +1,101 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-fn main() {}
+//! `fabricd --dir DIR --spec FILE`: serves a software USB4 fabric to guests.
+//!
+//! Sockets in DIR: `h<host>n<nhi>.sock` for each NHI, `ctl` for commands (one JSON object a line), `tt` for UML's time
+//! travel if the specification asks for virtual time. Prints `ready` when all of them listen. Runs until SIGTERM, `quit`,
+//! or the end of its standard input if that is a pipe.
+
+mod mapping;
+mod pcidev;
+mod service;
+mod sink;
+mod socket;
+mod spec;
+mod travel;
+mod vhost;
+mod vring;
+
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use service::{Clock, Service};
+use spec::Spec;
+use usb4_model::Fabric;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fabricd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn arguments() -> Result<(PathBuf, PathBuf), String> {
+    const USAGE: &str = "usage: fabricd --dir DIR --spec FILE";
+    let (mut dir, mut spec) = (None, None);
+    let mut arguments = std::env::args_os().skip(1);
+    while let Some(argument) = arguments.next() {
+        let target = match argument.to_str() {
+            Some("--dir") => &mut dir,
+            Some("--spec") => &mut spec,
+            _ => return Err(USAGE.into()),
+        };
+        *target = Some(PathBuf::from(arguments.next().ok_or(USAGE)?));
+    }
+    dir.zip(spec).ok_or_else(|| USAGE.into())
+}
+
+fn run() -> Result<(), String> {
+    let (dir, spec) = arguments()?;
+    let text = std::fs::read_to_string(&spec).map_err(|error| format!("{}: {error}", spec.display()))?;
+    let spec = Spec::parse(&text).map_err(|error| format!("{}: {error}", spec.display()))?;
+    let fabric = Fabric::new(&spec.topology()).map_err(|error| error.to_string())?;
+    let places: Vec<(usize, usize)> = (0..fabric.nhis().len()).map(|nhi| fabric.place_of(nhi)).collect();
+    let service = Arc::new(Service::new(fabric, Clock::Real(std::time::Instant::now())));
+    for (nhi, (host, index)) in places.into_iter().enumerate() {
+        let listener = listen(&dir.join(format!("h{host}n{index}.sock")))?;
+        let service = service.clone();
+        spawn(format!("socket{nhi}"), move || vhost::serve(&service, nhi, &listener))?;
+    }
+    let timer = service.clone();
+    spawn("timer".into(), move || {
+        // The default slack of 50 us would blur interrupt throttling.
+        let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+        timer.run_timer();
+    })?;
+    println!("ready");
+    std::io::stdout().flush().map_err(|error| error.to_string())?;
+    wait_for_end();
+    Ok(())
+}
+
+/// Makes a listening socket in place of whatever an earlier run left there.
+fn listen(path: &Path) -> Result<UnixListener, String> {
+    let _ = std::fs::remove_file(path);
+    UnixListener::bind(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let spawned = std::thread::Builder::new().name(name).spawn(body);
+    spawned.map(drop).map_err(|error| format!("thread: {error}"))
+}
+
+/// Returns when standard input ends, if it is a pipe or socket of whoever started us; otherwise never.
+fn wait_for_end() {
+    let input = std::io::stdin();
+    let kind = rustix::fs::fstat(input.as_fd()).map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode));
+    if matches!(kind, Ok(rustix::fs::FileType::Fifo | rustix::fs::FileType::Socket)) {
+        let mut buffer = [0; 64];
+        while input.lock().read(&mut buffer).is_ok_and(|length| length > 0) {}
+        return;
+    }
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! What all threads share: the fabric, the ways to the guests, the clock and the timer.
+//!
+//! Locks: fabric, then a sink, then the timer; interrupts are sent after the fabric is unlocked.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use usb4_model::{Fabric, Function, Instant, Interrupt};
+
+use crate::mapping::GuestMemory;
+use crate::sink::SharedSink;
+use crate::travel::Schedule;
+
+/// The fabric at work.
+pub struct Service {
+    fabric: Mutex<Fabric<GuestMemory>>,
+    pub sinks: Vec<SharedSink>,
+    clock: Clock,
+    timer: Timer,
+}
+
+/// Where the time comes from.
+pub enum Clock {
+    /// This machine, from when the program started.
+    Real(std::time::Instant),
+    /// The guests' shared calendar.
+    Virtual(Schedule),
+}
+
+impl Clock {
+    pub fn now(&self) -> Instant {
+        match self {
+            Clock::Real(start) => Instant(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)),
+            Clock::Virtual(schedule) => schedule.now(),
+        }
+    }
+}
+
+/// Wakes the fabric when something is due (real time).
+struct Timer {
+    /// Deadline in nanoseconds of the clock, `u64::MAX` for none. Written under `lock` only.
+    deadline: AtomicU64,
+    lock: Mutex<()>,
+    changed: Condvar,
+}
+
+impl Service {
+    pub fn new(fabric: Fabric<GuestMemory>, clock: Clock) -> Self {
+        let sinks = fabric
+            .nhis()
+            .iter()
+            .map(|nhi| SharedSink::new(Function::new(&nhi.profile())))
+            .collect();
+        let timer = Timer {
+            deadline: AtomicU64::new(u64::MAX),
+            lock: Mutex::new(()),
+            changed: Condvar::new(),
+        };
+        Service {
+            fabric: Mutex::new(fabric),
+            sinks,
+            clock,
+            timer,
+        }
+    }
+
+    pub fn schedule(&self) -> Option<&Schedule> {
+        match &self.clock {
+            Clock::Real(_) => None,
+            Clock::Virtual(schedule) => Some(schedule),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Fabric<GuestMemory>> {
+        self.fabric.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the fabric at the present time, then sends the interrupts that came of it.
+    pub fn with<R>(&self, work: impl FnOnce(&mut Fabric<GuestMemory>, Instant) -> R) -> R {
+        self.with_buffer(&mut Vec::new(), work)
+    }
+
+    /// As [`Service::with`], with a buffer that the caller keeps for the next time.
+    pub fn with_buffer<R>(
+        &self,
+        interrupts: &mut Vec<Interrupt>,
+        work: impl FnOnce(&mut Fabric<GuestMemory>, Instant) -> R,
+    ) -> R {
+        let (result, next, notices) = {
+            let mut fabric = self.lock();
+            let result = work(&mut fabric, self.clock.now());
+            fabric.take_interrupts(interrupts);
+            let notices = if fabric.has_notices() {
+                fabric.take_notices()
+            } else {
+                Vec::new()
+            };
+            (result, fabric.next_event(), notices)
+        };
+        for notice in notices {
+            eprintln!("{notice}");
+        }
+        self.send(interrupts);
+        self.arm(next);
+        result
+    }
+
+    /// Sends interrupts, those of one guest together.
+    fn send(&self, interrupts: &mut Vec<Interrupt>) {
+        while let Some(&Interrupt { nhi, .. }) = interrupts.first() {
+            let mut vectors = 0;
+            interrupts.retain(|interrupt| {
+                let mine = interrupt.nhi == nhi;
+                if mine {
+                    vectors |= 1 << interrupt.vector;
+                }
+                !mine
+            });
+            self.sinks[nhi].send(vectors);
+        }
+    }
+
+    fn arm(&self, next: Option<Instant>) {
+        let next = next.map_or(u64::MAX, |next| next.0);
+        match &self.clock {
+            Clock::Virtual(schedule) => schedule.limit(Instant(next)),
+            Clock::Real(_) => {
+                if next < self.timer.deadline.load(Ordering::Acquire) {
+                    let _guard = self.timer.lock.lock().unwrap_or_else(PoisonError::into_inner);
+                    self.timer.deadline.fetch_min(next, Ordering::AcqRel);
+                    self.timer.changed.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Wakes the fabric at its deadlines, for ever. The body of the timer thread.
+    pub fn run_timer(&self) {
+        let mut interrupts = Vec::new();
+        loop {
+            let mut guard = self.timer.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            loop {
+                let deadline = self.timer.deadline.load(Ordering::Acquire);
+                let left = deadline.saturating_sub(self.clock.now().0);
+                if left == 0 {
+                    break;
+                }
+                // The longest wait is arbitrary: an early wake-up only looks at the deadline again.
+                let wait = Duration::from_nanos(left.min(3_600_000_000_000));
+                guard = self
+                    .timer
+                    .changed
+                    .wait_timeout(guard, wait)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+            }
+            self.timer.deadline.store(u64::MAX, Ordering::Release);
+            drop(guard);
+            self.with_buffer(&mut interrupts, |fabric, now| fabric.step(now));
+        }
+    }
+}
