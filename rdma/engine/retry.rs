@@ -97,6 +97,8 @@ impl<S: Storage> Qp<S> {
                 Some(left) => requester.rnr_retries = left,
             }
         }
+        // The packet itself got through: the path works.
+        requester.retries = self.attrs.retry_cnt;
         requester.wait_until = Some(now.after(limits::rnr_delay(code)));
         requester.ack_deadline = None;
         self.rewind();

@@ -23,7 +23,7 @@
 //! Protocol: InfiniBand Architecture Specification volume 1 (IBTA), chapter 9 and Annex A17.
 //! The engine is total: any bytes, in any order, at any time; no panic, no unbounded loop.
 
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, CONFIG_RUST)), no_std)]
 #![forbid(unsafe_code)]
 #![deny(
     clippy::arithmetic_side_effects,

@@ -1,1 +1,91 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
+//! A world of transport engines in virtual time.
+//!
+//! One seed makes one [`scenario`]: hosts, connections, memory, work requests, faults of the links
+//! and of the users. The [`world`] runs it to its end in virtual time, byte for byte as on a wire
+//! (headers, ICRC and all), and the [`oracle`] holds it to what must be true for every seed
+//! (`protocol.md` section 6):
+//!
+//! - bytes are equal when a completion says so, and still are at the end;
+//! - every work request completes exactly once and in order;
+//! - a receive completes only when all its bytes are placed, and before its sender's completion;
+//! - nothing is written outside what was addressed;
+//! - on a fair link everything completes, in time proportional to what was lost;
+//! - a fault ends with the right status on both sides.
+//!
+//! A failure prints its seed and the command that replays it.
+
+pub mod endpoint;
+pub mod link;
+pub mod oracle;
+pub mod rng;
+pub mod scenario;
+pub mod world;
+
+use oracle::Failure;
+
+/// Figures of one run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Hash of everything that happened, in order.
+    pub trace: u64,
+    /// Virtual nanoseconds.
+    pub elapsed: u64,
+    /// Packets delivered.
+    pub packets: u64,
+    /// Packets the links lost or spoiled.
+    pub lost: u64,
+    /// Work requests completed.
+    pub completions: u64,
+}
+
+/// Run one seed.
+///
+/// # Errors
+///
+/// What did not hold.
+pub fn run(seed: u64) -> Result<Outcome, Failure> {
+    let scenario = scenario::Scenario::from_seed(seed);
+    let mut world = world::World::new(&scenario);
+    world.run()?;
+    oracle::verdict(&mut world)?;
+    Ok(world.outcome())
+}
+
+/// Failures shown of one series.
+const SHOWN: usize = 8;
+
+/// Run `count` seeds from `first` on and panic if one fails, with the command to replay it.
+///
+/// `SIM_SEED` in the environment runs that seed alone, `SIM_SEEDS` overrides `count`.
+pub fn run_seeds(first: u64, count: u64) -> Outcome {
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
+    let (first, count) = match number("SIM_SEED") {
+        Some(seed) => (seed, 1),
+        None => (first, number("SIM_SEEDS").unwrap_or(count)),
+    };
+    let mut total = Outcome::default();
+    let mut failures = Vec::new();
+    for seed in first..first + count {
+        match run(seed) {
+            Ok(outcome) => {
+                total.trace = total.trace.rotate_left(1) ^ outcome.trace;
+                total.elapsed += outcome.elapsed;
+                total.packets += outcome.packets;
+                total.lost += outcome.lost;
+                total.completions += outcome.completions;
+            }
+            Err(failure) => failures.push(format!(
+                "seed {seed}: {failure}\n  replay: SIM_SEED={seed} cargo test -p sim --test seeds -- --nocapture"
+            )),
+        }
+    }
+    println!("{count} seeds: {total:?}");
+    let shown = failures.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("\n");
+    assert!(
+        failures.is_empty(),
+        "{} of {count} seeds failed\n{shown}",
+        failures.len()
+    );
+    total
+}

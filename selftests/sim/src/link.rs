@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! One direction of a cable: a rate, a latency, and seeded faults.
+
+use crate::rng::Rng;
+
+/// Fault rates and timing of a link.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinkSpec {
+    /// Nanoseconds per 1000 bytes.
+    pub ns_per_kb: u64,
+    /// Propagation delay in nanoseconds.
+    pub latency: u64,
+    /// Probability of losing a packet.
+    pub loss: f64,
+    /// Probability of flipping a bit in it.
+    pub corrupt: f64,
+    /// Probability of delivering it twice.
+    pub duplicate: f64,
+    /// Probability of delaying it past its successors.
+    pub reorder: f64,
+    /// Longest such delay in nanoseconds.
+    pub delay: u64,
+}
+
+/// A link at work.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Its nature.
+    pub spec: LinkSpec,
+    /// When the transmitter is free again.
+    pub busy_until: u64,
+    /// A transmit event is already scheduled.
+    pub scheduled: bool,
+    /// Whose turn it is among the endpoints that share the link.
+    pub turn: usize,
+    /// Packets lost or spoiled.
+    pub lost: u64,
+    /// Packets delayed or doubled.
+    pub disturbed: u64,
+    rng: Rng,
+}
+
+impl Link {
+    /// An idle link.
+    pub fn new(spec: LinkSpec, rng: Rng) -> Self {
+        Self {
+            spec,
+            busy_until: 0,
+            scheduled: false,
+            turn: 0,
+            lost: 0,
+            disturbed: 0,
+            rng,
+        }
+    }
+
+    /// Put `bytes` on the wire at `now`; what arrives, and when, goes to `deliver`.
+    pub fn send(&mut self, now: u64, mut bytes: Vec<u8>, mut deliver: impl FnMut(u64, Vec<u8>)) {
+        let start = self.busy_until.max(now);
+        self.busy_until = start + 1 + bytes.len() as u64 * self.spec.ns_per_kb / 1000;
+        let mut at = self.busy_until + self.spec.latency;
+        if self.rng.chance(self.spec.loss) {
+            self.lost += 1;
+            return;
+        }
+        if self.rng.chance(self.spec.corrupt) {
+            self.lost += 1;
+            let at = self.rng.below(bytes.len() as u64) as usize;
+            bytes[at] ^= 1 << self.rng.below(8);
+        }
+        if self.rng.chance(self.spec.duplicate) {
+            self.disturbed += 1;
+            let again = at + self.rng.below(self.spec.delay + 1);
+            deliver(again, bytes.clone());
+        }
+        if self.rng.chance(self.spec.reorder) {
+            self.disturbed += 1;
+            at += self.rng.below(self.spec.delay + 1);
+        }
+        deliver(at, bytes);
+    }
+}

@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Virtual time: hosts, links and endpoints, driven by one ordered queue of events.
+//!
+//! A host treats an engine as the kernel does: after every call it drains completions, sends while
+//! the link takes packets, drains completions and events again, and keeps one timer.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::endpoint::{Endpoint, Engine, Lent, User};
+use crate::link::{Link, LinkSpec};
+use crate::oracle::{self, Failure};
+use crate::rng::Rng;
+use crate::scenario::{Connection, EndPlan, Scenario, Twist};
+use crate::Outcome;
+use roce::completion::{Completion, Queue};
+use roce::psn::{Psn, Qpn};
+use roce::qp::{Modify, Qp, QpConfig, ReadResource, SendMessage, Slots, State};
+use roce::time::Instant;
+use roce::wire::icrc::Icrc;
+use roce::wire::udp::{parse_ip_udp, Addresses, Path, PathHeaders, PORT};
+use roce::wire::Packet;
+use roce::wqe::Transmit;
+
+/// Number of the first queue pair; endpoint `e` is `FIRST_QPN + e`.
+const FIRST_QPN: u32 = 0x11;
+
+/// Packets a link queues before its sender has to wait, in nanoseconds of wire time.
+const BACKLOG: u64 = 20_000;
+
+/// Events after which a run is called a livelock.
+const MAX_EVENTS: u64 = 2_000_000;
+
+/// What may happen.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Deliver(usize, Vec<u8>),
+    Transmit(usize),
+    Timer(usize),
+    PostSends(usize, usize),
+    PostRecvs(usize, usize),
+    Die(usize),
+    Modify(usize, u8),
+}
+
+/// The world of one scenario.
+pub struct World {
+    pub connections: Vec<Connection>,
+    pub endpoints: Vec<Endpoint>,
+    pub links: Vec<Link>,
+    /// The memories as they were at the start.
+    pub initial: Vec<Vec<u8>>,
+    hosts: usize,
+    now: u64,
+    queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    sequence: u64,
+    trace: u64,
+    packets: u64,
+    transmitted: u64,
+    /// Print what happens (`SIM_TRACE` in the environment).
+    chatty: bool,
+}
+
+impl World {
+    /// Build the world and schedule what its users do.
+    pub fn new(scenario: &Scenario) -> Self {
+        let mut rng = Rng::new(scenario.seed ^ 0x00c0_ffee);
+        let links = scenario.links.iter().map(|spec| Link::new(*spec, rng.fork())).collect();
+        let mut world = Self {
+            connections: scenario.connections.clone(),
+            endpoints: Vec::new(),
+            links,
+            initial: Vec::new(),
+            hosts: scenario.hosts,
+            now: 0,
+            queue: BinaryHeap::new(),
+            sequence: 0,
+            trace: 0xcbf2_9ce4_8422_2325,
+            packets: 0,
+            transmitted: 0,
+            chatty: std::env::var_os("SIM_TRACE").is_some(),
+        };
+        for connection in &scenario.connections {
+            for end in 0..2 {
+                world.add(connection, end, &mut rng);
+            }
+            let first = world.endpoints.len() - 2;
+            match connection.twist {
+                Twist::Death { end, at } => world.at(at, Event::Die(first + end)),
+                Twist::LocalError { end, at } => world.at(at, Event::Modify(first + end, State::Err as u8)),
+                Twist::Drain { end, at, resume } => {
+                    world.at(at, Event::Modify(first + end, State::Sqd as u8));
+                    world.at(resume, Event::Modify(first + end, State::Rts as u8));
+                }
+                Twist::None | Twist::BadOp { .. } => {}
+            }
+        }
+        world
+    }
+
+    /// Run until nothing more happens.
+    ///
+    /// # Errors
+    ///
+    /// A rule broken on the way, or no end.
+    pub fn run(&mut self) -> Result<(), Failure> {
+        let mut events = 0;
+        while let Some(Reverse((at, _, event))) = self.queue.pop() {
+            events += 1;
+            if events > MAX_EVENTS {
+                return Err(Failure::new(format!("livelock at {at} ns")));
+            }
+            self.now = at;
+            self.happen(event)?;
+        }
+        Ok(())
+    }
+
+    /// Figures of the run.
+    pub fn outcome(&self) -> Outcome {
+        Outcome {
+            trace: self.trace,
+            elapsed: self.now,
+            packets: self.packets,
+            lost: self.links.iter().map(|l| l.lost).sum(),
+            completions: self
+                .endpoints
+                .iter()
+                .map(|e| (e.user.send_completions.len() + e.user.recv_completions.len()) as u64)
+                .sum(),
+        }
+    }
+
+    /// Virtual time.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// Packets put on a wire.
+    pub fn transmitted(&self) -> u64 {
+        self.transmitted
+    }
+
+    /// Move an endpoint to ERR and drain it, as a user who has enough.
+    ///
+    /// # Errors
+    ///
+    /// A rule broken on the way.
+    pub fn flush(&mut self, endpoint: usize) -> Result<(), Failure> {
+        self.change(endpoint, State::Err);
+        self.drain(endpoint)
+    }
+
+    fn add(&mut self, connection: &Connection, end: usize, rng: &mut Rng) {
+        let index = self.endpoints.len();
+        let plan = &connection.ends[end];
+        let user = User::new(plan, rng);
+        self.initial.push(user.memory.clone());
+        for (at, n) in &plan.post_sends {
+            self.at(*at, Event::PostSends(index, *n));
+        }
+        for (at, n) in &plan.post_recvs {
+            self.at(*at, Event::PostRecvs(index, *n));
+        }
+        let [here, there] = [connection.hosts[end], connection.hosts[1 - end]];
+        self.endpoints.push(Endpoint {
+            engine: engine(connection, end, index),
+            user,
+            host: here,
+            link: here * self.hosts + there,
+            armed: None,
+            alive: true,
+        });
+    }
+
+    fn at(&mut self, at: u64, event: Event) {
+        self.sequence += 1;
+        self.queue.push(Reverse((at, self.sequence, event)));
+    }
+
+    fn note(&mut self, what: u64) {
+        self.trace = (self.trace ^ what).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(5);
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), Failure> {
+        self.note(self.now);
+        match event {
+            Event::Deliver(host, bytes) => self.deliver(host, bytes),
+            Event::Transmit(link) => {
+                self.links[link].scheduled = false;
+                self.pump(link)
+            }
+            Event::Timer(e) => {
+                if self.chatty {
+                    println!("{:>10} {e} timer", self.now);
+                }
+                self.endpoints[e].armed = None;
+                self.with_host(e, |engine, now, host| engine.handle_timeout(now, host));
+                self.service(e)
+            }
+            Event::PostSends(e, n) => {
+                self.endpoints[e].user.posted_sends += n;
+                self.with_host(e, |engine, now, host| engine.handle_doorbell(now, host));
+                self.service(e)
+            }
+            Event::PostRecvs(e, n) => {
+                self.endpoints[e].user.posted_recvs += n;
+                // Receives have no doorbell; an engine in ERR is visited at the next event.
+                self.service(e)
+            }
+            Event::Die(e) => {
+                self.endpoints[e].alive = false;
+                Ok(())
+            }
+            Event::Modify(e, state) => {
+                let state = if state == State::Err as u8 {
+                    State::Err
+                } else if state == State::Sqd as u8 {
+                    State::Sqd
+                } else {
+                    State::Rts
+                };
+                self.change(e, state);
+                self.with_host(e, |engine, now, host| engine.handle_doorbell(now, host));
+                self.service(e)
+            }
+        }
+    }
+
+    fn change(&mut self, e: usize, state: State) {
+        let modify = Modify {
+            state: Some(state),
+            ..Modify::default()
+        };
+        // A queue pair in ERR refuses to drain or resume, and rightly so.
+        let _ = self.endpoints[e].engine.modify(Instant(self.now), &modify);
+    }
+
+    fn with_host<R>(&mut self, e: usize, call: impl FnOnce(&mut Engine, Instant, &mut Lent<'_>) -> R) -> R {
+        let now = Instant(self.now);
+        let peer: &EndPlan = &self.connections[e / 2].ends[1 - e % 2];
+        let Endpoint { engine, user, .. } = &mut self.endpoints[e];
+        call(engine, now, &mut Lent { user, peer })
+    }
+
+    /// A packet arrives at a host: what the kernel does from the IP header to the engine.
+    fn deliver(&mut self, host: usize, mut bytes: Vec<u8>) -> Result<(), Failure> {
+        self.packets += 1;
+        let Some((e, start, packet)) = self.accept(host, &bytes) else {
+            return Ok(());
+        };
+        self.note(u64::from(packet.bth.psn.value()) << 8 | u64::from(packet.bth.opcode));
+        if self.chatty {
+            println!(
+                "{:>10} -> {e} {:?} {} {:?}",
+                self.now,
+                packet.opcode,
+                packet.bth.psn.value(),
+                packet.aeth
+            );
+        }
+        bytes.drain(..start);
+        self.endpoints[e].user.packet = bytes;
+        self.with_host(e, |engine, now, host| engine.handle_packet(now, &packet, host));
+        self.service(e)
+    }
+
+    fn accept(&self, host: usize, bytes: &[u8]) -> Option<(usize, usize, Packet)> {
+        let datagram = parse_ip_udp(bytes, bytes.len()).ok()?;
+        let start = datagram.transport.offset as usize;
+        let end = start + datagram.transport.len as usize;
+        let transport = bytes.get(start..end)?;
+        let icrc = Icrc::seed(&bytes[..start]).ok()?.transport(transport).ok()?.finish();
+        if datagram.dst_port != PORT || bytes.get(end..end + 4)? != icrc {
+            return None;
+        }
+        let packet = Packet::parse(transport, transport.len()).ok()?;
+        let e = packet.bth.dest.value().checked_sub(FIRST_QPN)? as usize;
+        let endpoint = self.endpoints.get(e)?;
+        (endpoint.alive && endpoint.host == host).then_some((e, start, packet))
+    }
+
+    /// Everything a call to an engine may have made possible.
+    fn service(&mut self, e: usize) -> Result<(), Failure> {
+        if !self.endpoints[e].alive {
+            return Ok(());
+        }
+        self.drain(e)?;
+        self.pump(self.endpoints[e].link)
+    }
+
+    /// Poll completions and events, re-arm the timer, check the rules that hold at any time.
+    fn drain(&mut self, e: usize) -> Result<(), Failure> {
+        while let Some(completion) = self.with_host(e, |engine, _, host| engine.poll_completion(host)) {
+            self.note(completion.wr_id << 16 | (completion.status as u64) << 8 | completion.queue as u64);
+            self.record(e, completion)?;
+        }
+        let endpoint = &mut self.endpoints[e];
+        while let Some(event) = endpoint.engine.poll_event() {
+            endpoint.user.events.push(event);
+        }
+        if let Some(broken) = endpoint.user.broken.take() {
+            return Err(Failure::new(broken));
+        }
+        let due = endpoint.engine.poll_timeout().map(|at| at.0.max(self.now + 1));
+        if let Some(due) = due {
+            if endpoint.armed.is_none_or(|armed| armed > due) {
+                endpoint.armed = Some(due);
+                self.at(due, Event::Timer(e));
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, e: usize, completion: Completion) -> Result<(), Failure> {
+        if self.chatty {
+            println!("{:>10} {e} {completion:?}", self.now);
+        }
+        match completion.queue {
+            Queue::Send => {
+                oracle::on_send_completion(self, e, &completion)?;
+                self.endpoints[e].user.send_completions.push(completion);
+            }
+            Queue::Recv => {
+                oracle::on_recv_completion(self, e, &completion)?;
+                self.endpoints[e].user.recv_completions.push(completion);
+            }
+        }
+        Ok(())
+    }
+
+    /// Send from the endpoints behind `link`, in turn, until it is full or they have nothing.
+    fn pump(&mut self, link: usize) -> Result<(), Failure> {
+        let senders: Vec<usize> = (0..self.endpoints.len())
+            .filter(|e| self.endpoints[*e].link == link && self.endpoints[*e].alive)
+            .collect();
+        let mut idle = 0;
+        while idle < senders.len() {
+            if self.links[link].busy_until > self.now + BACKLOG {
+                if !self.links[link].scheduled {
+                    self.links[link].scheduled = true;
+                    let at = self.links[link].busy_until - BACKLOG / 2;
+                    self.at(at, Event::Transmit(link));
+                }
+                return Ok(());
+            }
+            let e = senders[self.links[link].turn % senders.len()];
+            self.links[link].turn += 1;
+            match self.with_host(e, |engine, now, host| engine.poll_transmit(now, host)) {
+                Some(transmit) => {
+                    idle = 0;
+                    self.transmit(e, &transmit);
+                    self.drain(e)?;
+                }
+                None => {
+                    idle += 1;
+                    self.drain(e)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn transmit(&mut self, e: usize, transmit: &Transmit) {
+        let payload = match self.endpoints[e].user.gather(&transmit.payload) {
+            Ok(payload) => payload.to_vec(),
+            Err(fault) => {
+                self.with_host(e, |engine, now, host| {
+                    engine.handle_gather_fault(now, transmit, fault, host)
+                });
+                return;
+            }
+        };
+        self.transmitted += 1;
+        if self.chatty {
+            println!("{:>10} {e} -> {:02x?}", self.now, transmit.header.as_bytes());
+        }
+        let connection = &self.connections[e / 2];
+        let path = path(connection, self.endpoints[e].host, connection.hosts[1 - e % 2]);
+        let headers = PathHeaders::build(&path, self.transmitted as u16, transmit.transport_len());
+        let Ok(headers) = headers else { return };
+        let mut bytes = headers.ip_udp().to_vec();
+        let start = bytes.len();
+        bytes.extend(transmit.header.as_bytes());
+        bytes.extend(payload);
+        bytes.resize(bytes.len() + usize::from(transmit.pad), 0);
+        let icrc = Icrc::seed(headers.ip_udp()).and_then(|i| i.transport(&bytes[start..]));
+        bytes.extend(icrc.map_or([0; 4], Icrc::finish));
+        let link = self.endpoints[e].link;
+        let host = connection.hosts[1 - e % 2];
+        let now = self.now;
+        let (queue, sequence) = (&mut self.queue, &mut self.sequence);
+        self.links[link].send(now, bytes, |at, bytes| {
+            *sequence += 1;
+            queue.push(Reverse((at, *sequence, Event::Deliver(host, bytes))));
+        });
+    }
+}
+
+/// An engine in RTS.
+fn engine(connection: &Connection, end: usize, index: usize) -> Engine {
+    let [mine, peer] = [&connection.ends[end], &connection.ends[1 - end]];
+    let config = QpConfig {
+        window_packets: mine.window,
+        read_window_packets: mine.read_window,
+        ..QpConfig::new(Qpn::new(FIRST_QPN + index as u32))
+    };
+    let storage = Slots {
+        sends: vec![SendMessage::EMPTY; mine.slots],
+        reads: vec![ReadResource::EMPTY; usize::from(peer.reads)],
+    };
+    let mut engine = Qp::new(config, storage);
+    let steps = [
+        Modify {
+            state: Some(State::Init),
+            access: Some(mine.access),
+            ..Modify::default()
+        },
+        Modify {
+            state: Some(State::Rtr),
+            path_mtu: Some(connection.mtu),
+            dest_qpn: Some(Qpn::new(FIRST_QPN + (index ^ 1) as u32)),
+            rq_psn: Some(Psn::new(peer.psn)),
+            max_dest_rd_atomic: Some(peer.reads),
+            min_rnr_timer: Some(mine.rnr_timer),
+            ..Modify::default()
+        },
+        Modify {
+            state: Some(State::Rts),
+            sq_psn: Some(Psn::new(mine.psn)),
+            max_rd_atomic: Some(mine.reads),
+            timeout: Some(connection.timeout),
+            retry_cnt: Some(connection.retry),
+            rnr_retry: Some(connection.rnr_retry),
+            ..Modify::default()
+        },
+    ];
+    for step in &steps {
+        engine.modify(Instant(0), step).expect("the plan is valid");
+    }
+    engine
+}
+
+fn path(connection: &Connection, src: usize, dst: usize) -> Path {
+    let mac = |host: usize| [2, 0, 0, 0, 0, host as u8];
+    let v6 = |host: usize| {
+        let mut address = [0; 16];
+        (address[0], address[1], address[15]) = (0xfe, 0x80, host as u8);
+        address
+    };
+    let addresses = if connection.v6 {
+        Addresses::V6 {
+            src: v6(src),
+            dst: v6(dst),
+        }
+    } else {
+        Addresses::V4 {
+            src: [10, 0, 0, src as u8],
+            dst: [10, 0, 0, dst as u8],
+        }
+    };
+    Path {
+        src_mac: mac(src),
+        dst_mac: mac(dst),
+        addresses,
+        src_port: 0xc000,
+        traffic_class: 0,
+        hop_limit: 64,
+        flow_label: 0,
+    }
+}
+
+/// The links' faults, for the time the oracle grants.
+pub fn spec_of(world: &World, e: usize) -> LinkSpec {
+    world.links[world.endpoints[e].link].spec
+}

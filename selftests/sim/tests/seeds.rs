@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Seeds by the thousand. `SIM_SEEDS=n` sets how many, `SIM_SEED=n` replays one.
+
+/// Fewer where the compiler does not help.
+const COUNT: u64 = if cfg!(debug_assertions) { 600 } else { 5000 };
+
+#[test]
+fn every_seed_keeps_every_rule() {
+    sim::run_seeds(0, COUNT);
+}
+
+#[test]
+fn the_same_seed_runs_the_same_way_twice() {
+    for seed in 0..60 {
+        let (first, again) = (sim::run(seed), sim::run(seed));
+        assert_eq!(first.ok(), again.ok(), "seed {seed}");
+    }
+}
