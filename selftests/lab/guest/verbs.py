@@ -1,1 +1,301 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0 OR MIT
+"""Drives one RC queue pair on each of two hosts through a named scene.
+
+    verbs.py serve PORT DEVICE GID_INDEX SCENE
+    verbs.py call ADDRESS PORT DEVICE GID_INDEX SCENE
+
+The two sides exchange addresses and keys over TCP, play the scene and print one JSON object: the work
+completion statuses seen and the queue pair's final state. A wrong result is for the caller to judge; this
+program fails only when it cannot play.
+"""
+import json
+import socket
+import sys
+import time
+
+import pyverbs.enums as e
+from pyverbs.addr import AHAttr, GlobalRoute, GID
+from pyverbs.cq import CQ, CompChannel
+from pyverbs.device import Context
+from pyverbs.mr import MR
+from pyverbs.pd import PD
+from pyverbs.qp import QP, QPAttr, QPCap, QPInitAttr
+from pyverbs.wr import RecvWR, SendWR, SGE
+
+SIZE = 65536
+ACCESS = (e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_READ)
+MTU = {256: 1, 512: 2, 1024: 3, 2048: 4, 4096: 5}
+PATIENCE = 30
+
+
+class Side:
+    """One end: device, memory, queue pair, and the line to the other end."""
+
+    def __init__(self, line, device, gid_index, events=False):
+        self.line = line.makefile("rw")
+        self.context = Context(name=device)
+        self.pd = PD(self.context)
+        self.mr = MR(self.pd, SIZE, ACCESS)
+        self.channel = CompChannel(self.context) if events else None
+        self.cq = CQ(self.context, 256, None, self.channel, 0) if events else CQ(self.context, 256)
+        self.gid_index = gid_index
+        self.seen = []
+        cap = QPCap(max_send_wr=64, max_recv_wr=64, max_send_sge=2, max_recv_sge=2, max_inline_data=64)
+        self.qp = QP(self.pd, QPInitAttr(qp_type=e.IBV_QPT_RC, scq=self.cq, rcq=self.cq, cap=cap, sq_sig_all=0))
+
+    def exchange(self, **values):
+        self.line.write(json.dumps(values) + "\n")
+        self.line.flush()
+        answer = self.line.readline()
+        if not answer:
+            raise SystemExit("the other end went away")
+        return json.loads(answer)
+
+    def connect(self, rnr_retry=7, retry_cnt=7, timeout=14, mtu=1024, rkey_of=None):
+        """Exchanges addresses, takes the queue pair to RTS."""
+        mr = rkey_of or self.mr
+        gid = str(self.context.query_gid(1, self.gid_index))
+        psn = 0x123456
+        self.peer = self.exchange(qpn=self.qp.qp_num, psn=psn, gid=gid, rkey=mr.rkey, addr=mr.buf)
+        attr = QPAttr(port_num=1)
+        attr.qp_access_flags = ACCESS
+        attr.path_mtu = MTU[mtu]
+        attr.max_dest_rd_atomic = 1
+        attr.max_rd_atomic = 1
+        attr.min_rnr_timer = 12
+        attr.timeout = timeout
+        attr.retry_cnt = retry_cnt
+        attr.rnr_retry = rnr_retry
+        attr.dest_qp_num = self.peer["qpn"]
+        attr.rq_psn = self.peer["psn"]
+        attr.sq_psn = psn
+        route = GlobalRoute(dgid=GID(self.peer["gid"]), sgid_index=self.gid_index, hop_limit=64)
+        attr.ah_attr = AHAttr(port_num=1, is_global=1, gr=route, dlid=0)
+        self.qp.to_rts(attr)
+        self.exchange(ready=True)
+
+    def receive(self, length=SIZE, wr_id=1, offset=0):
+        self.qp.post_recv(RecvWR(wr_id, 1, [SGE(self.mr.buf + offset, length, self.mr.lkey)]))
+
+    def send(self, opcode, length, wr_id=2, lkey=None, addr=None, rkey=None, remote=None, flags=0, imm=None, offset=0):
+        sge = SGE(self.mr.buf + offset if addr is None else addr, length, self.mr.lkey if lkey is None else lkey)
+        wr = SendWR(wr_id, opcode, 1, [sge] if length else None, send_flags=e.IBV_SEND_SIGNALED | flags,
+                    imm_data=imm or 0) if length else SendWR(wr_id, opcode, 0, None,
+                                                            send_flags=e.IBV_SEND_SIGNALED | flags, imm_data=imm or 0)
+        if opcode not in (e.IBV_WR_SEND, e.IBV_WR_SEND_WITH_IMM):
+            wr.set_wr_rdma(self.peer["rkey"] if rkey is None else rkey, self.peer["addr"] if remote is None else remote)
+        self.qp.post_send(wr)
+
+    def completions(self, count, patience=PATIENCE):
+        """Waits for `count` completions; what came by then."""
+        got = []
+        until = time.monotonic() + patience
+        while len(got) < count and time.monotonic() < until:
+            number, wcs = self.cq.poll(count - len(got))
+            got.extend(wcs)
+            if not number:
+                time.sleep(0.001)
+        self.seen.extend({"wr_id": w.wr_id, "status": w.status, "opcode": w.opcode, "bytes": w.byte_len} for w in got)
+        return got
+
+    def state(self):
+        attr, _ = self.qp.query(e.IBV_QP_STATE)
+        return attr.qp_state
+
+    def wait_state(self, wanted, patience=5):
+        until = time.monotonic() + patience
+        while self.state() != wanted and time.monotonic() < until:
+            time.sleep(0.01)
+        return self.state()
+
+    def report(self, **more):
+        print(json.dumps({"completions": self.seen, "statuses": [c["status"] for c in self.seen],
+                          "state": self.state(), **more}))
+
+
+def pattern(seed, length):
+    return bytes((seed * 31 + n * 7 + (n >> 8)) & 0xff for n in range(length))
+
+
+def failing_write(side, calling, rkey_of=None, **wrong):
+    """The caller writes where it may not, then posts once more to see the flush."""
+    side.connect(rkey_of=rkey_of)
+    if calling:
+        side.send(e.IBV_WR_RDMA_WRITE, 64, **{k: f(side) for k, f in wrong.items()})
+        side.completions(1)
+        side.send(e.IBV_WR_RDMA_WRITE, 64, wr_id=3)
+        side.completions(1)
+    else:
+        # A receive shows the responder's state: it is flushed once the queue pair is in ERR.
+        side.receive()
+    side.exchange(done=True)
+    if not calling:
+        side.completions(1, patience=3)
+    side.report()
+
+
+def bad_rkey(side, calling):
+    failing_write(side, calling, rkey=lambda s: s.peer["rkey"] ^ 0x5a5a00)
+
+
+def out_of_bounds(side, calling):
+    failing_write(side, calling, remote=lambda s: s.peer["addr"] + SIZE - 32)
+
+
+def wrong_pd(side, calling):
+    other = MR(PD(side.context), SIZE, ACCESS)
+    failing_write(side, calling, rkey_of=None if calling else other)
+
+
+def no_remote_right(side, calling):
+    local = MR(side.pd, SIZE, e.IBV_ACCESS_LOCAL_WRITE)
+    failing_write(side, calling, rkey_of=None if calling else local)
+
+
+def bad_read_rkey(side, calling):
+    side.connect()
+    if calling:
+        side.send(e.IBV_WR_RDMA_READ, 64, rkey=side.peer["rkey"] ^ 0x5a5a00)
+        side.completions(1)
+    side.exchange(done=True)
+    side.report()
+
+
+def wrong_local_pd(side, calling):
+    other = MR(PD(side.context), SIZE, ACCESS)
+    side.connect()
+    if calling:
+        side.send(e.IBV_WR_RDMA_WRITE, 64, lkey=other.lkey, addr=other.buf)
+        side.completions(1)
+    side.exchange(done=True)
+    side.report()
+
+
+def bad_lkey(side, calling):
+    side.connect()
+    if calling:
+        side.send(e.IBV_WR_SEND, 64, lkey=side.mr.lkey ^ 0x5a5a00)
+        side.completions(1)
+    else:
+        side.receive()
+    side.exchange(done=True)
+    side.report()
+
+
+def missing_receive(side, calling):
+    """The receiver never posts: the sender gives up after two RNR retries."""
+    side.connect(rnr_retry=2)
+    if calling:
+        side.send(e.IBV_WR_SEND, 64)
+        side.completions(1)
+    side.exchange(done=True)
+    side.report()
+
+
+def late_receive(side, calling):
+    """The receiver posts late: the sender waits as rnr_retry 7 says."""
+    side.connect(rnr_retry=7)
+    if calling:
+        side.mr.write(pattern(9, 64), 64)
+        side.send(e.IBV_WR_SEND, 64)
+        side.completions(1)
+    else:
+        time.sleep(1)
+        side.receive()
+        side.completions(1)
+    side.exchange(done=True)
+    side.report(data_ok=calling or side.mr.read(64, 0) == pattern(9, 64))
+
+
+def short_receive(side, calling):
+    """The message is longer than the posted receive."""
+    side.connect()
+    if calling:
+        time.sleep(0.2)
+        side.send(e.IBV_WR_SEND, 4096)
+        side.completions(1)
+    else:
+        side.receive(length=64)
+        side.completions(1)
+    side.exchange(done=True)
+    side.report()
+
+
+def dead_peer(side, calling):
+    """The caller writes until the other end is gone; the harness kills that end."""
+    side.connect(timeout=12, retry_cnt=3)
+    if not calling:
+        time.sleep(600)
+    print("writing", file=sys.stderr, flush=True)
+    open("/tmp/writing", "w").close()
+    while True:
+        side.send(e.IBV_WR_RDMA_WRITE, 4096)
+        if any(w.status for w in side.completions(1, patience=60)):
+            break
+        side.seen.clear()
+    side.send(e.IBV_WR_RDMA_WRITE, 64, wr_id=3)
+    side.completions(1)
+    side.report()
+
+
+def operations(side, calling):
+    """Every operation of the first slice with its data checked on the receiving side."""
+    side.connect(mtu=1024)
+    wrong = []
+
+    def expect(what, truth):
+        if not truth:
+            wrong.append(what)
+
+    for length in (1, 63, 64, 1024, 1025, 4096, 65535):
+        data = pattern(length, length)
+        for opcode in (e.IBV_WR_SEND, e.IBV_WR_SEND_WITH_IMM, e.IBV_WR_RDMA_WRITE, e.IBV_WR_RDMA_WRITE_WITH_IMM,
+                       e.IBV_WR_RDMA_READ):
+            with_imm = opcode in (e.IBV_WR_SEND_WITH_IMM, e.IBV_WR_RDMA_WRITE_WITH_IMM)
+            receives = with_imm or opcode == e.IBV_WR_SEND
+            name = f"opcode {opcode} length {length}"
+            if calling:
+                side.mr.write(bytes(SIZE) if opcode == e.IBV_WR_RDMA_READ else data, length)
+                side.exchange(ready=True)
+                inline = e.IBV_SEND_INLINE if length <= 64 and opcode != e.IBV_WR_RDMA_READ else 0
+                side.send(opcode, length, flags=inline, imm=0x01020304 if with_imm else None)
+                got = side.completions(1)
+                expect(f"{name}: status", got and got[0].status == 0)
+                if opcode == e.IBV_WR_RDMA_READ:
+                    expect(f"{name}: data", side.mr.read(length, 0) == data)
+                side.exchange(done=True)
+            else:
+                side.mr.write(data if opcode == e.IBV_WR_RDMA_READ else bytes(length), length)
+                if receives:
+                    side.receive()
+                side.exchange(ready=True)
+                if receives:
+                    got = side.completions(1)
+                    expect(f"{name}: status", got and got[0].status == 0)
+                    expect(f"{name}: byte_len", got and got[0].byte_len == length)
+                    if with_imm:
+                        expect(f"{name}: imm", got and got[0].imm_data == 0x01020304)
+                        expect(f"{name}: imm flag", got and got[0].wc_flags & e.IBV_WC_WITH_IMM)
+                side.exchange(done=True)
+                expect(f"{name}: data", side.mr.read(length, 0) == data)
+    side.seen.clear()
+    side.report(wrong=wrong)
+
+
+SCENES = {f.__name__: f for f in (bad_rkey, out_of_bounds, wrong_pd, no_remote_right, bad_read_rkey, wrong_local_pd,
+                                  bad_lkey, missing_receive, late_receive, short_receive, dead_peer, operations)}
+
+
+def main():
+    if sys.argv[1] == "serve":
+        port, device, gid_index, scene = sys.argv[2:6]
+        listener = socket.create_server(("", int(port)))
+        line, _ = listener.accept()
+    else:
+        address, port, device, gid_index, scene = sys.argv[2:7]
+        line = socket.create_connection((address, int(port)))
+    SCENES[scene](Side(line, device, int(gid_index)), sys.argv[1] == "call")
+
+
+main()

@@ -3,7 +3,9 @@
 
 use crate::holder;
 use crate::lab::Lab;
+use crate::runner::{self, Plan};
 use crate::spec::{Kernel, LabSpec, Profile, Tier, Topology};
+use crate::verbs::Kind;
 use anyhow::{bail, Context, Result};
 use clap::{Args, Parser, Subcommand};
 use serde_json::{json, Map, Value};
@@ -75,6 +77,23 @@ enum Command {
         json: bool,
         #[command(flatten)]
         name: Name,
+    },
+    /// Run test cases: those whose name contains FILTER, or all
+    Test {
+        filter: Option<String>,
+        /// Only name the cases
+        #[arg(long)]
+        list: bool,
+        /// Seed of all faults
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[arg(long, value_enum, default_value_t = Tier::Fast)]
+        tier: Tier,
+        #[arg(long, value_enum, default_value_t = Kernel::Lab)]
+        kernel: Kernel,
+        /// Which driver is under test; rxe checks the lab and the cases themselves
+        #[arg(long, value_enum, default_value_t = Kind::Usb4)]
+        ours: Kind,
     },
     /// End a lab
     Down {
@@ -171,7 +190,18 @@ impl Cli {
                 let stat = Lab::attach(&name.name)?.stat()?;
                 println!("{}", if json { stat.to_string() } else { serde_json::to_string_pretty(&stat)? });
             }
-            Command::Down { name } => Lab::attach(&name.name)?.down()?,
+            Command::Test { filter, list, seed, tier, kernel, ours } => {
+                let plan = Plan { filter, seed, tier, kernel, ours };
+                if list {
+                    runner::list(&plan);
+                } else if runner::run(&plan)?.failed > 0 {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+            Command::Down { name } => match Lab::attach(&name.name)?.running() {
+                true => Lab::attach(&name.name)?.down()?,
+                false => println!("lab {} is not running", name.name),
+            },
             Command::Hold { state } => holder::hold(&state)?,
         }
         Ok(ExitCode::SUCCESS)

@@ -70,6 +70,10 @@ impl Lab {
         Ok(Lab { spec: serde_json::from_str(&text)?, state, owned: None })
     }
 
+    pub fn running(&self) -> bool {
+        ask(&self.state, &Request::Stat).is_ok()
+    }
+
     /// Lets the lab live on after this process.
     pub fn detach(mut self) -> Result<()> {
         if let Some((_, mut lifeline)) = self.owned.take() {

@@ -64,6 +64,10 @@ impl Mark {
         Mark { path: path.to_path_buf(), offset }
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Everything written since the mark.
     pub fn since(&self) -> Result<String> {
         let mut file = File::open(&self.path).with_context(|| format!("log {}", self.path.display()))?;

@@ -5,6 +5,7 @@
 //! that commands and test cases use, [`cases`] are the tests.
 
 mod agent;
+mod cases;
 mod cli;
 mod control;
 mod cpu;
@@ -13,10 +14,13 @@ mod guest;
 mod holder;
 mod lab;
 mod log;
+mod parse;
 mod paths;
 mod qemu;
+mod runner;
 mod spec;
 mod uml;
+mod verbs;
 
 use clap::Parser;
 use std::process::ExitCode;

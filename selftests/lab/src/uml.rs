@@ -23,6 +23,7 @@ pub const SCRIPTS: &[(&str, &str)] = &[
     ("net-up", include_str!("../guest/net-up")),
     ("netdev", include_str!("../guest/netdev")),
     ("gid", include_str!("../guest/gid")),
+    ("clean", include_str!("../guest/clean")),
     ("wait-listen", include_str!("../guest/wait-listen")),
     ("verbs.py", include_str!("../guest/verbs.py")),
 ];

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Coming and going: modules, links and cables, with nothing left behind.
+
+use super::{pair, Case, Context};
+use crate::lab::Lab;
+use crate::parse;
+use crate::spec::ipv4;
+use crate::verbs::{Device, Kind, Pair};
+use anyhow::{bail, ensure, Context as _, Result};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub const CASES: &[Case] = &[
+    pair("life_autoload", "rdma link add loads the module by its alias; it unloads again", autoload),
+    pair("life_rmmod_traffic", "rmmod while traffic runs refuses or tears down; the device works afterwards", rmmod_traffic),
+    pair("life_netdev_gone", "the network device goes while traffic runs: the link goes with it, cleanly", netdev_gone),
+    pair("life_fifty", "50 x link add, traffic, link del, rmmod: no object and no page stays behind", fifty),
+    pair("life_pull_replug", "cable pulled and plugged: thunderbolt_net and RDMA traffic come back", pull_replug),
+];
+
+/// Rounds of the leak test.
+const ROUNDS: usize = 50;
+/// Rounds that fill caches before the count begins.
+const WARM: usize = 5;
+
+fn loaded(lab: &Lab, host: usize, kind: Kind) -> Result<bool> {
+    Ok(lab.sh(host, "cat /proc/modules")?.lines().any(|line| line.split(' ').next() == Some(kind.module())))
+}
+
+fn unload(lab: &Lab, host: usize, kind: Kind) -> Result<()> {
+    lab.ok(host, &["rmmod", kind.module()]).map(|_| ())
+}
+
+fn autoload(context: &Context) -> Result<()> {
+    let lab = context.lab()?;
+    if loaded(lab, 0, context.ours)? {
+        unload(lab, 0, context.ours)?;
+    }
+    let device = Device::add(lab, 0, context.ours, 0)?;
+    ensure!(loaded(lab, 0, context.ours)?, "the link exists without its module");
+    device.delete(lab)?;
+    unload(lab, 0, context.ours)?;
+    ensure!(!loaded(lab, 0, context.ours)?, "the module is still loaded");
+    Ok(())
+}
+
+fn rmmod_traffic(context: &Context) -> Result<()> {
+    let lab = context.lab()?;
+    let pair = Pair::add(lab, context.ours, context.ours)?;
+    let (serving, calling) = traffic(lab, &pair)?;
+    let removed = lab.run(0, &["rmmod", context.ours.module()], Duration::from_secs(60))?;
+    if removed.status == 0 {
+        // Torn down: the programs must end with an error of their own, not hang.
+        stop_traffic(lab)?;
+        let _ = (calling.wait()?, serving.wait()?);
+        ensure!(!loaded(lab, 0, context.ours)?, "rmmod said it succeeded, but the module is loaded");
+    } else {
+        ensure!(removed.errors().contains("in use"), "rmmod failed with something else: {}", removed.errors());
+        ensure!(!calling.ended(), "rmmod refused, but traffic ended: {:?}", calling.wait()?.errors());
+        stop_traffic(lab)?;
+        let _ = (calling.wait()?, serving.wait()?);
+        pair.client.delete(lab)?;
+    }
+    lab.ok(1, &["rdma", "link", "del", &pair.server.name])?;
+    let pair = Pair::add(lab, context.ours, context.ours)?;
+    pair.pingpong(lab, "-c -n 50 -e", Duration::from_secs(30))?;
+    pair.delete(lab)
+}
+
+fn netdev_gone(context: &Context) -> Result<()> {
+    let lab = context.lab()?;
+    let pair = Pair::add(lab, context.ours, context.ours)?;
+    let (serving, calling) = traffic(lab, &pair)?;
+    // The driver's remove path unregisters the network device under the link.
+    lab.sh(0, &format!("d=$(readlink -f /sys/class/net/{0}/device); echo ${{d##*/}} > $d/driver/unbind", pair.client.netdev))?;
+    stop_traffic(lab)?;
+    let _ = (calling.wait()?, serving.wait()?);
+    let links = lab.ok(0, &["rdma", "link"])?;
+    ensure!(!links.contains(&pair.client.name), "the link outlived its network device: {links}");
+    lab.sh(0, "for d in /sys/bus/thunderbolt/devices/*.*; do echo ${d##*/} > /sys/bus/thunderbolt/drivers/thunderbolt-net/bind; done; true")?;
+    both_up(lab)?;
+    lab.ok(1, &["rdma", "link", "del", &pair.server.name])?;
+    let pair = Pair::add(lab, context.ours, context.ours)?;
+    pair.pingpong(lab, "-c -n 50 -e", Duration::from_secs(30))?;
+    pair.delete(lab)
+}
+
+/// Endless traffic between the pair, running.
+fn traffic(lab: &Lab, pair: &Pair) -> Result<(crate::lab::Running, crate::lab::Running)> {
+    let limit = Duration::from_secs(120);
+    let line = |d: &Device| format!("ib_write_bw -d {} -x {} -F -s 65536 -D 60", d.name, d.gid);
+    let serving = lab.start(1, &line(&pair.server), limit);
+    crate::verbs::wait_listen(lab, 1, crate::verbs::port())?;
+    let calling = lab.start(0, &format!("{} {}", line(&pair.client), pair.server.ipv4), limit);
+    let counter = format!("/sys/class/net/{}/statistics/tx_packets", pair.client.netdev);
+    let flowing = format!("a=$(cat {counter}); n=0; until [ $(($(cat {counter}) - a)) -gt 200 ]; do n=$((n+1)); [ $n -lt 300 ] || exit 1; sleep 0.05; done");
+    if let Err(error) = lab.sh(0, &flowing) {
+        stop_traffic(lab)?;
+        let said = calling.wait()?;
+        bail!("no traffic started: {error:#}\n{}{}", said.text(), said.errors());
+    }
+    Ok((serving, calling))
+}
+
+fn stop_traffic(lab: &Lab) -> Result<()> {
+    for host in 0..2 {
+        lab.run(host, &["pkill", "-KILL", "ib_write_bw"], Duration::from_secs(30))?;
+    }
+    Ok(())
+}
+
+fn fifty(context: &Context) -> Result<()> {
+    let lab = context.lab()?;
+    for _ in 0..WARM {
+        round(lab, context.ours)?;
+    }
+    let before = [memory(lab, 0)?, memory(lab, 1)?];
+    for n in 0..ROUNDS {
+        round(lab, context.ours).with_context(|| format!("round {n}"))?;
+    }
+    let after = [memory(lab, 0)?, memory(lab, 1)?];
+    for host in 0..2 {
+        before[host].compare(&after[host]).with_context(|| format!("host {host} after {ROUNDS} rounds"))?;
+    }
+    Ok(())
+}
+
+fn round(lab: &Lab, kind: Kind) -> Result<()> {
+    let pair = Pair::add(lab, kind, kind)?;
+    pair.pingpong(lab, "-c -n 10 -e", Duration::from_secs(30))?;
+    pair.delete(lab)?;
+    unload(lab, 0, kind)?;
+    unload(lab, 1, kind)
+}
+
+/// What a kernel holds, after dropping what it may drop.
+struct Memory {
+    slabs: BTreeMap<String, i64>,
+    free_kib: i64,
+    vmalloc: usize,
+}
+
+/// Objects of one cache that may come and go by themselves: per-CPU magazines and deferred frees.
+const SLACK_OBJECTS: i64 = ROUNDS as i64 - 10;
+/// Memory that may move by itself, KiB.
+const SLACK_KIB: i64 = 6 << 10;
+
+fn memory(lab: &Lab, host: usize) -> Result<Memory> {
+    lab.sh(host, "sync; echo 3 > /proc/sys/vm/drop_caches; sleep 0.3; echo 3 > /proc/sys/vm/drop_caches; \
+                  for c in /sys/kernel/slab/*/shrink; do echo 1 > $c; done 2>/dev/null; true")?;
+    let info = parse::meminfo(&lab.ok(host, &["cat", "/proc/meminfo"])?);
+    Ok(Memory {
+        slabs: parse::slabs(&lab.ok(host, &["cat", "/proc/slabinfo"])?),
+        free_kib: *info.get("MemFree").context("MemFree")?,
+        vmalloc: lab.ok(host, &["cat", "/proc/vmallocinfo"])?.lines().count(),
+    })
+}
+
+impl Memory {
+    fn compare(&self, later: &Memory) -> Result<()> {
+        let grown: Vec<String> = later
+            .slabs
+            .iter()
+            .filter_map(|(name, objects)| {
+                let more = objects - self.slabs.get(name).copied().unwrap_or(0);
+                // Caches of files and directories follow what programs touch, not what drivers hold.
+                let files = ["dentry", "inode", "radix_tree", "filp", "kernfs", "buffer_head", "vm_area", "anon_vma", "maple"];
+                (more >= SLACK_OBJECTS && !files.iter().any(|f| name.contains(f))).then(|| format!("{name} +{more}"))
+            })
+            .collect();
+        ensure!(grown.is_empty(), "slab caches grew: {}", grown.join(", "));
+        let lost = self.free_kib - later.free_kib;
+        ensure!(lost < SLACK_KIB, "{lost} KiB of free memory are gone");
+        let areas = later.vmalloc as i64 - self.vmalloc as i64;
+        ensure!(areas < SLACK_OBJECTS, "{areas} more vmalloc areas");
+        Ok(())
+    }
+}
+
+fn pull_replug(context: &Context) -> Result<()> {
+    let lab = context.lab()?;
+    let pair = Pair::add(lab, context.ours, context.ours)?;
+    pair.pingpong(lab, "-c -n 50 -e", Duration::from_secs(30))?;
+    lab.cable(0, "pull", None)?;
+    for host in 0..2 {
+        lab.sh(host, "n=0; while ls /sys/class/net | grep -q thunderbolt; do n=$((n+1)); [ $n -lt 400 ] || exit 1; sleep 0.05; done")
+            .with_context(|| format!("host {host} did not notice that the cable is gone"))?;
+        let links = lab.ok(host, &["rdma", "link"])?;
+        ensure!(!links.contains("netdev thunderbolt"), "a link outlived its network device on host {host}: {links}");
+    }
+    lab.cable(0, "plug", None)?;
+    both_up(lab)?;
+    lab.ok(0, &["ping", "-c", "3", "-i", "0.1", "-W", "2", &ipv4(0, 1)])?;
+    let pair = Pair::add(lab, context.ours, context.ours)?;
+    pair.pingpong(lab, "-c -n 200 -e", Duration::from_secs(60))?;
+    pair.delete(lab)
+}
+
+fn both_up(lab: &Lab) -> Result<()> {
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| lab.net_up(1));
+        lab.net_up(0)?;
+        other.join().map_err(|_| anyhow::anyhow!("bringing host 1 up panicked"))?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_of_a_cache_is_a_leak_and_file_caches_are_not() {
+        let memory = |objects: i64, name: &str| Memory {
+            slabs: BTreeMap::from([(name.to_string(), objects)]),
+            free_kib: 1000,
+            vmalloc: 10,
+        };
+        assert!(memory(10, "kmalloc-64").compare(&memory(60, "kmalloc-64")).is_err());
+        assert!(memory(10, "kmalloc-64").compare(&memory(20, "kmalloc-64")).is_ok());
+        assert!(memory(10, "dentry").compare(&memory(600, "dentry")).is_ok());
+    }
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The same run twice in virtual time: the same kernel logs to the byte.
+
+use super::{Bench, Case, Context};
+use crate::lab::Lab;
+use crate::spec::{LabSpec, Tier};
+use anyhow::{bail, ensure, Context as _, Result};
+use std::fs;
+use std::path::Path;
+
+pub const CASES: &[Case] = &[Case {
+    name: "virtual_time_determinism",
+    about: "the same scenario twice in virtual time: byte-identical kernel logs on both guests",
+    bench: Bench::Own,
+    tier: Tier::Fast,
+    run: determinism,
+}];
+
+const SCENARIO: &str = include_str!("../../guest/scenario-pingpong");
+
+fn determinism(context: &Context) -> Result<()> {
+    let mut logs = Vec::new();
+    let dir = std::env::temp_dir().join(format!("usb4lab-scenario-{}", std::process::id()));
+    let text = SCENARIO.replace("@TYPE@", context.ours.link_type());
+    fs::write(&dir, text).with_context(|| format!("{}", dir.display()))?;
+    let outcome = (0..2).try_for_each(|_| -> Result<()> {
+        logs.push(once(context, &dir)?);
+        Ok(())
+    });
+    let _ = fs::remove_file(&dir);
+    outcome?;
+    for host in 0..2 {
+        if let Some(line) = logs[0][host].lines().zip(logs[1][host].lines()).position(|(a, b)| a != b) {
+            let at = |run: usize| logs[run][host].lines().nth(line).unwrap_or_default().to_string();
+            bail!("host {host}: the two runs' logs differ in line {}:\n  {}\n  {}", line + 1, at(0), at(1));
+        }
+        ensure!(logs[0][host] == logs[1][host], "host {host}: one run's log is longer than the other's");
+    }
+    Ok(())
+}
+
+/// One run; the guests' kernel logs.
+fn once(context: &Context, script: &Path) -> Result<Vec<String>> {
+    let spec = LabSpec {
+        virtual_time: true,
+        script: Some(script.to_path_buf()),
+        seed: context.seed,
+        kernel: context.kernel,
+        ..LabSpec::default()
+    };
+    let lab = Lab::up(&format!("test-virtual-{}", std::process::id()), spec)?;
+    (0..2)
+        .map(|host| {
+            let dir = lab.state.join(format!("h{host}.out"));
+            let log = fs::read_to_string(dir.join("dmesg")).with_context(|| format!("{}", dir.display()))?;
+            if let Some(bad) = crate::log::trouble(&log) {
+                bail!("host {host}'s kernel log:\n{bad}");
+            }
+            Ok(log)
+        })
+        .collect()
+}

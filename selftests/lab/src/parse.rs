@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Reading what programs in guests print: perftest, the pingpong examples, iperf3, /proc.
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// One row of a perftest bandwidth table.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bandwidth {
+    pub bytes: u64,
+    pub iterations: u64,
+    /// Average, MiB/s.
+    pub mib_s: f64,
+}
+
+/// One row of a perftest latency table, microseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Latency {
+    pub bytes: u64,
+    pub typical_us: f64,
+    pub average_us: f64,
+    pub p99_us: f64,
+}
+
+/// Result of `ibv_rc_pingpong`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PingPong {
+    pub iterations: u64,
+    pub us_per_iteration: f64,
+}
+
+/// All rows of a bandwidth table.
+pub fn bandwidth(text: &str) -> Result<Vec<Bandwidth>> {
+    let rows: Vec<Bandwidth> = rows(text)
+        .filter_map(|n| Some(Bandwidth { bytes: *n.first()? as u64, iterations: *n.get(1)? as u64, mib_s: *n.get(3)? }))
+        .collect();
+    (!rows.is_empty()).then_some(rows).with_context(|| format!("no bandwidth table in:\n{text}"))
+}
+
+/// The row of a latency table.
+pub fn latency(text: &str) -> Result<Latency> {
+    let row = rows(text).next().filter(|n| n.len() >= 8);
+    let row = row.with_context(|| format!("no latency table in:\n{text}"))?;
+    Ok(Latency { bytes: row[0] as u64, typical_us: row[4], average_us: row[5], p99_us: row[7] })
+}
+
+/// Numbers of the lines that follow a "#bytes" heading.
+fn rows(text: &str) -> impl Iterator<Item = Vec<f64>> + '_ {
+    text.lines()
+        .skip_while(|line| !line.trim_start().starts_with("#bytes"))
+        .skip(1)
+        .take_while(|line| !line.starts_with("---"))
+        .map(|line| line.split_whitespace().map_while(|word| word.parse().ok()).collect::<Vec<f64>>())
+        .filter(|row| row.len() >= 4)
+}
+
+/// The result line of a pingpong example.
+pub fn pingpong(text: &str) -> Result<PingPong> {
+    let line = text.lines().find(|line| line.contains("iters in"));
+    let words: Vec<&str> = line.map(|l| l.split_whitespace().collect()).unwrap_or_default();
+    let parsed = match words.as_slice() {
+        [iterations, "iters", "in", _, "seconds", "=", us, "usec/iter"] => iterations.parse().ok().zip(us.parse().ok()),
+        _ => None,
+    };
+    let (iterations, us_per_iteration) = parsed.with_context(|| format!("no pingpong result in:\n{text}"))?;
+    Ok(PingPong { iterations, us_per_iteration })
+}
+
+/// Bits per second and bytes that the receiver of an `iperf3 -J` run counted.
+pub fn iperf(text: &str) -> Result<(f64, f64)> {
+    let report: Value = serde_json::from_str(text).with_context(|| format!("iperf3 printed:\n{text}"))?;
+    let sum = &report["end"]["sum_received"];
+    let error = || format!("iperf3: {}", report["error"].as_str().unwrap_or("no result"));
+    Ok((sum["bits_per_second"].as_f64().with_context(error)?, sum["bytes"].as_f64().with_context(error)?))
+}
+
+/// Active objects of each slab cache, from /proc/slabinfo.
+pub fn slabs(text: &str) -> BTreeMap<String, i64> {
+    text.lines()
+        .skip(2)
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?.to_string(), words.next()?.parse().ok()?))
+        })
+        .collect()
+}
+
+/// Kibibytes of each entry of /proc/meminfo.
+pub fn meminfo(text: &str) -> BTreeMap<String, i64> {
+    text.lines()
+        .filter_map(|line| {
+            let (name, rest) = line.split_once(':')?;
+            Some((name.to_string(), rest.split_whitespace().next()?.parse().ok()?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BANDWIDTH: &str = "\
+---------------------------------------------------------------------------------------
+                    Send BW Test
+ Mtu             : 4096[B]
+---------------------------------------------------------------------------------------
+ #bytes     #iterations    BW peak[MiB/sec]    BW average[MiB/sec]   MsgRate[Mpps]
+ 2          1000             0.05               0.04   \t\t     0.021
+ 65536      1000             24.75              19.28  \t\t     0.000309
+---------------------------------------------------------------------------------------
+";
+
+    #[test]
+    fn bandwidth_tables_give_all_rows() {
+        let rows = bandwidth(BANDWIDTH).unwrap();
+        assert_eq!(rows[0], Bandwidth { bytes: 2, iterations: 1000, mib_s: 0.04 });
+        assert_eq!(rows[1].mib_s, 19.28);
+        assert!(bandwidth("Couldn't connect to 10.90.0.2:18515\n").is_err());
+    }
+
+    #[test]
+    fn latency_tables_give_typical_average_and_tail() {
+        let text = "---\n #bytes #iterations    t_min[usec]    t_max[usec]  t_typical[usec]    t_avg[usec]    \
+                    t_stdev[usec]   99% percentile[usec]   99.9% percentile[usec] \n \
+                    8       1000          126.67         14006.45      1955.06  \t       2339.33     \t2322.69\t\t\
+                    9999.93 \t\t14006.45\n---\n";
+        let row = latency(text).unwrap();
+        assert_eq!((row.bytes, row.typical_us, row.average_us, row.p99_us), (8, 1955.06, 2339.33, 9999.93));
+    }
+
+    #[test]
+    fn pingpong_counts_iterations() {
+        let text = "1638400 bytes in 1.42 seconds = 9.22 Mbit/sec\n200 iters in 1.42 seconds = 7108.30 usec/iter\n";
+        assert_eq!(pingpong(text).unwrap(), PingPong { iterations: 200, us_per_iteration: 7108.30 });
+        assert!(pingpong("Couldn't get local LID").is_err());
+    }
+
+    #[test]
+    fn iperf_errors_are_told() {
+        let good = r#"{"end": {"sum_received": {"bytes": 10, "bits_per_second": 80.0}}}"#;
+        assert_eq!(iperf(good).unwrap(), (80.0, 10.0));
+        let bad = r#"{"end": {}, "error": "unable to connect"}"#;
+        assert!(format!("{:#}", iperf(bad).unwrap_err()).contains("unable to connect"));
+    }
+
+    #[test]
+    fn proc_tables() {
+        let text = "slabinfo - version: 2.1\n# name <active>\nkmalloc-64 120 128 64 : tunables\n";
+        assert_eq!(slabs(text)["kmalloc-64"], 120);
+        assert_eq!(meminfo("MemTotal:  100 kB\nMemFree: 7 kB\n")["MemFree"], 7);
+    }
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! RDMA devices in guests and programs run over pairs of them.
+
+use crate::control::Output;
+use crate::lab::Lab;
+use crate::spec::{ipv4, ipv6};
+use anyhow::{bail, Context, Result};
+use clap::ValueEnum;
+use serde_json::Value;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// TCP port that perftest and the examples use to find each other.
+const PORT: u16 = 18515;
+
+/// Which driver makes the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Ours.
+    Usb4,
+    /// The kernel's software RoCE.
+    Rxe,
+}
+
+impl Kind {
+    /// Name of the link type, and how `rdma link add` finds the module.
+    pub fn link_type(self) -> &'static str {
+        match self {
+            Kind::Usb4 => "usb4",
+            Kind::Rxe => "rxe",
+        }
+    }
+
+    pub fn module(self) -> &'static str {
+        match self {
+            Kind::Usb4 => "usb4_rdma",
+            Kind::Rxe => "rdma_rxe",
+        }
+    }
+}
+
+/// A device on one host, over one cable.
+#[derive(Clone, Debug)]
+pub struct Device {
+    pub host: usize,
+    pub kind: Kind,
+    pub name: String,
+    pub netdev: String,
+    pub ipv4: String,
+    pub ipv6: String,
+    /// Index of the GID that carries the IPv4 address.
+    pub gid: u32,
+    pub gid6: u32,
+}
+
+impl Device {
+    /// Adds a link over a cable. The kernel loads the module by its alias.
+    pub fn add(lab: &Lab, host: usize, kind: Kind, cable: usize) -> Result<Device> {
+        let netdev = lab.netdev(host, cable)?;
+        let name = format!("{}r{cable}", kind.link_type());
+        lab.ok(host, &["rdma", "link", "add", &name, "type", kind.link_type(), "netdev", &netdev])
+            .with_context(|| format!("is {} built and in the lab? `make module`", kind.module()))?;
+        let (four, six) = (ipv4(cable, host), ipv6(cable, host));
+        let index = |address: &str| -> Result<u32> {
+            let index = lab.ok(host, &["/usb4lab/gid", &name, &gid(address)?])?;
+            index.trim().parse().context("GID index")
+        };
+        let (gid, gid6) = (index(&four)?, index(&six)?);
+        Ok(Device { host, kind, name, netdev, ipv4: four, ipv6: six, gid, gid6 })
+    }
+
+    pub fn delete(&self, lab: &Lab) -> Result<()> {
+        lab.ok(self.host, &["rdma", "link", "del", &self.name]).map(|_| ())
+    }
+}
+
+/// An address as sysfs shows the GID that carries it.
+fn gid(address: &str) -> Result<String> {
+    let bytes = match address.parse::<IpAddr>()? {
+        IpAddr::V4(four) => four.to_ipv6_mapped().octets(),
+        IpAddr::V6(six) => six.octets(),
+    };
+    let groups: Vec<String> = bytes.chunks(2).map(|pair| format!("{:02x}{:02x}", pair[0], pair[1])).collect();
+    Ok(groups.join(":"))
+}
+
+/// A device on each of two hosts. The server's side is passive.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    pub client: Device,
+    pub server: Device,
+}
+
+impl Pair {
+    /// Adds links of the given kinds on hosts 0 (client) and 1 (server) over cable 0.
+    pub fn add(lab: &Lab, client: Kind, server: Kind) -> Result<Pair> {
+        let server = Device::add(lab, 1, server, 0)?;
+        Ok(Pair { client: Device::add(lab, 0, client, 0)?, server })
+    }
+
+    /// The same devices with the roles exchanged.
+    pub fn turned(&self) -> Pair {
+        Pair { client: self.server.clone(), server: self.client.clone() }
+    }
+
+    pub fn delete(&self, lab: &Lab) -> Result<()> {
+        self.client.delete(lab)?;
+        self.server.delete(lab)
+    }
+
+    /// Runs a pingpong example with `arguments` on both sides; the client's output. `-c` validates on both.
+    pub fn pingpong(&self, lab: &Lab, arguments: &str, timeout: Duration) -> Result<String> {
+        let line = |d: &Device| format!("ibv_rc_pingpong -d {} -g {} {arguments}", d.name, d.gid);
+        self.run(lab, &line(&self.server), &format!("{} {}", line(&self.client), self.server.ipv4), timeout)
+    }
+
+    /// As `pingpong`, over IPv6 GIDs.
+    pub fn pingpong6(&self, lab: &Lab, arguments: &str, timeout: Duration) -> Result<String> {
+        let line = |d: &Device| format!("ibv_rc_pingpong -d {} -g {} {arguments}", d.name, d.gid6);
+        self.run(lab, &line(&self.server), &format!("{} {}", line(&self.client), self.server.ipv4), timeout)
+    }
+
+    /// Runs a perftest program; the client's output.
+    pub fn perftest(&self, lab: &Lab, program: &str, arguments: &str, timeout: Duration) -> Result<String> {
+        let line = |d: &Device| format!("{program} -d {} -x {} -F {arguments}", d.name, d.gid);
+        self.run(lab, &line(&self.server), &format!("{} {}", line(&self.client), self.server.ipv4), timeout)
+    }
+
+    /// Starts `server`, waits until it listens, runs `client`; both must succeed.
+    pub fn run(&self, lab: &Lab, server: &str, client: &str, timeout: Duration) -> Result<String> {
+        let serving = lab.start(self.server.host, server, timeout);
+        let output = match wait_listen(lab, self.server.host, PORT) {
+            Ok(()) => lab.run(self.client.host, &["/bin/sh", "-c", client], timeout),
+            Err(error) => Err(error),
+        };
+        let good = matches!(&output, Ok(Output { status: 0, .. }));
+        if !good {
+            // The server may wait for ever for a client that gave up.
+            let program = server.split_whitespace().next().unwrap_or_default();
+            let _ = lab.run(self.server.host, &["pkill", "-KILL", program], Duration::from_secs(20));
+        }
+        let served = serving.wait();
+        let output = output?;
+        let both = || -> Result<String> {
+            let served = served.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))?;
+            Ok(format!(
+                "host {}: `{client}` status {}\n{}{}host {}: `{server}` status {}\n{}{}",
+                self.client.host,
+                output.status,
+                output.text(),
+                output.errors(),
+                self.server.host,
+                served.status,
+                served.text(),
+                served.errors()
+            ))
+        };
+        if !good || served.as_ref().is_ok_and(|s| s.status != 0) || served.is_err() {
+            let late = if output.status == 124 { format!(" (time limit {} s)", timeout.as_secs()) } else { String::new() };
+            bail!("the two programs did not both succeed{late}:\n{}", both()?.trim_end());
+        }
+        Ok(output.text())
+    }
+
+    /// Plays a scene of `verbs.py`; what the caller's and the server's side report.
+    pub fn scene(&self, lab: &Lab, scene: &str) -> Result<(Value, Value)> {
+        let timeout = Duration::from_secs(120);
+        let line = format!("/usb4lab/verbs.py serve {PORT} {} {} {scene}", self.server.name, self.server.gid);
+        let serving = lab.start(self.server.host, &line, timeout);
+        wait_listen(lab, self.server.host, PORT)?;
+        let called = lab.run(self.client.host, &["/bin/sh", "-c", &self.call_line(scene)], timeout)?;
+        if called.status != 0 {
+            let _ = lab.run(self.server.host, &["pkill", "-KILL", "-f", "verbs.py serve"], Duration::from_secs(20));
+        }
+        let served = serving.wait()?;
+        if called.status != 0 || served.status != 0 {
+            bail!("scene {scene} could not be played:\nclient: {}\nserver: {}", called.errors(), served.errors());
+        }
+        Ok((serde_json::from_str(&called.text())?, serde_json::from_str(&served.text())?))
+    }
+
+    /// The client's command of a scene.
+    pub fn call_line(&self, scene: &str) -> String {
+        format!("/usb4lab/verbs.py call {} {PORT} {} {} {scene}", self.server.ipv4, self.client.name, self.client.gid)
+    }
+
+    /// The server's command of a scene.
+    pub fn serve_line(&self, scene: &str) -> String {
+        format!("/usb4lab/verbs.py serve {PORT} {} {} {scene}", self.server.name, self.server.gid)
+    }
+}
+
+/// Waits until a program in a guest listens on the port.
+pub fn wait_listen(lab: &Lab, host: usize, port: u16) -> Result<()> {
+    lab.ok(host, &["/usb4lab/wait-listen", &port.to_string()])
+        .map(|_| ())
+        .with_context(|| format!("nothing listens on port {port} of host {host}"))
+}
+
+/// The port that programs of a pair use.
+pub fn port() -> u16 {
+    PORT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gids_are_spelled_as_sysfs_does() {
+        assert_eq!(gid("10.90.0.1").unwrap(), "0000:0000:0000:0000:0000:ffff:0a5a:0001");
+        assert_eq!(gid("fd00:90::2").unwrap(), "fd00:0090:0000:0000:0000:0000:0000:0002");
+    }
+}
