@@ -25,7 +25,7 @@ setup: ## lab root, lab kernel and the lab's programs, into build/ (root, Debian
 	$(setup)/setup lab
 	$(MAKE) --no-print-directory programs
 
-setup-debug: ## the debug kernel: KASAN, lockdep, DMA and object debugging
+setup-debug: ## the debug kernel: lockdep, poisoned slabs, object, DMA and leak debugging
 	$(setup)/setup debug
 
 setup-stock: ## the distro's kernel, its Rust metadata and QEMU, for the second tier
