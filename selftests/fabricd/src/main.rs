@@ -5,8 +5,10 @@
 //! travel if the specification asks for virtual time. Prints `ready` when all of them listen. Runs until SIGTERM, `quit`,
 //! or the end of its standard input if that is a pipe.
 
+mod ctl;
 mod mapping;
 mod pcidev;
+mod report;
 mod service;
 mod sink;
 mod socket;
@@ -63,6 +65,9 @@ fn run() -> Result<(), String> {
         let service = service.clone();
         spawn(format!("socket{nhi}"), move || vhost::serve(&service, nhi, &listener))?;
     }
+    let control = listen(&dir.join("ctl"))?;
+    let commanded = service.clone();
+    spawn("ctl".into(), move || ctl::serve(&commanded, &control))?;
     let timer = service.clone();
     spawn("timer".into(), move || {
         // The default slack of 50 us would blur interrupt throttling.
