@@ -39,8 +39,8 @@ pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
     attr.max_qp = u32::try_from(Qps::CAPACITY).unwrap_or(u32::MAX);
     attr.max_qp_wr = MAX_WR;
     attr.device_cap_flags =
-        c::ib_device_cap_flags_IB_DEVICE_RC_RNR_NAK_GEN as u64 | c::ib_device_cap_flags_IB_DEVICE_SYS_IMAGE_GUID as u64;
-    attr.kernel_cap_flags = c::ib_kernel_cap_flags_IBK_ALLOW_USER_UNREG as u64;
+        (c::ib_device_cap_flags_IB_DEVICE_RC_RNR_NAK_GEN | c::ib_device_cap_flags_IB_DEVICE_SYS_IMAGE_GUID) as u64;
+    attr.kernel_cap_flags = u64::from(c::ib_kernel_cap_flags_IBK_ALLOW_USER_UNREG);
     attr.max_send_sge = MAX_SGE;
     attr.max_recv_sge = MAX_SGE;
     attr.max_sge_rd = MAX_SGE;

@@ -105,7 +105,7 @@ fn register(name: &CStr, ib: NonNull<c::ib_device>, netdev: &Netdev) -> Result {
         unsafe { c::usb4_ib_get_ref(ib.as_ptr()) };
     }
     // SAFETY: Allocated by `usb4_ib_alloc` and not registered before.
-    to_result(unsafe { c::usb4_ib_register(ib.as_ptr(), name.as_ptr().cast()) })?;
+    to_result(unsafe { c::usb4_ib_register(ib.as_ptr(), name.as_char_ptr()) })?;
     if !netdev.is_registered() {
         // The netdev's end may have been announced before the registration could be undone by it.
         unregister_soon(ib);

@@ -3,7 +3,10 @@
 //!
 //! Each takes raw pointers apart, calls the safe code and turns its result into an errno. The core guarantees that
 //! objects passed in are alive during the call, that an object's operations do not overlap its destruction, and that
-//! parents outlive children (a PD its QPs and MRs, a CQ its QPs, the device everything).
+//! parents outlive children (a PD its QPs and MRs, a CQ its QPs, the device everything). That is what every function
+//! here asks of its caller.
+
+#![allow(clippy::missing_safety_doc, reason = "one contract for all, above")]
 
 use super::{
     ibdev,
@@ -22,6 +25,7 @@ use core::ptr::{self, NonNull};
 use kernel::{
     ffi::{c_char, c_int, c_uint, c_ulong, c_void},
     prelude::*,
+    str::as_char_ptr_in_const_context,
     sync::Arc,
 };
 use usb4_bindings as c;
@@ -76,7 +80,7 @@ unsafe extern "C" fn usb4_op_newlink(name: *const c_char, ndev: *mut c::net_devi
         return EINVAL.to_errno();
     };
     // SAFETY: The netlink code holds the netdev and passes a string.
-    let (name, netdev) = unsafe { (CStr::from_ptr(name.cast()), Netdev::hold(ndev)) };
+    let (name, netdev) = unsafe { (CStr::from_char_ptr(name), Netdev::hold(ndev)) };
     errno(ibdev::add(name, &netdev))
 }
 
@@ -439,7 +443,7 @@ static DESCRIPTIONS: Descriptions = {
     }; counters::NAMES.len()];
     let mut at = 0;
     while at < descriptions.len() {
-        descriptions[at].name = counters::NAMES[at].as_ptr().cast();
+        descriptions[at].name = as_char_ptr_in_const_context(counters::NAMES[at]);
         at += 1;
     }
     Descriptions(descriptions)

@@ -111,6 +111,11 @@ impl<T: Timed + Sync> Timer<T> {
         unsafe { c::hrtimer_cancel(self.hr.get()) };
     }
 
+    /// The core's callback.
+    ///
+    /// # Safety
+    ///
+    /// `hr` is the `hr` of a `Timer<T>`.
     unsafe extern "C" fn expired(hr: *mut c::hrtimer) -> c::hrtimer_restart {
         // SAFETY: By the invariant `hr` is the first field of a live timer.
         let timer = unsafe { &*hr.cast::<Self>() };

@@ -116,10 +116,11 @@ impl KeptAttr {
 /// The core's table of transitions of an RC QP and the attributes they need and allow.
 pub(crate) fn modify_is_allowed(from: u32, to: u32, mask: u32) -> bool {
     let mask = i32::from_ne_bytes(mask.to_ne_bytes());
-    // SAFETY: A pure function of numbers; states out of range are refused.
-    from <= c::ib_qp_state_IB_QPS_ERR
-        && to <= c::ib_qp_state_IB_QPS_ERR
-        && unsafe { c::usb4_qp_modify_ok(from, to, c::ib_qp_type_IB_QPT_RC, mask) }
+    if from > c::ib_qp_state_IB_QPS_ERR || to > c::ib_qp_state_IB_QPS_ERR {
+        return false;
+    }
+    // SAFETY: A pure function of numbers, which are in range.
+    unsafe { c::usb4_qp_modify_ok(from, to, c::ib_qp_type_IB_QPT_RC, mask) }
 }
 
 /// The core's half of a completion queue.
