@@ -60,3 +60,6 @@ mod requester;
 mod responder;
 mod retry;
 mod window;
+
+#[cfg(test)]
+mod tests;
