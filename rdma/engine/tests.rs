@@ -701,11 +701,8 @@ fn a_message_interrupted_by_another_fails_its_receive() {
 fn a_read_is_answered_in_packets_and_again_in_part() {
     let mut rig = Rig::new();
     rig.request(Opcode::ReadRequest, RQ_PSN, 600);
-    let (first, packet) = rig.poll().unwrap();
-    assert_eq!(
-        (packet.opcode, packet.bth.psn.value()),
-        (response(Place::First), RQ_PSN)
-    );
+    let (first, head) = rig.poll().unwrap();
+    assert_eq!((head.opcode, head.bth.psn.value()), (response(Place::First), RQ_PSN));
     assert_eq!(
         first.payload,
         Source::Region {
