@@ -12,6 +12,8 @@ mod net;
 mod stock;
 mod virtual_time;
 
+pub use data::{check_operations, devinfo};
+
 use crate::lab::Lab;
 use crate::spec::{Kernel, LabSpec, Profile, Tier, Topology};
 use crate::verbs::Kind;
@@ -20,10 +22,8 @@ use anyhow::Result;
 /// What kind of lab a case runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bench {
-    /// Two hosts, one cable.
-    Pair(Profile),
-    /// Two hosts, four cables.
-    Four(Profile),
+    /// Two hosts and this many cables.
+    Pair(Profile, usize),
     /// The case makes its own labs.
     Own,
 }
@@ -70,8 +70,7 @@ impl Bench {
     /// The lab to start, None if the case makes its own.
     pub fn spec(self, tier: Tier, kernel: Kernel, seed: u64) -> Result<Option<LabSpec>> {
         let (profile, cables) = match self {
-            Bench::Pair(profile) => (profile, 1),
-            Bench::Four(profile) => (profile, 4),
+            Bench::Pair(profile, cables) => (profile, cables),
             Bench::Own => return Ok(None),
         };
         Ok(Some(LabSpec { tier, kernel, seed, ..LabSpec::wired(profile, Topology::Pair, 2, cables)? }))
@@ -89,7 +88,7 @@ pub fn all() -> Vec<Case> {
 
 /// Shorthand for the common kind of case.
 const fn pair(name: &'static str, about: &'static str, run: fn(&Context) -> Result<()>) -> Case {
-    Case { name, about, bench: Bench::Pair(Profile::Strix), tier: Tier::Fast, run }
+    Case { name, about, bench: Bench::Pair(Profile::Strix, 1), tier: Tier::Fast, run }
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The command line.
 
+use crate::bench::{self, Suite};
+use crate::demo;
 use crate::holder;
 use crate::lab::Lab;
 use crate::runner::{self, Plan};
@@ -92,6 +94,23 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Kernel::Lab)]
         kernel: Kernel,
         /// Which driver is under test; rxe checks the lab and the cases themselves
+        #[arg(long, value_enum, default_value_t = Kind::Usb4)]
+        ours: Kind,
+    },
+    /// Two hosts, one cable, our driver beside stock rxe, one table
+    Demo {
+        #[arg(long, value_enum, default_value_t = Kind::Usb4)]
+        ours: Kind,
+    },
+    /// Measure ours against stock, interleaved, medians
+    Bench {
+        #[arg(long, value_enum)]
+        suite: Suite,
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+        /// Write the rows to this file
+        #[arg(long)]
+        json: Option<PathBuf>,
         #[arg(long, value_enum, default_value_t = Kind::Usb4)]
         ours: Kind,
     },
@@ -198,6 +217,8 @@ impl Cli {
                     return Ok(ExitCode::FAILURE);
                 }
             }
+            Command::Demo { ours } => demo::run(ours)?,
+            Command::Bench { suite, runs, json, ours } => bench::run(suite, runs, json.as_deref(), ours)?,
             Command::Down { name } => match Lab::attach(&name.name)?.running() {
                 true => Lab::attach(&name.name)?.down()?,
                 false => println!("lab {} is not running", name.name),

@@ -43,7 +43,8 @@ impl Lab {
             }
         }
         fs::write(state.join("lab.json"), serde_json::to_string_pretty(&spec)?)?;
-        let mut child = Command::new(std::env::current_exe()?)
+        // The running program, even if a build has replaced its file meanwhile.
+        let mut child = Command::new("/proc/self/exe")
             .arg("hold")
             .arg(&state)
             .stdin(Stdio::piped())

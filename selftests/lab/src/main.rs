@@ -5,15 +5,18 @@
 //! that commands and test cases use, [`cases`] are the tests.
 
 mod agent;
+mod bench;
 mod cases;
 mod cli;
 mod control;
 mod cpu;
+mod demo;
 mod fabric;
 mod guest;
 mod holder;
 mod lab;
 mod log;
+mod measure;
 mod parse;
 mod paths;
 mod qemu;

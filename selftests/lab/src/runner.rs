@@ -115,7 +115,8 @@ fn judge(case: &Case, context: &Context) -> Result<()> {
     }
 }
 
-fn kernel_trouble(marks: &[Mark]) -> Result<Option<String>> {
+/// What guests' kernels complained about since the marks, or None.
+pub fn kernel_trouble(marks: &[Mark]) -> Result<Option<String>> {
     let mut found = Vec::new();
     for (host, mark) in marks.iter().enumerate() {
         if let Some(lines) = mark.trouble()? {

@@ -152,6 +152,13 @@ impl LabSpec {
         if self.tier == Tier::Fast && self.smp != 1 {
             bail!("the fast tier's kernel has one processor; use --tier stock with --smp {}", self.smp);
         }
+        if self.tier == Tier::Fast && self.nhis > 2 {
+            bail!(
+                "{} host routers do not fit a fast-tier guest, which has 32 interrupt vectors for 16 a router: \
+                 use fewer cables or --profile intel",
+                self.nhis
+            );
+        }
         if self.tier == Tier::Fast && self.iommu {
             bail!("the fast tier has no IOMMU; use --tier stock with --iommu");
         }

@@ -64,7 +64,8 @@ fn operations(context: &Context) -> Result<()> {
     mixed.delete(lab)
 }
 
-fn check_operations(lab: &Lab, pair: &Pair) -> Result<()> {
+/// Plays every operation with every byte compared.
+pub fn check_operations(lab: &Lab, pair: &Pair) -> Result<()> {
     let (client, server) = pair.scene(lab, "operations")?;
     for (side, report) in [("client", &client), ("server", &server)] {
         let wrong = report["wrong"].as_array().context("report without a verdict")?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub const CASES: &[Case] = &[Case {
     name: "stock_smoke",
     about: "distribution kernel: ping, our link on both hosts, devinfo, validated pingpong, send bandwidth",
-    bench: Bench::Pair(Profile::Strix),
+    bench: Bench::Pair(Profile::Strix, 1),
     tier: Tier::Stock,
     run: smoke,
 }];
