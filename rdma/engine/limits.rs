@@ -40,6 +40,7 @@ pub const DEFAULT_PKEY: u16 = 0xffff;
 const TIMEOUT_UNIT_NS: u64 = 4_096;
 
 /// The local ACK timeout for exponent `exponent`; `None` for 0, which means no timeout.
+#[inline]
 #[must_use]
 pub const fn ack_timeout(exponent: u8) -> Option<Duration> {
     match exponent {

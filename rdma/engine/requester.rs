@@ -80,6 +80,7 @@ impl Requester {
     }
 
     /// Request packets in flight; READ responses are counted apart.
+    #[inline]
     fn in_flight(&self) -> u32 {
         self.nxt.distance(self.una).saturating_sub(self.read_psns)
     }

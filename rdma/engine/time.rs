@@ -14,12 +14,14 @@ pub struct Duration(pub u64);
 
 impl Instant {
     /// The instant `span` after this one, saturating at the end of time.
+    #[inline]
     #[must_use]
     pub const fn after(self, span: Duration) -> Self {
         Self(self.0.saturating_add(span.0))
     }
 
     /// The time passed since `earlier`; zero if `earlier` lies in the future.
+    #[inline]
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration(self.0.saturating_sub(earlier.0))

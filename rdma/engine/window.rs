@@ -62,6 +62,7 @@ pub(crate) struct Window {
 }
 
 /// Usable slots of the storage.
+#[inline]
 fn capacity(slots: &[SendSlot]) -> usize {
     slots.len().min(MAX_SEND_SLOTS)
 }
@@ -88,11 +89,13 @@ impl Window {
     }
 
     /// Whether another message fits.
+    #[inline]
     pub(crate) fn has_room(&self, slots: &[SendSlot]) -> bool {
         self.len < capacity(slots)
     }
 
     /// The message at `index`, counted from the oldest.
+    #[inline]
     pub(crate) fn at<'a>(&self, slots: &'a [SendSlot], index: usize) -> Option<&'a SendSlot> {
         if index >= self.len {
             return None;
@@ -101,6 +104,7 @@ impl Window {
     }
 
     /// As [`Window::at`].
+    #[inline]
     pub(crate) fn at_mut<'a>(&self, slots: &'a mut [SendSlot], index: usize) -> Option<&'a mut SendSlot> {
         if index >= self.len {
             return None;
@@ -110,6 +114,7 @@ impl Window {
     }
 
     /// Append a message that waits to be started.
+    #[inline]
     pub(crate) fn push(&mut self, slots: &mut [SendSlot], wqe: SendWqe) {
         if !self.has_room(slots) {
             return;
@@ -122,6 +127,7 @@ impl Window {
     }
 
     /// The waiting message has got its PSNs.
+    #[inline]
     pub(crate) fn start(&mut self) {
         if self.started < self.len {
             self.started = self.started.wrapping_add(1);
@@ -129,6 +135,7 @@ impl Window {
     }
 
     /// The current message is wholly sent.
+    #[inline]
     pub(crate) fn step(&mut self) {
         if self.cur < self.started {
             self.cur = self.cur.wrapping_add(1);
@@ -136,6 +143,7 @@ impl Window {
     }
 
     /// The oldest incomplete message has completed.
+    #[inline]
     pub(crate) fn complete(&mut self) {
         if self.done < self.started {
             self.done = self.done.wrapping_add(1);
@@ -144,11 +152,14 @@ impl Window {
     }
 
     /// Go back to the message at `index`.
+    #[inline]
     pub(crate) fn seek(&mut self, index: usize) {
-        self.cur = index.clamp(self.done, self.started);
+        // Not `clamp`, which panics should the bounds ever cross.
+        self.cur = index.max(self.done).min(self.started);
     }
 
     /// Take the oldest message out.
+    #[inline]
     pub(crate) fn pop(&mut self, slots: &[SendSlot]) -> Option<SendWqe> {
         let wqe = self.at(slots, 0)?.wqe;
         self.head = self.position(slots, 1);
@@ -159,6 +170,7 @@ impl Window {
         Some(wqe)
     }
 
+    #[inline]
     fn position(&self, slots: &[SendSlot], index: usize) -> usize {
         let capacity = capacity(slots);
         let position = self.head.wrapping_add(index);

@@ -55,12 +55,14 @@ impl Mtu {
     }
 
     /// Payload bytes of a full packet.
+    #[inline]
     #[must_use]
     pub const fn bytes(self) -> u32 {
         1 << self.shift()
     }
 
     /// Packets of a message of `length` bytes; an empty message takes one.
+    #[inline]
     #[must_use]
     pub const fn packets(self, length: u32) -> u32 {
         match length {
@@ -70,6 +72,7 @@ impl Mtu {
     }
 
     /// Binary logarithm of the size.
+    #[inline]
     pub(crate) const fn shift(self) -> u32 {
         match self {
             Self::B256 => 8,

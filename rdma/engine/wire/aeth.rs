@@ -97,6 +97,7 @@ impl Aeth {
     }
 
     /// Encode the header.
+    #[inline]
     #[must_use]
     pub const fn bytes(&self) -> [u8; Self::LEN] {
         let [_, a, b, c] = self.msn.value().to_be_bytes();

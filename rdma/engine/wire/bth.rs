@@ -37,6 +37,7 @@ impl Bth {
     /// # Errors
     ///
     /// [`WireError::Version`] for any transport version but 0.
+    #[inline]
     pub fn parse(bytes: &[u8; Self::LEN]) -> Result<Self, WireError> {
         let [opcode, flags, pkey0, pkey1, _reserved, q0, q1, q2, ack, p0, p1, p2] = *bytes;
         if flags & 0x0f != TVER {
@@ -55,6 +56,7 @@ impl Bth {
     }
 
     /// Encode the header; reserved fields are zero.
+    #[inline]
     #[must_use]
     pub const fn bytes(&self) -> [u8; Self::LEN] {
         let flags = ((self.solicited as u8) << 7) | ((self.migrated as u8) << 6) | ((self.pad & 3) << 4) | TVER;

@@ -22,18 +22,20 @@ impl HeaderBuf {
     }
 
     /// The bytes written so far.
+    #[inline]
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or(&[])
     }
 
     /// Append `part`. The header chains of this crate always fit; more is cut off.
+    #[inline]
     pub(crate) fn push(&mut self, part: &[u8]) {
         let start = usize::from(self.len);
-        let end = start.saturating_add(part.len());
-        if let Some(room) = self.bytes.get_mut(start..end) {
+        let room = self.bytes.get_mut(start..).and_then(|rest| rest.get_mut(..part.len()));
+        if let Some(room) = room {
             room.copy_from_slice(part);
-            self.len = end as u8;
+            self.len = start.wrapping_add(part.len()) as u8;
         }
     }
 }

@@ -19,6 +19,7 @@ impl Reth {
     pub const LEN: usize = 16;
 
     /// Decode the header; every bit pattern is one.
+    #[inline]
     #[must_use]
     pub const fn parse(bytes: &[u8; Self::LEN]) -> Self {
         let [a, b, c, d, e, f, g, h, k0, k1, k2, k3, l0, l1, l2, l3] = *bytes;
@@ -30,6 +31,7 @@ impl Reth {
     }
 
     /// Encode the header.
+    #[inline]
     #[must_use]
     pub const fn bytes(&self) -> [u8; Self::LEN] {
         let [a, b, c, d, e, f, g, h] = self.va.to_be_bytes();

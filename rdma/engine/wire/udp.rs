@@ -140,10 +140,10 @@ impl PathHeaders {
 
     fn push(&mut self, part: &[u8]) {
         let start = usize::from(self.len);
-        let end = start.saturating_add(part.len());
-        if let Some(room) = self.bytes.get_mut(start..end) {
+        let room = self.bytes.get_mut(start..).and_then(|rest| rest.get_mut(..part.len()));
+        if let Some(room) = room {
             room.copy_from_slice(part);
-            self.len = end as u8;
+            self.len = start.wrapping_add(part.len()) as u8;
         }
     }
 }

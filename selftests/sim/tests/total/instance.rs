@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Every entry of the engine with a host nobody can see through, for `total.rs` to look at.
+#![no_std]
+#![allow(improper_ctypes, improper_ctypes_definitions)]
+
+extern crate roce;
+
+use roce::completion::{Completion, Event};
+use roce::keys::{Access, Key};
+use roce::qp::{Modify, Qp, QpConfig, ReadResource, SendMessage, Slots};
+use roce::time::Instant;
+use roce::wire::udp::{Path, PathHeaders};
+use roce::wire::{icrc::Icrc, Packet};
+use roce::wqe::{Fault, Host, RecvWqe, SendWqe, Span, Target, Transmit};
+
+extern "Rust" {
+    fn host_send() -> Option<SendWqe>;
+    fn host_recv() -> Option<RecvWqe>;
+    fn host_check(rkey: Key, va: u64, length: u32, access: Access) -> Result<(), Fault>;
+    fn host_place(to: Target, payload: Span) -> Result<(), Fault>;
+}
+
+pub struct Opaque;
+
+impl Host for Opaque {
+    fn take_send(&mut self) -> Option<SendWqe> {
+        unsafe { host_send() }
+    }
+    fn take_recv(&mut self) -> Option<RecvWqe> {
+        unsafe { host_recv() }
+    }
+    fn check(&mut self, rkey: Key, va: u64, length: u32, access: Access) -> Result<(), Fault> {
+        unsafe { host_check(rkey, va, length, access) }
+    }
+    fn place(&mut self, to: Target, payload: Span) -> Result<(), Fault> {
+        unsafe { host_place(to, payload) }
+    }
+}
+
+pub type Engine = Qp<Slots<&'static mut [SendMessage], &'static mut [ReadResource]>>;
+
+#[no_mangle]
+pub fn new(config: QpConfig, sends: &'static mut [SendMessage], reads: &'static mut [ReadResource]) -> Engine {
+    Qp::new(config, Slots { sends, reads })
+}
+#[no_mangle]
+pub fn modify(engine: &mut Engine, now: Instant, modify: &Modify) -> bool {
+    engine.modify(now, modify).is_ok()
+}
+#[no_mangle]
+pub fn doorbell(engine: &mut Engine, now: Instant) {
+    engine.handle_doorbell(now, &mut Opaque)
+}
+#[no_mangle]
+pub fn packet(engine: &mut Engine, now: Instant, head: &[u8], len: usize) -> bool {
+    let Ok(packet) = Packet::parse(head, len) else {
+        return false;
+    };
+    engine.handle_packet(now, &packet, &mut Opaque);
+    true
+}
+#[no_mangle]
+pub fn timeout(engine: &mut Engine, now: Instant) -> Option<Instant> {
+    engine.handle_timeout(now, &mut Opaque);
+    engine.poll_timeout()
+}
+#[no_mangle]
+pub fn transmit(engine: &mut Engine, now: Instant) -> Option<Transmit> {
+    engine.poll_transmit(now, &mut Opaque)
+}
+#[no_mangle]
+pub fn gather_fault(engine: &mut Engine, now: Instant, transmit: &Transmit, fault: Fault) {
+    engine.handle_gather_fault(now, transmit, fault, &mut Opaque)
+}
+#[no_mangle]
+pub fn completion(engine: &mut Engine) -> Option<Completion> {
+    engine.poll_completion(&mut Opaque)
+}
+#[no_mangle]
+pub fn event(engine: &mut Engine) -> Option<Event> {
+    engine.poll_event()
+}
+#[no_mangle]
+pub fn headers(path: &Path, id: u16, len: usize) -> Option<PathHeaders> {
+    PathHeaders::build(path, id, len).ok()
+}
+#[no_mangle]
+pub fn icrc(headers: &[u8], transport: &[u8]) -> Option<[u8; 4]> {
+    Some(Icrc::seed(headers).ok()?.transport(transport).ok()?.finish())
+}
