@@ -59,7 +59,13 @@ fn run() -> Result<(), String> {
     let spec = Spec::parse(&text).map_err(|error| format!("{}: {error}", spec.display()))?;
     let fabric = Fabric::new(&spec.topology()).map_err(|error| error.to_string())?;
     let places: Vec<(usize, usize)> = (0..fabric.nhis().len()).map(|nhi| fabric.place_of(nhi)).collect();
-    let service = Arc::new(Service::new(fabric, Clock::Real(std::time::Instant::now())));
+    let clock = if spec.virtual_time {
+        let schedule = travel::Schedule::new(spec.topology().hosts.len());
+        Clock::Virtual(schedule.map_err(|error| format!("shared calendar: {error}"))?)
+    } else {
+        Clock::Real(std::time::Instant::now())
+    };
+    let service = Arc::new(Service::new(fabric, clock));
     for (nhi, (host, index)) in places.into_iter().enumerate() {
         let listener = listen(&dir.join(format!("h{host}n{index}.sock")))?;
         let service = service.clone();
@@ -69,11 +75,21 @@ fn run() -> Result<(), String> {
     let commanded = service.clone();
     spawn("ctl".into(), move || ctl::serve(&commanded, &control))?;
     let timer = service.clone();
-    spawn("timer".into(), move || {
-        // The default slack of 50 us would blur interrupt throttling.
-        let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
-        timer.run_timer();
-    })?;
+    if spec.virtual_time {
+        let listener = listen(&dir.join("tt"))?;
+        spawn("calendar".into(), move || {
+            if let Err(error) = travel::serve(&timer, &listener) {
+                eprintln!("time travel: {error}");
+                std::process::exit(1);
+            }
+        })?;
+    } else {
+        spawn("timer".into(), move || {
+            // The default slack of 50 us would blur interrupt throttling.
+            let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+            timer.run_timer();
+        })?;
+    }
     println!("ready");
     std::io::stdout().flush().map_err(|error| error.to_string())?;
     wait_for_end();

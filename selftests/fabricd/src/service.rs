@@ -73,6 +73,11 @@ impl Service {
         }
     }
 
+    /// When the fabric next has something to do.
+    pub fn next_event(&self) -> Option<Instant> {
+        self.lock().next_event()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Fabric<GuestMemory>> {
         self.fabric.lock().unwrap_or_else(PoisonError::into_inner)
     }
