@@ -76,13 +76,14 @@ class Side:
         self.exchange(ready=True)
 
     def receive(self, length=SIZE, wr_id=1, offset=0):
-        self.qp.post_recv(RecvWR(wr_id, 1, [SGE(self.mr.buf + offset, length, self.mr.lkey)]))
+        sge = SGE(self.mr.buf + offset, length, self.mr.lkey)
+        self.qp.post_recv(RecvWR(wr_id=wr_id, num_sge=1, sg=[sge]))
 
     def send(self, opcode, length, wr_id=2, lkey=None, addr=None, rkey=None, remote=None, flags=0, imm=None, offset=0):
         sge = SGE(self.mr.buf + offset if addr is None else addr, length, self.mr.lkey if lkey is None else lkey)
-        wr = SendWR(wr_id, opcode, 1, [sge] if length else None, send_flags=e.IBV_SEND_SIGNALED | flags,
-                    imm_data=imm or 0) if length else SendWR(wr_id, opcode, 0, None,
-                                                            send_flags=e.IBV_SEND_SIGNALED | flags, imm_data=imm or 0)
+        sges = [sge] if length else []
+        wr = SendWR(wr_id=wr_id, opcode=opcode, num_sge=len(sges), sg=sges or None, imm_data=imm or 0,
+                    send_flags=e.IBV_SEND_SIGNALED | flags)
         if opcode not in (e.IBV_WR_SEND, e.IBV_WR_SEND_WITH_IMM):
             wr.set_wr_rdma(self.peer["rkey"] if rkey is None else rkey, self.peer["addr"] if remote is None else remote)
         self.qp.post_send(wr)

@@ -170,7 +170,7 @@ impl Pair {
         wait_listen(lab, self.server.host, PORT)?;
         let called = lab.run(self.client.host, &["/bin/sh", "-c", &self.call_line(scene)], timeout)?;
         if called.status != 0 {
-            let _ = lab.run(self.server.host, &["pkill", "-KILL", "-f", "verbs.py serve"], Duration::from_secs(20));
+            let _ = lab.run(self.server.host, &["pkill", "-KILL", "-x", "verbs.py"], Duration::from_secs(20));
         }
         let served = serving.wait()?;
         if called.status != 0 || served.status != 0 {

@@ -122,7 +122,7 @@ fn dead_process(context: &Context) -> Result<()> {
     quiet(lab, || {
         let pair = Pair::add(lab, context.ours, context.ours)?;
         let (serving, calling) = start_writing(lab, &pair)?;
-        lab.run(1, &["pkill", "-KILL", "-f", "verbs.py serve"], Duration::from_secs(20))?;
+        lab.run(1, &["pkill", "-KILL", "-x", "verbs.py"], Duration::from_secs(20))?;
         let _ = serving.wait()?;
         compare("dead_peer", "client", &serde_json::from_str(&calling.ok()?)?, DEAD)?;
         pair.pingpong(lab, "-c -n 20 -e", Duration::from_secs(30)).context("the next program must work")?;
