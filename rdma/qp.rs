@@ -53,6 +53,10 @@ pub(crate) const QPN_FLAG: u32 = 0x80_0000;
 const IN_FLIGHT: i32 = 96;
 /// Frames sent without a break; then other softirqs have their turn.
 const ROUND: usize = 64;
+/// Posting a receive rings no doorbell, so a QP in ERR looks for receives to flush: soon at first, then less often.
+const FLUSH_FIRST: u64 = 1_000_000;
+/// See [`FLUSH_FIRST`].
+const FLUSH_LAST: u64 = 256_000_000;
 
 type Engine = roce::qp::Qp<Slots<KVVec<SendMessage>, KVVec<ReadResource>>>;
 
@@ -65,6 +69,8 @@ struct State {
     ip_id: u16,
     /// Somebody is sending and will look again before it stops.
     sending: bool,
+    /// Nanoseconds to the next look for receives to flush.
+    flush_in: u64,
     /// Gone once the QP is being destroyed: nothing happens any more.
     handle: Option<QpHandle>,
     kept: KeptAttr,
@@ -153,6 +159,7 @@ impl Qp {
             path: None,
             ip_id: 0,
             sending: false,
+            flush_in: FLUSH_FIRST,
             handle: Some(handle),
             kept,
         };
@@ -264,7 +271,7 @@ impl Qp {
             }
             state.sending = false;
             if sent < ROUND {
-                this.rearm(&state);
+                this.rearm(&mut state);
             } else {
                 this.timer.kick();
             }
@@ -361,9 +368,15 @@ impl Qp {
         }
     }
 
-    fn rearm(&self, state: &State) {
+    fn rearm(&self, state: &mut State) {
         if let Some(at) = state.engine.poll_timeout() {
             self.timer.arm(at.0);
+        }
+        if state.engine.state() == QpState::Err {
+            self.timer.arm(now().saturating_add(state.flush_in));
+            state.flush_in = (state.flush_in * 2).min(FLUSH_LAST);
+        } else {
+            state.flush_in = FLUSH_FIRST;
         }
     }
 
