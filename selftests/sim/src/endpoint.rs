@@ -40,6 +40,8 @@ pub struct Endpoint {
     pub link: usize,
     /// The timer event that is scheduled, if any.
     pub armed: Option<u64>,
+    /// Its peer was not ready: no request may leave before.
+    pub silent_until: u64,
     /// False once it has died.
     pub alive: bool,
 }
@@ -96,7 +98,8 @@ impl User {
         keys::check(region, rkey, crate::scenario::PD, va, len, access).map(|offset| offset as usize)
     }
 
-    fn broke(&mut self, rule: String) {
+    /// Remember that the engine broke a rule.
+    pub fn broke(&mut self, rule: String) {
         self.broken.get_or_insert(rule);
     }
 

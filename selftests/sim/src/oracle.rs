@@ -3,13 +3,15 @@
 
 use std::fmt;
 
-use crate::endpoint::User;
+use crate::endpoint::{Endpoint, User};
 use crate::scenario::{Bad, Connection, Twist};
 use crate::world::World;
 use roce::completion::{Completion, Event, WcOpcode, WcStatus};
+use roce::counters::Counters;
 use roce::limits;
 use roce::qp::State;
-use roce::wqe::SendOp;
+use roce::wire::{Packet, Syndrome};
+use roce::wqe::{SendOp, Source, Transmit};
 
 /// A rule that did not hold.
 #[derive(Clone, Debug)]
@@ -132,6 +134,38 @@ pub fn on_recv_completion(world: &World, e: usize, done: &Completion) -> Result<
         user.memory[op.remote..op.remote + len] == peer.memory[op.local..op.local + len],
         || format!("end {e}: receive {index} completed without its bytes"),
     )
+}
+
+/// A packet was handled: a receiver that is not ready is given its time.
+pub fn after_packet(endpoint: &mut Endpoint, now: u64, packet: &Packet, before: &Counters) {
+    if !packet.opcode.is_response() {
+        return;
+    }
+    let waits = endpoint.engine.counters().received_rnr_naks > before.received_rnr_naks;
+    endpoint.silent_until = match packet.aeth.map(|aeth| aeth.syndrome) {
+        Some(Syndrome::Rnr(code)) if waits => now + limits::rnr_delay(code).0,
+        // Another one on the way changes nothing; progress ends the wait.
+        Some(Syndrome::Rnr(_)) => endpoint.silent_until,
+        _ => 0,
+    };
+}
+
+/// A packet is about to be sent: requests respect the RNR wait and the fence.
+pub fn before_transmit(endpoint: &mut Endpoint, now: u64, transmit: &Transmit) {
+    let request = Packet::parse(transmit.header.as_bytes(), transmit.transport_len())
+        .is_ok_and(|packet| !packet.opcode.is_response());
+    if request && now < endpoint.silent_until {
+        endpoint.user.broke(format!("a request at {now} into an RNR wait"));
+    }
+    let Source::Send { slot, .. } = transmit.payload else {
+        return;
+    };
+    let (index, user) = (slot as usize, &mut endpoint.user);
+    let awaited = user.send_completions.len();
+    let fenced = user.plan.ops[index].fence;
+    if fenced && user.plan.ops[awaited..index].iter().any(|op| op.op == SendOp::Read) {
+        user.broke(format!("send {index} did not wait at its fence"));
+    }
 }
 
 /// All that must hold at the end of a run.

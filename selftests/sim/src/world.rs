@@ -169,6 +169,7 @@ impl World {
             host: here,
             link: here * self.hosts + there,
             armed: None,
+            silent_until: 0,
             alive: true,
         });
     }
@@ -261,7 +262,9 @@ impl World {
         }
         bytes.drain(..start);
         self.endpoints[e].user.packet = bytes;
+        let before = *self.endpoints[e].engine.counters();
         self.with_host(e, |engine, now, host| engine.handle_packet(now, &packet, host));
+        oracle::after_packet(&mut self.endpoints[e], self.now, &packet, &before);
         self.service(e)
     }
 
@@ -362,6 +365,7 @@ impl World {
     }
 
     fn transmit(&mut self, e: usize, transmit: &Transmit) {
+        oracle::before_transmit(&mut self.endpoints[e], self.now, transmit);
         let payload = match self.endpoints[e].user.gather(&transmit.payload) {
             Ok(payload) => payload.to_vec(),
             Err(fault) => {
