@@ -62,4 +62,4 @@ mod retry;
 mod window;
 
 #[cfg(test)]
-mod tests;
+mod scripted;

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! What the responder carries out, and what it answers.
+
+use super::*;
+
+#[test]
+fn acknowledgements_coalesce_into_the_newest() {
+    let mut rig = Rig::new();
+    for i in 0..3 {
+        rig.request(write(Place::Only), RQ_PSN + i, 8);
+    }
+    assert_eq!(rig.answers(), [((RQ_PSN + 2) & 0xff_ffff, ACK)]);
+    assert_eq!(rig.qp.query().rq_psn, Psn::new(1));
+}
+
+#[test]
+fn a_gap_is_reported_once_and_again_only_if_the_peer_went_back() {
+    let mut rig = Rig::new();
+    rig.request(write(Place::Only), RQ_PSN + 1, 8);
+    assert_eq!(rig.answers(), [(RQ_PSN, SEQUENCE)]);
+    rig.request(write(Place::Only), RQ_PSN + 2, 8);
+    assert_eq!(rig.answers(), []);
+    rig.request(write(Place::Only), RQ_PSN + 1, 8);
+    assert_eq!(rig.answers(), [(RQ_PSN, SEQUENCE)]);
+    assert!(rig.user.placed.is_empty());
+}
+
+#[test]
+fn a_duplicate_is_acknowledged_and_not_carried_out() {
+    let mut rig = Rig::new();
+    rig.recv(100);
+    rig.request(send(Place::Only), RQ_PSN, 100);
+    assert_eq!(rig.done().len(), 1);
+    rig.request(write(Place::Only), RQ_PSN + 1, 4);
+    rig.answers();
+    let placed = rig.user.placed.len();
+    rig.request(send(Place::Only), RQ_PSN, 100);
+    assert_eq!(rig.answers(), [(RQ_PSN + 1, ACK)]);
+    assert_eq!(rig.user.placed.len(), placed);
+    assert_eq!(rig.done(), []);
+}
+
+#[test]
+fn a_missing_receive_is_a_receiver_not_ready_and_what_follows_is_ignored() {
+    let mut rig = Rig::new();
+    rig.request(send(Place::Only), RQ_PSN, 10);
+    assert_eq!(rig.answers(), [(RQ_PSN, Syndrome::Rnr(12))]);
+    rig.request(send(Place::Only), RQ_PSN + 1, 10);
+    assert_eq!(rig.answers(), []);
+    rig.recv(10);
+    rig.request(send(Place::Only), RQ_PSN, 10);
+    assert_eq!(rig.answers(), [(RQ_PSN, ACK)]);
+    assert_eq!(rig.done(), [(Queue::Recv, 0, OK)]);
+}
+
+#[test]
+fn immediate_data_of_a_write_consumes_a_receive_and_reports_the_length() {
+    let mut rig = Rig::new();
+    let last = Opcode::Write {
+        place: Place::Last,
+        imm: true,
+    };
+    rig.handle(&packet(
+        write(Place::First),
+        RQ_PSN,
+        256,
+        Some(Reth {
+            va: 0,
+            rkey: Key(9),
+            length: 300,
+        }),
+        None,
+    ));
+    rig.handle(&packet(last, RQ_PSN + 1, 44, None, None));
+    assert_eq!(rig.answers(), [(RQ_PSN + 1, Syndrome::Rnr(12))]);
+    assert_eq!(rig.user.placed.len(), 1);
+    rig.recv(0);
+    rig.handle(&packet(last, RQ_PSN + 1, 44, None, None));
+    let done = rig.qp.poll_completion(&mut rig.user).unwrap();
+    assert_eq!(
+        (done.opcode, done.byte_len, done.imm),
+        (WcOpcode::RecvWithImm, 300, Some([1, 2, 3, 4]))
+    );
+    assert_eq!(rig.user.placed[1], (Target::Region { rkey: Key(9), va: 256 }, 44));
+}
+
+#[test]
+fn a_receive_too_small_is_a_length_error_here_and_an_invalid_request_there() {
+    let mut rig = Rig::new();
+    rig.recv(9);
+    rig.request(send(Place::Only), RQ_PSN, 10);
+    assert_eq!(rig.answers(), [(RQ_PSN, Syndrome::Nak(NakCode::InvalidRequest))]);
+    assert_eq!(rig.done(), [(Queue::Recv, 0, WcStatus::LocalLength)]);
+    assert_eq!((rig.qp.state(), rig.qp.poll_event()), (State::Err, None));
+}
+
+#[test]
+fn a_refused_access_is_an_event_here_and_the_last_word_is_repeated() {
+    let mut rig = Rig::new();
+    rig.user.refuse = Some(Fault::RemoteAccess);
+    rig.request(write(Place::Only), RQ_PSN, 10);
+    let word = (RQ_PSN, Syndrome::Nak(NakCode::RemoteAccess));
+    assert_eq!(rig.answers(), [word]);
+    assert_eq!(
+        (rig.qp.state(), rig.qp.poll_event()),
+        (State::Err, Some(Event::AccessError))
+    );
+    rig.request(write(Place::Only), RQ_PSN, 10);
+    assert_eq!(rig.answers(), [word]);
+    rig.qp
+        .modify(
+            rig.now,
+            &Modify {
+                state: Some(State::Reset),
+                ..Modify::default()
+            },
+        )
+        .unwrap();
+    rig.request(write(Place::Only), RQ_PSN, 10);
+    assert_eq!(rig.answers(), []);
+}
+
+#[test]
+fn requests_that_make_no_sense_are_invalid() {
+    let bad: [(&str, Opcode, u32); 7] = [
+        ("fetch and add", Opcode::Unsupported(0x14), 0),
+        ("flush", Opcode::Unsupported(0x1c), 0),
+        ("middle without first", send(Place::Middle), 256),
+        ("last without first", write(Place::Last), 1),
+        ("first shorter than the MTU", send(Place::First), 255),
+        ("only longer than the MTU", write(Place::Only), 257),
+        ("longer than a message may be", Opcode::ReadRequest, (1 << 31) + 1),
+    ];
+    for (name, opcode, len) in bad {
+        let mut rig = Rig::new();
+        rig.request(opcode, RQ_PSN, len);
+        assert_eq!(
+            rig.answers(),
+            [(RQ_PSN, Syndrome::Nak(NakCode::InvalidRequest))],
+            "{name}"
+        );
+        assert_eq!(
+            (rig.qp.state(), rig.qp.poll_event()),
+            (State::Err, Some(Event::RequestError)),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_message_interrupted_by_another_fails_its_receive() {
+    let mut rig = Rig::new();
+    rig.recv(1000);
+    rig.request(send(Place::First), RQ_PSN, 256);
+    rig.request(write(Place::Only), RQ_PSN + 1, 1);
+    assert_eq!(rig.done(), [(Queue::Recv, 0, WcStatus::RemoteInvalidRequest)]);
+    assert_eq!(rig.qp.poll_event(), None);
+}
+
+#[test]
+fn a_read_is_answered_in_packets_and_again_in_part() {
+    let mut rig = Rig::new();
+    rig.request(Opcode::ReadRequest, RQ_PSN, 600);
+    let (first, head) = rig.poll().unwrap();
+    assert_eq!((head.opcode, head.bth.psn.value()), (response(Place::First), RQ_PSN));
+    assert_eq!(
+        first.payload,
+        Source::Region {
+            rkey: Key(9),
+            va: 0x2000,
+            len: 256
+        }
+    );
+    assert_eq!(rig.sent()[1], (response(Place::Last), 0, false));
+    let part = Reth {
+        va: 0x2000 + 256,
+        rkey: Key(9),
+        length: 344,
+    };
+    rig.handle(&packet(Opcode::ReadRequest, RQ_PSN + 1, 0, Some(part), None));
+    let (again, head) = rig.poll().unwrap();
+    assert_eq!(
+        (head.opcode, head.bth.psn.value()),
+        (response(Place::First), RQ_PSN + 1)
+    );
+    assert_eq!(
+        again.payload,
+        Source::Region {
+            rkey: Key(9),
+            va: 0x2100,
+            len: 256
+        }
+    );
+    assert_eq!(rig.sent().len(), 1);
+    // More than was asked for the first time is not given.
+    let more = Reth { length: 345, ..part };
+    rig.handle(&packet(Opcode::ReadRequest, RQ_PSN + 1, 0, Some(more), None));
+    assert!(rig.sent().is_empty());
+}
+
+#[test]
+fn an_acknowledgement_waits_for_the_read_before_it() {
+    let mut rig = Rig::new();
+    rig.request(Opcode::ReadRequest, RQ_PSN, 300);
+    rig.request(write(Place::Only), RQ_PSN + 2, 1);
+    let sent = rig.sent();
+    assert_eq!(sent.iter().map(|p| p.1).collect::<Vec<_>>(), [RQ_PSN, RQ_PSN + 1, 0]);
+    assert_eq!(sent[2].0, Opcode::Acknowledge);
+}
+
+#[test]
+fn a_peer_with_too_many_reads_is_refused() {
+    let mut rig = Rig::new();
+    for i in 0..3 {
+        rig.request(Opcode::ReadRequest, RQ_PSN + i, 1);
+    }
+    assert_eq!(rig.qp.state(), State::Err);
+    let answers = rig.answers();
+    assert_eq!(answers[2], (0, Syndrome::Nak(NakCode::InvalidRequest)));
+    assert_eq!(answers.len(), 3);
+}
+
+#[test]
+fn a_read_whose_region_vanishes_is_refused() {
+    let mut rig = Rig::new();
+    rig.request(Opcode::ReadRequest, RQ_PSN, 300);
+    rig.poll();
+    let (second, _) = rig.poll().unwrap();
+    rig.qp
+        .handle_gather_fault(rig.now, &second, Fault::RemoteAccess, &mut rig.user);
+    assert_eq!(rig.answers(), [(RQ_PSN + 1, Syndrome::Nak(NakCode::RemoteAccess))]);
+    assert_eq!(rig.qp.poll_event(), Some(Event::AccessError));
+}
+
+#[test]
+fn a_shared_receive_queue_is_not_flushed() {
+    let mut rig = Rig::with(|config, _| config.srq = true);
+    rig.recv(1000);
+    rig.recv(1000);
+    rig.request(send(Place::First), RQ_PSN, 256);
+    rig.qp
+        .modify(
+            rig.now,
+            &Modify {
+                state: Some(State::Err),
+                ..Modify::default()
+            },
+        )
+        .unwrap();
+    assert_eq!(rig.done(), [(Queue::Recv, 0, WcStatus::Flushed)]);
+    assert_eq!(rig.user.recvs.len(), 1);
+    assert_eq!(rig.qp.poll_event(), Some(Event::LastWqeReached));
+}
