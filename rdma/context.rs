@@ -5,7 +5,6 @@
 //! zero.
 
 use crate::device::{Device, Qps, Regions};
-use kernel::prelude::*;
 use roce::limits;
 use usb4_bindings as c;
 
@@ -57,18 +56,25 @@ pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
 }
 
 /// Answers `query_port`.
-pub(crate) fn query_port(device: &Device, attr: &mut c::ib_port_attr) -> Result {
-    let netdev = device.netdev().ok_or(ENODEV)?;
-    let active = active_mtu(netdev.mtu());
-    attr.state = netdev.port_state();
+pub(crate) fn query_port(device: &Device, attr: &mut c::ib_port_attr) {
     attr.max_mtu = code(4096);
-    attr.active_mtu = code(active);
-    attr.phys_mtu = netdev.mtu();
     attr.gid_tbl_len = GID_TABLE_LEN;
     attr.port_cap_flags = c::ib_port_capability_mask_bits_IB_PORT_CM_SUP;
     attr.max_msg_sz = limits::MAX_MESSAGE_LEN;
     attr.pkey_tbl_len = 1;
     attr.max_vl_num = 1;
+    let Some(netdev) = device.netdev() else {
+        // The netdev has gone and the device follows it: a dead port until then, not an error in the log.
+        attr.state = c::ib_port_state_IB_PORT_DOWN;
+        attr.active_mtu = code(256);
+        attr.phys_state = c::ib_port_phys_state_IB_PORT_PHYS_STATE_DISABLED as u8;
+        let (speed, width) = rate(0);
+        (attr.active_speed, attr.active_width) = (speed as u16, width as u8);
+        return;
+    };
+    attr.state = netdev.port_state();
+    attr.active_mtu = code(active_mtu(netdev.mtu()));
+    attr.phys_mtu = netdev.mtu();
     attr.phys_state = if attr.state == c::ib_port_state_IB_PORT_ACTIVE {
         c::ib_port_phys_state_IB_PORT_PHYS_STATE_LINK_UP as u8
     } else if netdev.is_up() {
@@ -76,8 +82,8 @@ pub(crate) fn query_port(device: &Device, attr: &mut c::ib_port_attr) -> Result 
     } else {
         c::ib_port_phys_state_IB_PORT_PHYS_STATE_DISABLED as u8
     };
-    (attr.active_speed, attr.active_width) = device.ib().speed()?;
-    Ok(())
+    let (speed, width) = rate(netdev.speed());
+    (attr.active_speed, attr.active_width) = (speed as u16, width as u8);
 }
 
 /// Answers `get_port_immutable`.
@@ -101,6 +107,18 @@ pub(crate) fn active_mtu(netdev_mtu: u32) -> u32 {
 /// Bytes of an `enum ib_mtu`.
 pub(crate) fn mtu_bytes(code: u32) -> Option<u32> {
     MTU_CODES.iter().find(|(_, c)| *c == code).map(|(bytes, _)| *bytes)
+}
+
+/// The smallest InfiniBand rate (`enum ib_port_speed`, `enum ib_port_width`) that is not below `mbps`.
+fn rate(mbps: u32) -> (u32, u32) {
+    match mbps {
+        0..=2_500 => (c::ib_port_speed_IB_SPEED_SDR, c::ib_port_width_IB_WIDTH_1X),
+        2_501..=10_000 => (c::ib_port_speed_IB_SPEED_FDR10, c::ib_port_width_IB_WIDTH_1X),
+        10_001..=20_000 => (c::ib_port_speed_IB_SPEED_DDR, c::ib_port_width_IB_WIDTH_4X),
+        20_001..=40_000 => (c::ib_port_speed_IB_SPEED_FDR10, c::ib_port_width_IB_WIDTH_4X),
+        40_001..=100_000 => (c::ib_port_speed_IB_SPEED_EDR, c::ib_port_width_IB_WIDTH_4X),
+        _ => (c::ib_port_speed_IB_SPEED_HDR, c::ib_port_width_IB_WIDTH_4X),
+    }
 }
 
 fn code(bytes: u32) -> u32 {

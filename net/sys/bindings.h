@@ -131,6 +131,7 @@ const u8 *usb4_netdev_address(const struct net_device *ndev);
 bool usb4_netdev_is_up(const struct net_device *ndev);
 bool usb4_netdev_is_registered(const struct net_device *ndev);
 u32 usb4_netdev_port_state(struct net_device *ndev);
+u32 usb4_netdev_speed(struct net_device *ndev);
 int usb4_hook_register(struct nf_hook_ops *ops, struct net_device *ndev, void *priv);
 void usb4_hook_unregister(struct nf_hook_ops *ops, struct net_device *ndev);
 

@@ -6,8 +6,10 @@
  */
 #include <linux/delay.h>
 #include <linux/etherdevice.h>
+#include <linux/ethtool.h>
 #include <linux/highmem.h>
 #include <linux/module.h>
+#include <linux/rtnetlink.h>
 #include <net/addrconf.h>
 #include <net/net_namespace.h>
 #include <rdma/ib_addr.h>
@@ -302,6 +304,18 @@ bool usb4_netdev_is_up(const struct net_device *ndev) { return ndev->flags & IFF
 bool usb4_netdev_is_registered(const struct net_device *ndev) { return ndev->reg_state == NETREG_REGISTERED; }
 u32 usb4_netdev_ifindex(const struct net_device *ndev) { return ndev->ifindex; }
 u32 usb4_netdev_port_state(struct net_device *ndev) { return ib_get_curr_port_state(ndev); }
+
+/* Mb/s, or 0 where the netdev does not say. */
+u32 usb4_netdev_speed(struct net_device *ndev)
+{
+	struct ethtool_link_ksettings settings = {};
+	int err;
+
+	rtnl_lock();
+	err = __ethtool_get_link_ksettings(ndev, &settings);
+	rtnl_unlock();
+	return err || settings.base.speed == (u32)SPEED_UNKNOWN ? 0 : settings.base.speed;
+}
 
 static unsigned int usb4_hook(void *priv, struct sk_buff *skb, const struct nf_hook_state *state)
 {

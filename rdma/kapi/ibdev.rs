@@ -42,14 +42,6 @@ impl IbDev {
     pub(super) fn as_ptr(self) -> *mut c::ib_device {
         self.0.as_ptr()
     }
-
-    /// Speed and width of the port as the core maps the netdev's.
-    pub(crate) fn speed(self) -> Result<(u16, u8)> {
-        let (mut speed, mut width) = (0, 0);
-        // SAFETY: Valid by the invariant.
-        to_result(unsafe { c::ib_get_eth_speed(self.as_ptr(), 1, &mut speed, &mut width) })?;
-        Ok((speed, width))
-    }
 }
 
 /// Our half of a device of the core.

@@ -83,6 +83,12 @@ impl Netdev {
         unsafe { c::usb4_netdev_mtu(self.as_ptr()) }
     }
 
+    /// Mb/s; 0 where the device does not say. Sleeps, takes RTNL.
+    pub(crate) fn speed(&self) -> u32 {
+        // SAFETY: Valid by the invariant.
+        unsafe { c::usb4_netdev_speed(self.as_ptr()) }
+    }
+
     /// `enum ib_port_state` from the carrier.
     pub(crate) fn port_state(&self) -> u32 {
         // SAFETY: Valid by the invariant.
