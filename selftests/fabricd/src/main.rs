@@ -14,6 +14,7 @@ mod sink;
 mod socket;
 mod spec;
 mod travel;
+mod vfio;
 mod vhost;
 mod vring;
 
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use service::{Clock, Service};
-use spec::Spec;
+use spec::{Frontend, Spec};
 use usb4_model::Fabric;
 
 fn main() -> ExitCode {
@@ -69,7 +70,11 @@ fn run() -> Result<(), String> {
     for (nhi, (host, index)) in places.into_iter().enumerate() {
         let listener = listen(&dir.join(format!("h{host}n{index}.sock")))?;
         let service = service.clone();
-        spawn(format!("socket{nhi}"), move || vhost::serve(&service, nhi, &listener))?;
+        let serve = match spec.frontend {
+            Frontend::VhostUser => vhost::serve,
+            Frontend::VfioUser => vfio::serve,
+        };
+        spawn(format!("socket{nhi}"), move || serve(&service, nhi, &listener))?;
     }
     let control = listen(&dir.join("ctl"))?;
     let commanded = service.clone();

@@ -96,45 +96,51 @@ pub struct Region {
 }
 
 impl Region {
-    pub fn len(&self) -> u64 {
-        self.mapping.length as u64
+    fn end(&self) -> u64 {
+        self.address.saturating_add(self.mapping.length as u64)
     }
 }
 
 /// A guest's memory by DMA address. Clones share the mappings, which go when the last clone does.
 #[derive(Clone, Debug, Default)]
 pub struct GuestMemory {
+    /// By address, without overlap.
     regions: Vec<Region>,
 }
 
 impl GuestMemory {
     pub fn new(regions: Vec<Region>) -> Self {
-        GuestMemory { regions }
+        let mut memory = GuestMemory::default();
+        for region in regions {
+            memory.insert(region);
+        }
+        memory
     }
 
-    pub fn regions(&self) -> &[Region] {
-        &self.regions
-    }
-
-    /// Adds a region, in place of one that starts at the same address.
+    /// Adds a region, in place of all that overlap it.
     pub fn insert(&mut self, region: Region) {
-        self.regions.retain(|other| other.address != region.address);
-        self.regions.push(region);
+        self.regions
+            .retain(|other| other.end() <= region.address || other.address >= region.end());
+        let index = self.regions.partition_point(|other| other.address < region.address);
+        self.regions.insert(index, region);
     }
 
     /// Removes what lies inside a range.
     pub fn remove(&mut self, address: u64, length: u64) {
         let end = address.saturating_add(length);
         self.regions
-            .retain(|region| region.address < address || region.address.saturating_add(region.len()) > end);
+            .retain(|region| region.address < address || region.end() > end);
     }
 
     fn find(&self, address: u64, length: usize) -> Option<(&Mapping, usize)> {
-        self.regions.iter().find_map(|region| {
-            let offset = usize::try_from(address.checked_sub(region.address)?).ok()?;
-            let fits = offset.checked_add(length)? <= region.mapping.length;
-            fits.then_some((&*region.mapping, offset))
-        })
+        let index = self
+            .regions
+            .partition_point(|region| region.address <= address)
+            .checked_sub(1)?;
+        let region = &self.regions[index];
+        let offset = usize::try_from(address - region.address).ok()?;
+        let fits = offset.checked_add(length)? <= region.mapping.length;
+        fits.then_some((&*region.mapping, offset))
     }
 
     fn readable(&self, address: u64, length: usize) -> Result<*const u8, BadAddress> {

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::net::SendFlags;
+use usb4_model::regs::VECTORS;
 use usb4_model::Function;
 
 use crate::pcidev;
@@ -33,8 +34,11 @@ pub enum Line {
     None,
     /// Messages in a virtio queue. `waiting` are vectors that no buffer was there for.
     Queue { queue: Vring, call: Call, waiting: u16 },
-    /// An eventfd for each vector.
-    Events(Vec<Option<OwnedFd>>),
+    /// An eventfd for each vector. `waiting` are vectors that had none when they were to be sent.
+    Events {
+        events: [Option<OwnedFd>; VECTORS],
+        waiting: u16,
+    },
 }
 
 /// How a guest is told of used buffers.
@@ -74,6 +78,11 @@ impl SharedSink {
         let mut sink = self.lock();
         sink.line = Line::None;
         sink.function = self.1.clone();
+    }
+
+    /// The function alone is reset, the guest stays.
+    pub fn reset_function(&self) {
+        self.lock().function = self.1.clone();
     }
 
     /// Sends the vectors of a mask.
@@ -118,16 +127,38 @@ impl Sink {
                 *waiting |= vectors;
                 self.flush();
             }
-            Line::Events(events) => {
+            Line::Events { events, waiting } => {
+                let vectors = vectors | std::mem::take(waiting);
                 for (vector, event) in events.iter().enumerate() {
-                    if let (1, Some(event)) = (vectors >> vector & 1, event) {
-                        self.counters.sent += 1;
-                        // Fails only if the counter is full, and then the guest has an event to see anyway.
-                        let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
+                    match event {
+                        _ if vectors >> vector & 1 == 0 => {}
+                        None => *waiting |= 1 << vector,
+                        Some(event) => {
+                            self.counters.sent += 1;
+                            // Fails only if the counter is full, and then the guest has an event to see anyway.
+                            let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
+                        }
                     }
                 }
             }
         }
+    }
+
+    /// Sets or removes the eventfds of vectors from `first` on.
+    pub fn set_events(&mut self, first: usize, new: impl IntoIterator<Item = Option<OwnedFd>>) {
+        if !matches!(self.line, Line::Events { .. }) {
+            self.line = Line::Events {
+                events: Default::default(),
+                waiting: 0,
+            };
+        }
+        let Line::Events { events, .. } = &mut self.line else {
+            return;
+        };
+        for (slot, event) in events.iter_mut().skip(first).zip(new) {
+            *slot = event;
+        }
+        self.send(0);
     }
 
     /// Sends the messages that wait, as far as there are buffers.
