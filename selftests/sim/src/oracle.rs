@@ -218,6 +218,7 @@ fn progress(world: &World, connection: &Connection, ends: [usize; 2]) -> Result<
             format!("end {e}: a timer runs with nothing to wait for")
         })?;
     }
+    calm(world, ends)?;
     if let Twist::Drain { end, .. } = connection.twist {
         let drained = world.endpoints[ends[end]]
             .user
@@ -228,6 +229,20 @@ fn progress(world: &World, connection: &Connection, ends: [usize; 2]) -> Result<
         ensure(drained <= 1, || format!("end {}: drained {drained} times", ends[end]))?;
     }
     Ok(())
+}
+
+/// Where nothing is lost or delayed and everybody is ready, nothing is sent twice.
+fn calm(world: &World, ends: [usize; 2]) -> Result<(), Failure> {
+    let counters = ends.map(|e| *world.endpoints[e].engine.counters());
+    let disturbed = world.links.iter().any(|l| l.lost + l.disturbed > 0);
+    // A timeout is spurious where the link is slow and shared; that is the user's choice of timeout.
+    if disturbed || counters.iter().any(|c| c.timeouts + c.sent_rnr_naks > 0) {
+        return Ok(());
+    }
+    let wasted = counters.map(|c| c.retries + c.duplicate_requests + c.out_of_sequence + c.response_gaps + c.dropped);
+    ensure(wasted == [0, 0], || {
+        format!("ends {ends:?}: disturbed by nothing, {counters:?}")
+    })
 }
 
 /// The one fault of a connection has ended as it should on both sides.

@@ -2,7 +2,7 @@
 //! Seeds by the thousand. `SIM_SEEDS=n` sets how many, `SIM_SEED=n` replays one.
 
 /// Fewer where the compiler does not help.
-const COUNT: u64 = if cfg!(debug_assertions) { 600 } else { 5000 };
+const COUNT: u64 = if cfg!(debug_assertions) { 400 } else { 4000 };
 
 #[test]
 fn every_seed_keeps_every_rule() {
