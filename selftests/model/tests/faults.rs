@@ -296,7 +296,7 @@ fn no_guest_can_make_the_model_panic() {
                 0 => noise.next(),
                 1 => noise.next() % 32,
                 2 => (noise.next() % 32) << 16,
-                _ => 0xd000_1000 | noise.next() % 16,
+                _ => 0xd000_1000 | (noise.next() & 0xf),
             };
             match noise.next() % 16 {
                 0 => drop(world.fabric.mmio_read(world.now, nhi, offset)),
