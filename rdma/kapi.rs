@@ -4,14 +4,9 @@
 pub(crate) mod ibdev;
 pub(crate) mod netdev;
 mod ops;
+pub(crate) mod pure;
 pub(crate) mod queue;
 pub(crate) mod sync;
 pub(crate) mod timer;
 pub(crate) mod umem;
 pub(crate) mod uverbs;
-
-/// A random number, not to be foretold.
-pub(crate) fn random() -> u32 {
-    // SAFETY: No preconditions.
-    unsafe { usb4_bindings::get_random_u32() }
-}

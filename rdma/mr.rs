@@ -41,8 +41,8 @@ impl Region {
         }
         iova.checked_add(length).ok_or(EINVAL)?;
         let memory = Umem::pin(device.ib(), start, length, access)?;
-        let slot = device.regions.reserve(kapi::random())?;
-        let key = crate::device::Regions::number(slot, kapi::random());
+        let slot = device.regions.reserve(kapi::pure::random())?;
+        let key = crate::device::Regions::number(slot, kapi::pure::random());
         let view = RegionView {
             key: Key(key),
             pd,

@@ -6,7 +6,7 @@
 //! time sends for a QP, so frames leave in order; whoever comes meanwhile leaves the work to it.
 
 use crate::{
-    context,
+    attr, context,
     cq::Cq,
     device::{Device, Qps},
     kapi::{
@@ -15,7 +15,7 @@ use crate::{
         queue::Mapping,
         sync::{new_bh_lock, wait_for_packets, BhLock},
         timer::{now, Timed, Timer},
-        uverbs::{modify_is_allowed, KeptAttr, QpAttr, QpEvent, QpHandle, Udata},
+        uverbs::{KeptAttr, QpAttr, QpEvent, QpHandle, Udata},
     },
     mr::Memory,
     recv::Payload,
@@ -35,8 +35,8 @@ use roce::{
     counters::Counters,
     keys::{Access, Key},
     limits,
-    psn::{Psn, Qpn},
-    qp::{Modify, Mtu, QpConfig, ReadResource, SendMessage, Slots, State as QpState},
+    psn::Qpn,
+    qp::{QpConfig, ReadResource, SendMessage, Slots, State as QpState},
     time::Instant,
     wire::{
         udp::{Addresses, Datagram, Path},
@@ -53,6 +53,8 @@ pub(crate) const QPN_FLAG: u32 = 0x80_0000;
 const IN_FLIGHT: i32 = 96;
 /// Frames sent without a break; then other softirqs have their turn.
 const ROUND: usize = 64;
+/// Completions written without a break. A user who keeps posting to a QP in ERR cannot keep us here.
+const SETTLE: usize = 1024;
 /// Posting a receive rings no doorbell, so a QP in ERR looks for receives to flush: soon at first, then less often.
 const FLUSH_FIRST: u64 = 1_000_000;
 /// See [`FLUSH_FIRST`].
@@ -114,8 +116,8 @@ impl Qp {
         if udata.in_len() != 0 || udata.out_len() < 32 {
             return Err(EINVAL);
         }
-        let slot = new.device.qps.reserve(kapi::random())?;
-        let number = Qps::number(slot, kapi::random()) & 0x00ff_ffff | QPN_FLAG;
+        let slot = new.device.qps.reserve(kapi::pure::random())?;
+        let number = Qps::number(slot, kapi::pure::random()) & 0x00ff_ffff | QPN_FLAG;
         let device = new.device.clone();
         let made = Self::build(new, number, cap, udata);
         match &made {
@@ -340,7 +342,13 @@ impl Qp {
             memory: self.memory(),
             payload: None,
         };
-        while let Some(completion) = state.engine.poll_completion(&mut host) {
+        for left in (0..SETTLE).rev() {
+            let Some(completion) = state.engine.poll_completion(&mut host) else {
+                break;
+            };
+            if left == 0 {
+                self.timer.kick();
+            }
             match completion.queue {
                 Queue::Send => {
                     host.sq.complete();
@@ -381,7 +389,7 @@ impl Qp {
     }
 
     /// Changes attributes and state.
-    pub(crate) fn modify(this: &Arc<Self>, mut attr: QpAttr<'_>, mask: i32) -> Result {
+    pub(crate) fn modify(this: &Arc<Self>, mut wanted: QpAttr<'_>, mask: i32) -> Result {
         let mask = u32::from_ne_bytes(mask.to_ne_bytes());
         let has = |bit: u32| mask & bit != 0;
         let unknown = has(c::ib_qp_attr_mask_IB_QP_ALT_PATH
@@ -396,24 +404,24 @@ impl Qp {
         {
             let mut guard = this.state.lock();
             let state = &mut *guard;
-            let modify = read_modify(state, &attr, mask, context::active_mtu(netdev.mtu()))?;
+            let modify = attr::read_modify(state.engine.state(), &wanted, mask, context::active_mtu(netdev.mtu()))?;
             let path = if has(c::ib_qp_attr_mask_IB_QP_AV) {
                 let dest = if has(c::ib_qp_attr_mask_IB_QP_DEST_QPN) {
-                    attr.fields().dest_qp_num
+                    wanted.fields().dest_qp_num
                 } else {
                     state.kept.fields().dest_qp_num
                 };
-                let flat = attr.path(this.number, dest, &netdev).ok_or(EINVAL)?;
-                Some(path(&flat, netdev.mac()))
+                let flat = wanted.path(this.number, dest, &netdev).ok_or(EINVAL)?;
+                Some(attr::path(&flat, netdev.mac()))
             } else {
                 None
             };
             state.engine.modify(Instant(now()), &modify).map_err(|_| EINVAL)?;
             if let Some(path) = path {
                 state.path = Some(path);
-                state.kept.keep_path(&attr);
+                state.kept.keep_path(&wanted);
             }
-            keep(&mut state.kept, attr.fields(), mask);
+            attr::keep(&mut state.kept, wanted.fields(), mask);
             if modify.state == Some(QpState::Reset) {
                 state.sq.reset();
                 state.rq.reset();
@@ -510,123 +518,5 @@ fn is_from_peer(path: &Addresses, datagram: &Addresses) -> bool {
         (Addresses::V4 { src, dst }, Addresses::V4 { src: from, dst: to }) => src == to && dst == from,
         (Addresses::V6 { src, dst }, Addresses::V6 { src: from, dst: to }) => src == to && dst == from,
         _ => false,
-    }
-}
-
-/// The engine's path from the core's.
-fn path(flat: &c::usb4_path, src_mac: [u8; 6]) -> Path {
-    let v4 = |gid: &[u8; 16]| {
-        let [.., a, b, c, d] = *gid;
-        [a, b, c, d]
-    };
-    Path {
-        src_mac,
-        dst_mac: flat.dmac,
-        addresses: if flat.ipv6 != 0 {
-            Addresses::V6 {
-                src: flat.sgid,
-                dst: flat.dgid,
-            }
-        } else {
-            Addresses::V4 {
-                src: v4(&flat.sgid),
-                dst: v4(&flat.dgid),
-            }
-        },
-        src_port: flat.udp_sport,
-        traffic_class: flat.traffic_class,
-        hop_limit: flat.hop_limit,
-        flow_label: flat.flow_label,
-    }
-}
-
-/// Checks the attributes of a modify and puts them in the engine's terms.
-fn read_modify(state: &State, attr: &QpAttr<'_>, mask: u32, port_mtu: u32) -> Result<Modify> {
-    let fields = attr.fields();
-    let has = |bit: u32| mask & bit != 0;
-    let is = u32::from(state.engine.state() as u8);
-    let from = if has(c::ib_qp_attr_mask_IB_QP_CUR_STATE) {
-        fields.cur_qp_state
-    } else {
-        is
-    };
-    let to = if has(c::ib_qp_attr_mask_IB_QP_STATE) {
-        fields.qp_state
-    } else {
-        is
-    };
-    if from != is || !modify_is_allowed(from, to, mask) {
-        return Err(EINVAL);
-    }
-    if has(c::ib_qp_attr_mask_IB_QP_PORT) && fields.port_num != 1 {
-        return Err(EINVAL);
-    }
-    if has(c::ib_qp_attr_mask_IB_QP_PKEY_INDEX) && fields.pkey_index != 0 {
-        return Err(EINVAL);
-    }
-    let state = match to {
-        0 => QpState::Reset,
-        1 => QpState::Init,
-        2 => QpState::Rtr,
-        3 => QpState::Rts,
-        4 => QpState::Sqd,
-        6 => QpState::Err,
-        _ => return Err(EINVAL),
-    };
-    let path_mtu = if has(c::ib_qp_attr_mask_IB_QP_PATH_MTU) {
-        let fits = context::mtu_bytes(fields.path_mtu).is_some_and(|bytes| bytes <= port_mtu);
-        Some(Mtu::from_enum(fields.path_mtu).filter(|_| fits).ok_or(EINVAL)?)
-    } else {
-        None
-    };
-    let byte = |bit: u32, value: u8| has(bit).then_some(value);
-    let rights = Access::REMOTE_WRITE
-        .with(Access::REMOTE_READ)
-        .with(Access::REMOTE_ATOMIC)
-        .0;
-    let asked = u32::from_ne_bytes(fields.qp_access_flags.to_ne_bytes());
-    Ok(Modify {
-        state: has(c::ib_qp_attr_mask_IB_QP_STATE).then_some(state),
-        path_mtu,
-        dest_qpn: has(c::ib_qp_attr_mask_IB_QP_DEST_QPN).then(|| Qpn::new(fields.dest_qp_num)),
-        rq_psn: has(c::ib_qp_attr_mask_IB_QP_RQ_PSN).then(|| Psn::new(fields.rq_psn)),
-        sq_psn: has(c::ib_qp_attr_mask_IB_QP_SQ_PSN).then(|| Psn::new(fields.sq_psn)),
-        max_rd_atomic: byte(c::ib_qp_attr_mask_IB_QP_MAX_QP_RD_ATOMIC, fields.max_rd_atomic),
-        max_dest_rd_atomic: byte(c::ib_qp_attr_mask_IB_QP_MAX_DEST_RD_ATOMIC, fields.max_dest_rd_atomic),
-        min_rnr_timer: byte(c::ib_qp_attr_mask_IB_QP_MIN_RNR_TIMER, fields.min_rnr_timer),
-        timeout: byte(c::ib_qp_attr_mask_IB_QP_TIMEOUT, fields.timeout),
-        retry_cnt: byte(c::ib_qp_attr_mask_IB_QP_RETRY_CNT, fields.retry_cnt),
-        rnr_retry: byte(c::ib_qp_attr_mask_IB_QP_RNR_RETRY, fields.rnr_retry),
-        access: has(c::ib_qp_attr_mask_IB_QP_ACCESS_FLAGS).then_some(Access(asked & rights)),
-    })
-}
-
-/// Remembers attributes for queries.
-fn keep(kept: &mut KeptAttr, new: &c::ib_qp_attr, mask: u32) {
-    let has = |bit: u32| mask & bit != 0;
-    let kept = kept.fields();
-    if has(c::ib_qp_attr_mask_IB_QP_DEST_QPN) {
-        kept.dest_qp_num = new.dest_qp_num;
-    }
-    if has(c::ib_qp_attr_mask_IB_QP_ACCESS_FLAGS) {
-        kept.qp_access_flags = new.qp_access_flags;
-    }
-    if has(c::ib_qp_attr_mask_IB_QP_MAX_QP_RD_ATOMIC) {
-        kept.max_rd_atomic = new.max_rd_atomic;
-    }
-    if has(c::ib_qp_attr_mask_IB_QP_MAX_DEST_RD_ATOMIC) {
-        kept.max_dest_rd_atomic = new.max_dest_rd_atomic;
-    }
-    if has(c::ib_qp_attr_mask_IB_QP_MIN_RNR_TIMER) {
-        kept.min_rnr_timer = new.min_rnr_timer;
-    }
-    if has(c::ib_qp_attr_mask_IB_QP_TIMEOUT) {
-        kept.timeout = new.timeout;
-    }
-    if has(c::ib_qp_attr_mask_IB_QP_RETRY_CNT) {
-        kept.retry_cnt = new.retry_cnt;
-    }
-    if has(c::ib_qp_attr_mask_IB_QP_RNR_RETRY) {
-        kept.rnr_retry = new.rnr_retry;
     }
 }

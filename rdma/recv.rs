@@ -3,7 +3,10 @@
 
 use crate::{
     device::Device,
-    kapi::netdev::{RxFrame, Verdict},
+    kapi::{
+        netdev::{RxFrame, Verdict},
+        pure,
+    },
     qp::{Qp, QPN_FLAG},
 };
 use roce::{
@@ -75,7 +78,7 @@ fn icrc(frame: &RxFrame, head: &[u8], datagram: &Datagram) -> Option<([u8; 4], [
     let bth = head.get(start..start + Bth::LEN)?;
     let mut state = begin(bth).ok()?;
     let whole = frame.pieces(start + Bth::LEN, len.checked_sub(Bth::LEN)?, |piece| {
-        state = state.update(piece);
+        state = pure::icrc(state, piece);
         true
     });
     let mut carried = [0; 4];

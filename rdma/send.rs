@@ -2,7 +2,10 @@
 //! The way out: from what the engine wants sent to frames.
 
 use crate::{
-    kapi::netdev::{Netdev, ReadyFrame, TxFrame},
+    kapi::{
+        netdev::{Netdev, ReadyFrame, TxFrame},
+        pure,
+    },
     mr::Memory,
     qp::Qp,
     wq::SendQueue,
@@ -87,6 +90,10 @@ pub(crate) fn build(
     let headers = PathHeaders::build(way.path, way.ip_id, transport_len).map_err(|_| NotBuilt::Lost)?;
     let below = headers.frame().len();
     let total = below + transport_len + Icrc::LEN;
+    // A path MTU agreed before the netdev's shrank: drivers need not bear such a frame.
+    if total > way.netdev.mtu() as usize + ETHERNET_LEN {
+        return Err(NotBuilt::Lost);
+    }
     let mut frame = TxFrame::new(way.netdev, total).ok_or(NotBuilt::Lost)?;
     let transport = transmit.header.as_bytes();
     let (lower, rest) = frame.bytes().split_at_mut_checked(below).ok_or(NotBuilt::Lost)?;
@@ -108,7 +115,7 @@ pub(crate) fn build(
     let icrc = Icrc::seed(headers.ip_udp())
         .and_then(|icrc| icrc.transport(transport))
         .map_err(|_| NotBuilt::Lost)?;
-    trailer.copy_from_slice(&icrc.update(data).finish());
+    trailer.copy_from_slice(&pure::icrc(icrc, data).finish());
     let network = u32::try_from(ETHERNET_LEN).map_err(|_| NotBuilt::Lost)?;
     let transport = network + u32::try_from(way.path.addresses.ip_len()).map_err(|_| NotBuilt::Lost)?;
     Ok(frame.finish(network, transport, qp.clone()))

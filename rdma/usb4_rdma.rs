@@ -20,6 +20,7 @@ use kernel::prelude::*;
 
 mod kapi;
 
+mod attr;
 mod context;
 mod counters;
 mod cq;

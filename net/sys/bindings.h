@@ -109,6 +109,8 @@ void usb4_page_read(void *to, struct page *page, size_t offset, size_t len);
 void usb4_page_write(struct page *page, size_t offset, const void *from, size_t len);
 void *usb4_vmalloc_user(size_t size);
 void usb4_mem_copy(void *to, const void *from, size_t len);
+bool usb4_crc32_is_fast(void);
+u32 usb4_crc32(u32 state, const u8 *bytes, size_t len);
 u32 usb4_load_acquire(const u32 *at);
 void usb4_store_release(u32 *at, u32 value);
 

@@ -4,6 +4,7 @@
  *
  * The functions named usb4_op_* are Rust (rdma/kapi/). Everything else here is one step and decides nothing.
  */
+#include <linux/crc32.h>
 #include <linux/delay.h>
 #include <linux/etherdevice.h>
 #include <linux/ethtool.h>
@@ -268,6 +269,8 @@ void usb4_page_write(struct page *page, size_t offset, const void *from, size_t 
 
 void *usb4_vmalloc_user(size_t size) { return vmalloc_user(size); }
 void usb4_mem_copy(void *to, const void *from, size_t len) { memcpy(to, from, len); }
+bool usb4_crc32_is_fast(void) { return crc32_optimizations() & CRC32_LE_OPTIMIZATION; }
+u32 usb4_crc32(u32 state, const u8 *bytes, size_t len) { return crc32_le(state, bytes, len); }
 u32 usb4_load_acquire(const u32 *at) { return smp_load_acquire(at); }
 void usb4_store_release(u32 *at, u32 value) { smp_store_release(at, value); }
 
