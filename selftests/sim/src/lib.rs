@@ -35,6 +35,8 @@ pub struct Outcome {
     pub packets: u64,
     /// Packets the links lost or spoiled.
     pub lost: u64,
+    /// Local ACK timeouts where packets follow each other and nobody fails.
+    pub timeouts: u64,
     /// Work requests completed.
     pub completions: u64,
 }
@@ -73,6 +75,7 @@ pub fn run_seeds(first: u64, count: u64) -> Outcome {
                 total.elapsed += outcome.elapsed;
                 total.packets += outcome.packets;
                 total.lost += outcome.lost;
+                total.timeouts += outcome.timeouts;
                 total.completions += outcome.completions;
             }
             Err(failure) => failures.push(format!(

@@ -123,12 +123,23 @@ impl World {
             elapsed: self.now,
             packets: self.packets,
             lost: self.links.iter().map(|l| l.lost).sum(),
+            timeouts: self.timeouts(),
             completions: self
                 .endpoints
                 .iter()
                 .map(|e| (e.user.send_completions.len() + e.user.recv_completions.len()) as u64)
                 .sum(),
         }
+    }
+
+    /// Timeouts of the connections on which nobody fails and packets follow each other.
+    fn timeouts(&self) -> u64 {
+        let plain = |c: &Connection| matches!(c.twist, Twist::None | Twist::Drain { .. });
+        let ends = self.endpoints.iter().enumerate();
+        ends.filter(|(e, _)| plain(&self.connections[e / 2]))
+            .filter(|(_, end)| end.user.plan.slots > 2 && end.user.plan.window > 2)
+            .map(|(_, end)| end.engine.counters().timeouts)
+            .sum()
     }
 
     /// Virtual time.

@@ -6,7 +6,10 @@ const COUNT: u64 = if cfg!(debug_assertions) { 400 } else { 4000 };
 
 #[test]
 fn every_seed_keeps_every_rule() {
-    sim::run_seeds(0, COUNT);
+    let total = sim::run_seeds(0, COUNT);
+    // Recovery takes round trips: where packets follow each other, a loss seldom costs a timeout.
+    // Measured: one in fifty.
+    assert!(total.timeouts * 20 <= total.lost + 20, "{total:?}");
 }
 
 #[test]
