@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Every constant of the machines, with its origin.
+
+use crate::time::Duration;
+
+/// Longest frame of an NHI ring: 12-bit length field in the descriptor, 0 means 4096.
+pub const MAX_FRAME: usize = 4096;
+
+/// Longest Ethernet packet on either wire: `thunderbolt_net` takes 64 KiB, header included.
+pub const MAX_PACKET: usize = 65_536;
+
+/// Longest native Ethernet packet: a GSO packet of 65535 bytes of IP, Ethernet header and VLAN tag.
+pub const MAX_SUPER_PACKET: usize = 65_553;
+
+/// Most page frames of a train: what a receiver can hang on one skb (MAX_SKB_FRAGS, 17).
+pub const MAX_PAGES: usize = 17;
+
+/// First HopID that is not reserved: USB4, `TB_PATH_MIN_HOPID`.
+pub const MIN_HOP: u16 = 8;
+
+/// Most lanes of a rail. Ours: more than any known NHI can give to one cable.
+pub const MAX_LANES: usize = 8;
+
+/// Fewest receive descriptors of a lane: two trains of the largest size, and the reserve.
+pub const MIN_DEPTH: u16 = 40;
+
+/// Most receive descriptors that a lane may promise: keeps sequence distances small.
+pub const MAX_DEPTH: u16 = 16_384;
+
+/// Descriptors never promised: room for credit probes, which are sent without credit.
+pub const CREDIT_RESERVE: u32 = 4;
+
+/// Time without credit before a sender probes for it. Ours: a few round trips and interrupt delays.
+pub const CREDIT_PROBE: Duration = Duration::from_millis(2);
+
+/// Longest time between two credit probes.
+pub const CREDIT_PROBE_MAX: Duration = Duration::from_millis(64);
+
+/// Time between two ThunderboltIP logins until the link is up. `thunderbolt_net` waits 4.5 s after
+/// a time-out of 0.5 s; a request every second costs nothing and finds it sooner.
+pub const LOGIN_RETRY: Duration = Duration::from_millis(1_000);
+
+/// How long our own accepted login is taken as known to a peer that logs in anew. Longer than a
+/// login exchange takes, shorter than the peer's next try (5 s).
+pub const LOGIN_HOLDOFF: Duration = Duration::from_millis(3_000);
+
+/// Shortest time between two ThunderboltIP requests of ours.
+pub const LOGIN_GAP: Duration = Duration::from_millis(100);
+
+/// Time between two logins on a link that is up and has brought nothing yet. A stock peer that tore
+/// down while we logged in waits for a login for ever.
+pub const LOGIN_REFRESH: Duration = Duration::from_millis(5_000);
+
+/// Time between two logouts: `TBNET_LOGOUT_TIMEOUT`.
+pub const LOGOUT_RETRY: Duration = Duration::from_millis(1_000);
+
+/// Most logouts sent for one session: `TBNET_LOGOUT_RETRIES`.
+pub const LOGOUT_TRIES: u8 = 10;
+
+/// Time after which rings that could not be opened are tried again.
+pub const OPEN_RETRY: Duration = Duration::from_millis(1_000);
+
+/// Shortest time between two control messages of a rail: the control channel is shared, and has
+/// ten receive buffers (`TB_CTL_RX_PKG_COUNT`).
+pub const STATUS_GAP: Duration = Duration::from_millis(5);
+
+/// First time between two control messages while the handshake makes no progress; doubles.
+pub const STATUS_RETRY: Duration = Duration::from_millis(20);
+
+/// Longest time between two control messages while the handshake makes no progress.
+pub const STATUS_RETRY_MAX: Duration = Duration::from_millis(640);
+
+/// Time between two control messages of a rail that is up.
+pub const KEEPALIVE: Duration = Duration::from_millis(500);
+
+/// Silence after which the peer is taken for dead: six keepalives.
+pub const DEAD: Duration = Duration::from_millis(3_000);
+
+/// Time between two BYE.
+pub const BYE_RETRY: Duration = Duration::from_millis(50);
+
+/// Most BYE sent: a departing side does not wait for a dead peer.
+pub const BYE_TRIES: u8 = 4;

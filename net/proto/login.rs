@@ -1,0 +1,746 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The login machine: how a link to a stock peer comes up, and comes up again.
+//!
+//! A link is up when our login has been accepted and the peer's has come. `thunderbolt_net` tries
+//! this 60 times and then waits for the peer; it takes a login on a running link for good news and
+//! keeps its old paths. So this machine is level-triggered: it logs in until the link is up, begins
+//! with a logout that ends whatever a former life of ours left behind at the peer, and logs in
+//! again on a link that is up and silent.
+//!
+//! ```text
+//!   phase     Down --start--> Reset --status, or 10 logouts--> Login --stop--> Leaving --> Down
+//!                               (logout every second)            |      (logout until status)
+//!                                                                | both logins done
+//!   carrier   Closed --------------------------------------> Opening --opened--> Open
+//!                ^                                               |                 |
+//!                +----------- closed <------- Closing <----------+-----------------+
+//!                                      logout, other path, failure, stop
+//! ```
+//!
+//! Source: `drivers/net/thunderbolt/main.c` of Linux 7.3.
+
+use crate::limits::{
+    LOGIN_GAP, LOGIN_HOLDOFF, LOGIN_REFRESH, LOGIN_RETRY, LOGOUT_RETRY, LOGOUT_TRIES, MIN_HOP, OPEN_RETRY,
+};
+use crate::stock::control::Control;
+use crate::time::{Duration, Instant};
+use crate::wire::{bump, Ends, HopId, Mac, Message, MessageBuf, WireError};
+
+/// What the machine is told once.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// The cable.
+    pub ends: Ends,
+    /// Our Ethernet address.
+    pub mac: Mac,
+    /// HopID that we transmit on.
+    pub path: HopId,
+}
+
+/// What the caller is to do, one at a time; it answers with [`Login::handle_opened`] or
+/// [`Login::handle_closed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Take the input HopID, start the rings, post receive buffers, then enable the paths.
+    Open {
+        /// HopID on which the peer sends.
+        receive_path: HopId,
+    },
+    /// Disable the paths, stop the rings, free the input HopID.
+    Close,
+}
+
+/// What a machine counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Messages of this cable handled.
+    pub received: u64,
+    /// Messages sent.
+    pub sent: u64,
+    /// Responses to nothing that we asked.
+    pub stale: u64,
+    /// Logins accepted by the peer.
+    pub accepted: u64,
+    /// Logins refused by the peer.
+    pub refused: u64,
+    /// Times the link came up.
+    pub ups: u64,
+    /// Times the link went down by the peer's doing.
+    pub downs: u64,
+    /// Rings that could not be opened.
+    pub open_failures: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Not running; a logout is still answered.
+    Down,
+    /// Ending what a former life may have left at the peer.
+    Reset { tries: u8 },
+    /// Logging in, or up.
+    Login,
+    /// Saying goodbye.
+    Leaving { tries: u8 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carrier {
+    /// No rings.
+    Closed,
+    /// The caller opens rings; `doomed` if they are to be closed right after.
+    Opening { path: HopId, doomed: bool },
+    /// The link is up.
+    Open { path: HopId },
+    /// The caller closes rings.
+    Closing,
+}
+
+/// A request of the peer, to be answered.
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    sequence: u8,
+    command: u32,
+}
+
+/// The login machine of one cable to a stock peer.
+#[derive(Debug)]
+pub struct Login {
+    config: Config,
+    phase: Phase,
+    carrier: Carrier,
+    action: Option<Action>,
+    /// Number of our last request.
+    command: u32,
+    /// Number of the login not answered yet.
+    outstanding: Option<u32>,
+    /// When the peer accepted our login, if it still counts.
+    accepted: Option<Instant>,
+    /// The path of the peer's login, if it still counts.
+    peer: Option<HopId>,
+    /// The link is up and something has come over it.
+    confirmed: bool,
+    login_reply: Option<Request>,
+    logout_reply: Option<Request>,
+    /// When the next request of ours is due.
+    next: Option<Instant>,
+    last: Option<Instant>,
+    /// No opening before this.
+    hold: Instant,
+    counters: Counters,
+}
+
+impl Login {
+    /// A machine that is down. `nonce` is any number that differs from life to life: our requests
+    /// are numbered from it, so that answers to a former life are not taken for ours.
+    #[must_use]
+    pub const fn new(config: Config, nonce: u32) -> Self {
+        Self {
+            config,
+            phase: Phase::Down,
+            carrier: Carrier::Closed,
+            action: None,
+            command: nonce,
+            outstanding: None,
+            accepted: None,
+            peer: None,
+            confirmed: false,
+            login_reply: None,
+            logout_reply: None,
+            next: None,
+            last: None,
+            hold: Instant(0),
+            counters: Counters {
+                received: 0,
+                sent: 0,
+                stale: 0,
+                accepted: 0,
+                refused: 0,
+                ups: 0,
+                downs: 0,
+                open_failures: 0,
+            },
+        }
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Whether the link is up, and the HopID on which the peer sends.
+    #[must_use]
+    pub const fn up(&self) -> Option<HopId> {
+        match (self.phase, self.carrier) {
+            (Phase::Login, Carrier::Open { path }) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Whether everything is over: no rings, nothing more to say.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.phase == Phase::Down && self.carrier == Carrier::Closed
+    }
+
+    /// Begin, with `path` as our transmit HopID.
+    pub fn start(&mut self, now: Instant, path: HopId) {
+        if matches!(self.phase, Phase::Down | Phase::Leaving { .. }) {
+            self.config.path = path;
+            self.phase = Phase::Reset { tries: 0 };
+            self.forget();
+            self.next = Some(now);
+        }
+    }
+
+    /// End: close the rings and say goodbye. Over when [`Login::stopped`].
+    pub fn stop(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Down | Phase::Leaving { .. } => {}
+            Phase::Reset { .. } | Phase::Login => {
+                self.phase = Phase::Leaving { tries: 0 };
+                self.forget();
+                self.next = Some(now);
+                self.close();
+            }
+        }
+    }
+
+    /// A control message has come. Time in the past of an earlier call is harmless.
+    ///
+    /// # Errors
+    ///
+    /// The message is not of this cable or makes no sense; nothing has changed.
+    pub fn handle_message(&mut self, now: Instant, bytes: &[u8]) -> Result<(), WireError> {
+        let message = Message::parse(bytes)?;
+        let header = *message.header();
+        if !self.config.ends.received(&header) {
+            return Err(WireError::Protocol);
+        }
+        let control = Control::parse(&message)?;
+        let request = Request {
+            sequence: header.sequence,
+            command: header.command,
+        };
+        match control {
+            Control::Login { path, .. } if path.0 < MIN_HOP => return Err(WireError::Value),
+            Control::Login { path, .. } => self.on_login(now, path, request),
+            Control::LoginResponse { status, .. } => self.on_login_response(now, status, request),
+            Control::Logout => self.on_logout(now, request),
+            Control::Status { .. } => self.on_status(now, request),
+        }
+        bump(&mut self.counters.received);
+        self.advance(now);
+        Ok(())
+    }
+
+    /// [`Action::Open`] is done; `ok` tells whether the rings run.
+    pub fn handle_opened(&mut self, now: Instant, ok: bool) {
+        let Carrier::Opening { path, doomed } = self.carrier else {
+            return;
+        };
+        if !ok {
+            bump(&mut self.counters.open_failures);
+            self.carrier = Carrier::Closed;
+            // As thunderbolt_net does: log in anew, the peer's login still counts.
+            self.accepted = None;
+            self.hold = now.after(OPEN_RETRY);
+            if self.phase == Phase::Login {
+                self.next = Some(self.hold);
+            }
+        } else {
+            self.carrier = Carrier::Open { path };
+            if doomed {
+                self.close();
+            } else {
+                bump(&mut self.counters.ups);
+                self.confirmed = false;
+                self.next = Some(now.after(LOGIN_REFRESH));
+            }
+        }
+        self.advance(now);
+    }
+
+    /// [`Action::Close`] is done.
+    pub fn handle_closed(&mut self, now: Instant) {
+        if self.carrier == Carrier::Closing {
+            self.carrier = Carrier::Closed;
+            self.advance(now);
+        }
+    }
+
+    /// A frame has come over the ring: the peer's side of the link works.
+    pub fn handle_traffic(&mut self) {
+        if matches!(self.carrier, Carrier::Open { .. }) && !self.confirmed {
+            self.confirmed = true;
+            if self.accepted.is_some() {
+                self.next = None;
+            }
+        }
+    }
+
+    /// What the caller is to do now.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.action.take()
+    }
+
+    /// The message to send now.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<MessageBuf> {
+        let ends = self.config.ends;
+        let buf = if let Some(r) = self.login_reply.take() {
+            let control = Control::LoginResponse {
+                status: 0,
+                mac: self.config.mac,
+            };
+            control.message(&ends, r.sequence, r.command)
+        } else if let Some(r) = self.logout_reply.take() {
+            Control::Status { status: 0 }.message(&ends, r.sequence, r.command)
+        } else if self.next.is_some_and(|at| at <= now) {
+            self.request(now)?
+        } else {
+            return None;
+        };
+        bump(&mut self.counters.sent);
+        Some(buf)
+    }
+
+    /// When [`Login::poll_transmit`] is to be called at the latest.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.login_reply.is_some() || self.logout_reply.is_some() {
+            return Some(Instant(0));
+        }
+        let hold = (self.phase == Phase::Login && self.carrier == Carrier::Closed && self.both()).then_some(self.hold);
+        match (self.next, hold) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.advance(now);
+    }
+
+    /// The request that is due, and when to repeat it.
+    fn request(&mut self, now: Instant) -> Option<MessageBuf> {
+        let (control, again) = match self.phase {
+            Phase::Down => {
+                self.next = None;
+                return None;
+            }
+            Phase::Reset { tries } if tries >= LOGOUT_TRIES => {
+                self.phase = Phase::Login;
+                (Control::login(self.config.path), LOGIN_RETRY)
+            }
+            Phase::Reset { tries } => {
+                self.phase = Phase::Reset {
+                    tries: tries.saturating_add(1),
+                };
+                (Control::Logout, LOGOUT_RETRY)
+            }
+            Phase::Leaving { tries } if tries >= LOGOUT_TRIES => {
+                self.phase = Phase::Down;
+                self.next = None;
+                return None;
+            }
+            Phase::Leaving { tries } => {
+                self.phase = Phase::Leaving {
+                    tries: tries.saturating_add(1),
+                };
+                (Control::Logout, LOGOUT_RETRY)
+            }
+            Phase::Login => (Control::login(self.config.path), self.retry()),
+        };
+        self.command = self.command.wrapping_add(1);
+        if matches!(control, Control::Login { .. }) {
+            self.outstanding = Some(self.command);
+        }
+        self.last = Some(now);
+        self.next = Some(now.after(again));
+        Some(control.message(&self.config.ends, self.sequence(), self.command))
+    }
+
+    /// Sequence number of our last request.
+    const fn sequence(&self) -> u8 {
+        (self.command & 3) as u8
+    }
+
+    fn retry(&self) -> Duration {
+        if self.accepted.is_some() && matches!(self.carrier, Carrier::Open { .. }) {
+            LOGIN_REFRESH
+        } else {
+            LOGIN_RETRY
+        }
+    }
+
+    fn on_login(&mut self, now: Instant, path: HopId, request: Request) {
+        // A peer that is not running says nothing to a login; so do we.
+        if matches!(self.phase, Phase::Down | Phase::Leaving { .. }) {
+            return;
+        }
+        self.login_reply = Some(request);
+        self.peer = Some(path);
+        let other = match self.carrier {
+            Carrier::Opening { path: now, .. } | Carrier::Open { path: now } => now != path,
+            Carrier::Closed | Carrier::Closing => false,
+        };
+        if other {
+            bump(&mut self.counters.downs);
+            self.close();
+        }
+        // The peer logs in because it is not up. If our login was not accepted just now, a former
+        // life of the peer accepted it.
+        if self.accepted.is_some_and(|at| now.since(at) > LOGIN_HOLDOFF) {
+            self.accepted = None;
+        }
+        if self.accepted.is_none() && self.phase == Phase::Login {
+            self.soon(now);
+        }
+    }
+
+    fn on_login_response(&mut self, now: Instant, status: u32, request: Request) {
+        if self.outstanding != Some(request.command) || self.phase != Phase::Login {
+            bump(&mut self.counters.stale);
+            return;
+        }
+        self.outstanding = None;
+        if status != 0 {
+            bump(&mut self.counters.refused);
+            return;
+        }
+        bump(&mut self.counters.accepted);
+        self.accepted = Some(now);
+        if self.confirmed && matches!(self.carrier, Carrier::Open { .. }) {
+            self.next = None;
+        }
+    }
+
+    fn on_logout(&mut self, now: Instant, request: Request) {
+        self.logout_reply = Some(request);
+        if matches!(self.phase, Phase::Down | Phase::Leaving { .. }) {
+            return;
+        }
+        if matches!(self.carrier, Carrier::Opening { .. } | Carrier::Open { .. }) {
+            bump(&mut self.counters.downs);
+        }
+        self.forget();
+        self.close();
+        if self.phase == Phase::Login {
+            // The peer is going; it will hear our login when it is back.
+            self.next = Some(now.after(LOGIN_RETRY));
+        }
+    }
+
+    fn on_status(&mut self, now: Instant, request: Request) {
+        if request.sequence != self.sequence() {
+            bump(&mut self.counters.stale);
+            return;
+        }
+        match self.phase {
+            Phase::Reset { tries } if tries > 0 => {
+                // Logins from before the peer tore down still count: it does not repeat one that
+                // we have answered.
+                self.phase = Phase::Login;
+                self.next = Some(now);
+            }
+            Phase::Leaving { tries } if tries > 0 => {
+                self.phase = Phase::Down;
+                self.next = None;
+            }
+            _ => bump(&mut self.counters.stale),
+        }
+    }
+
+    /// Void both logins.
+    fn forget(&mut self) {
+        self.outstanding = None;
+        self.accepted = None;
+        self.peer = None;
+        self.login_reply = None;
+    }
+
+    /// Send a request as soon as decent.
+    fn soon(&mut self, now: Instant) {
+        let at = match self.last {
+            Some(last) => now.max(last.after(LOGIN_GAP)),
+            None => now,
+        };
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+
+    fn both(&self) -> bool {
+        self.accepted.is_some() && self.peer.is_some()
+    }
+
+    fn close(&mut self) {
+        self.confirmed = false;
+        match self.carrier {
+            Carrier::Closed | Carrier::Closing => {}
+            Carrier::Opening { path, .. } => {
+                if self.action.take().is_some() {
+                    // Not even begun.
+                    self.carrier = Carrier::Closed;
+                } else {
+                    self.carrier = Carrier::Opening { path, doomed: true };
+                }
+            }
+            Carrier::Open { .. } => {
+                self.carrier = Carrier::Closing;
+                self.action = Some(Action::Close);
+            }
+        }
+    }
+
+    /// Open the link if everything is there.
+    fn advance(&mut self, now: Instant) {
+        if self.phase != Phase::Login || self.carrier != Carrier::Closed || now < self.hold {
+            return;
+        }
+        if let (Some(_), Some(path)) = (self.accepted, self.peer) {
+            self.carrier = Carrier::Opening { path, doomed: false };
+            self.action = Some(Action::Open { receive_path: path });
+        } else if self.next.is_none() {
+            self.next = Some(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Route, Uuid};
+
+    const A: Uuid = Uuid([0xa; 16]);
+    const B: Uuid = Uuid([0xb; 16]);
+
+    fn ends(local: Uuid, remote: Uuid) -> Ends {
+        Ends {
+            local,
+            remote,
+            route: Route(1),
+        }
+    }
+
+    fn machine() -> Login {
+        let config = Config {
+            ends: ends(A, B),
+            mac: Mac([2; 6]),
+            path: HopId(8),
+        };
+        let mut login = Login::new(config, 100);
+        login.start(Instant(0), HopId(8));
+        login
+    }
+
+    const fn ms(n: u64) -> Instant {
+        Instant(n * 1_000_000)
+    }
+
+    /// What the peer sends.
+    fn from_peer(login: &mut Login, now: Instant, control: Control, sequence: u8, command: u32) {
+        let buf = control.message(&ends(B, A), sequence, command);
+        login.handle_message(now, buf.as_bytes()).unwrap();
+    }
+
+    /// The next message of the machine.
+    fn sent(login: &mut Login, now: Instant) -> Option<(Control, u8, u32)> {
+        let buf = login.poll_transmit(now)?;
+        let message = Message::parse(buf.as_bytes()).unwrap();
+        let h = *message.header();
+        Some((Control::parse(&message).unwrap(), h.sequence, h.command))
+    }
+
+    /// Bring the machine up with the peer sending on `path`.
+    fn bring_up(login: &mut Login, path: u16) {
+        let (control, sequence, _) = sent(login, ms(0)).unwrap();
+        assert_eq!(control, Control::Logout);
+        from_peer(login, ms(1), Control::Status { status: 0 }, sequence, 77);
+        let (control, sequence, command) = sent(login, ms(1)).unwrap();
+        assert_eq!(control, Control::login(HopId(8)));
+        from_peer(
+            login,
+            ms(2),
+            Control::LoginResponse {
+                status: 0,
+                mac: Mac([4; 6]),
+            },
+            sequence,
+            command,
+        );
+        assert_eq!(login.poll_action(), None);
+        from_peer(login, ms(3), Control::login(HopId(path)), 0, 1);
+        assert!(matches!(
+            sent(login, ms(3)),
+            Some((Control::LoginResponse { .. }, 0, 1))
+        ));
+        assert_eq!(
+            login.poll_action(),
+            Some(Action::Open {
+                receive_path: HopId(path)
+            })
+        );
+        login.handle_opened(ms(4), true);
+        assert_eq!(login.up(), Some(HopId(path)));
+    }
+
+    #[test]
+    fn a_link_is_up_after_both_logins() {
+        bring_up(&mut machine(), 9);
+    }
+
+    #[test]
+    fn logins_are_repeated_until_the_peer_is_there() {
+        let mut login = machine();
+        let mut now = ms(0);
+        let (mut logouts, mut logins) = (0, 0);
+        for _ in 0..200 {
+            match sent(&mut login, now) {
+                Some((Control::Logout, ..)) => logouts += 1,
+                Some((Control::Login { .. }, ..)) => logins += 1,
+                other => assert_eq!(other, None),
+            }
+            now = login.poll_timeout().unwrap();
+        }
+        assert_eq!((logouts, logins), (10, 190));
+    }
+
+    #[test]
+    fn a_logout_of_the_peer_takes_the_link_down() {
+        let mut login = machine();
+        bring_up(&mut login, 9);
+        from_peer(&mut login, ms(50), Control::Logout, 2, 5);
+        assert_eq!(login.up(), None);
+        assert!(matches!(sent(&mut login, ms(50)), Some((Control::Status { .. }, 2, _))));
+        assert_eq!(login.poll_action(), Some(Action::Close));
+        login.handle_closed(ms(60));
+        assert_eq!(sent(&mut login, ms(60)), None);
+        assert!(matches!(sent(&mut login, ms(1050)), Some((Control::Login { .. }, ..))));
+    }
+
+    #[test]
+    fn a_login_on_another_path_opens_the_rings_anew() {
+        let mut login = machine();
+        bring_up(&mut login, 9);
+        from_peer(&mut login, ms(10), Control::login(HopId(10)), 0, 2);
+        assert_eq!(login.poll_action(), Some(Action::Close));
+        login.handle_closed(ms(11));
+        assert_eq!(
+            login.poll_action(),
+            Some(Action::Open {
+                receive_path: HopId(10)
+            })
+        );
+    }
+
+    #[test]
+    fn a_restarted_peer_gets_our_login_again() {
+        let mut login = machine();
+        bring_up(&mut login, 9);
+        login.handle_traffic();
+        assert_eq!(login.poll_timeout(), None);
+        from_peer(&mut login, ms(20_000), Control::login(HopId(9)), 0, 1);
+        assert_eq!(login.up(), Some(HopId(9)));
+        assert!(matches!(
+            sent(&mut login, ms(20_000)),
+            Some((Control::LoginResponse { .. }, ..))
+        ));
+        assert!(matches!(
+            sent(&mut login, ms(20_000)),
+            Some((Control::Login { .. }, ..))
+        ));
+    }
+
+    #[test]
+    fn a_silent_link_is_logged_in_again() {
+        let mut login = machine();
+        bring_up(&mut login, 9);
+        assert_eq!(login.poll_timeout(), Some(ms(5004)));
+        assert!(matches!(sent(&mut login, ms(5004)), Some((Control::Login { .. }, ..))));
+        login.handle_traffic();
+        assert_eq!(login.poll_timeout(), None);
+    }
+
+    #[test]
+    fn an_answer_to_a_former_life_counts_for_nothing() {
+        let mut login = machine();
+        let (_, sequence, _) = sent(&mut login, ms(0)).unwrap();
+        from_peer(&mut login, ms(1), Control::Status { status: 0 }, sequence, 0);
+        let (_, _, command) = sent(&mut login, ms(1)).unwrap();
+        let mac = Mac([4; 6]);
+        from_peer(
+            &mut login,
+            ms(2),
+            Control::LoginResponse { status: 0, mac },
+            0,
+            command.wrapping_sub(50),
+        );
+        from_peer(&mut login, ms(2), Control::login(HopId(9)), 0, 1);
+        assert_eq!(login.poll_action(), None);
+        assert_eq!(login.counters().stale, 1);
+    }
+
+    #[test]
+    fn rings_that_do_not_open_are_tried_again() {
+        let mut login = machine();
+        bring_up(&mut login, 9);
+        from_peer(&mut login, ms(10), Control::login(HopId(10)), 0, 2);
+        login.poll_action();
+        login.handle_closed(ms(11));
+        login.poll_action();
+        login.handle_opened(ms(12), false);
+        assert_eq!(login.up(), None);
+        while sent(&mut login, ms(12)).is_some() {}
+        let (control, sequence, command) = sent(&mut login, ms(1012)).unwrap();
+        assert_eq!(control, Control::login(HopId(8)));
+        let mac = Mac([4; 6]);
+        from_peer(
+            &mut login,
+            ms(1013),
+            Control::LoginResponse { status: 0, mac },
+            sequence,
+            command,
+        );
+        assert!(login.poll_action().is_some());
+    }
+
+    #[test]
+    fn stop_says_goodbye_and_does_not_wait_for_ever() {
+        let mut login = machine();
+        bring_up(&mut login, 9);
+        login.stop(ms(10));
+        assert_eq!(login.poll_action(), Some(Action::Close));
+        login.handle_closed(ms(11));
+        let mut now = ms(11);
+        let mut logouts = 0;
+        while !login.stopped() {
+            logouts += u32::from(sent(&mut login, now).is_some());
+            now = login.poll_timeout().unwrap_or(now);
+        }
+        assert_eq!(logouts, 10);
+        assert!(now <= ms(11_000));
+    }
+
+    #[test]
+    fn a_login_while_down_is_not_answered_but_a_logout_is() {
+        let config = Config {
+            ends: ends(A, B),
+            mac: Mac([2; 6]),
+            path: HopId(8),
+        };
+        let mut login = Login::new(config, 0);
+        from_peer(&mut login, ms(0), Control::login(HopId(9)), 0, 1);
+        assert_eq!(sent(&mut login, ms(0)), None);
+        from_peer(&mut login, ms(0), Control::Logout, 0, 1);
+        assert!(matches!(sent(&mut login, ms(0)), Some((Control::Status { .. }, ..))));
+    }
+
+    #[test]
+    fn a_message_of_another_cable_is_not_ours() {
+        let mut login = machine();
+        let buf = Control::Logout.message(&ends(B, B), 0, 0);
+        assert_eq!(login.handle_message(ms(0), buf.as_bytes()), Err(WireError::Protocol));
+        let wrong = Control::login(HopId(3)).message(&ends(B, A), 0, 0);
+        assert_eq!(login.handle_message(ms(0), wrong.as_bytes()), Err(WireError::Value));
+    }
+}
