@@ -42,6 +42,8 @@ pub(crate) struct Device {
     #[pin]
     pub(crate) regions: Regions,
     pds: Atomic<u32>,
+    /// 1 once somebody with a right to it has asked for the device's end.
+    leaving: Atomic<u32>,
     icrc_errors: Atomic<u64>,
     /// Counts of QPs that are no more.
     #[pin]
@@ -60,6 +62,7 @@ impl Device {
                 qps <- Table::new(),
                 regions <- Table::new(),
                 pds: Atomic::new(1),
+                leaving: Atomic::new(0),
                 icrc_errors: Atomic::new(0),
                 retired <- new_bh_lock!([0; counters::NAMES.len()], c"usb4_counters"),
             }),
@@ -70,6 +73,16 @@ impl Device {
     /// Keeps the hook that brings packets.
     pub(crate) fn listen(&self, hook: Hook) {
         *self.hook.lock() = Some(hook);
+    }
+
+    /// The device's end is wanted: by the user, with its netdev, or with the module.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(1, Relaxed);
+    }
+
+    /// Whether [`Self::leave`] came first. If not, the device's end is a side effect of somebody else's.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Relaxed) == 1
     }
 
     /// Hears and sends nothing any more. May be called again.

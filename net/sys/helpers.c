@@ -24,6 +24,8 @@
 /* ---- the driver's tables ---- */
 
 int usb4_op_newlink(const char *name, struct net_device *ndev);
+void usb4_op_dellink(struct ib_device *ib);
+void usb4_op_relink(void);
 int usb4_op_netdev_event(unsigned long event, struct net_device *ndev);
 unsigned int usb4_op_receive(void *priv, struct sk_buff *skb);
 void usb4_op_skb_done(void *credit);
@@ -109,11 +111,26 @@ static const struct ib_device_ops usb4_device_ops = {
 	INIT_RDMA_OBJ_SIZE(ib_qp, usb4_qp, ib),
 };
 
+/* The core keeps a reference to a device whose deletion fails, so it does not. */
+static int usb4_dellink(struct ib_device *ib)
+{
+	usb4_op_dellink(ib);
+	return 0;
+}
+
 static struct rdma_link_ops usb4_link_ops = {
 	.type = "usb4",
 	.newlink = usb4_op_newlink,
+	.dellink = usb4_dellink,
 };
 MODULE_ALIAS_RDMA_LINK("usb4");
+
+static void usb4_relink(struct work_struct *work)
+{
+	usb4_op_relink();
+}
+
+static DECLARE_DELAYED_WORK(usb4_relink_work, usb4_relink);
 
 static int usb4_netdev_notify(struct notifier_block *block, unsigned long event, void *info)
 {
@@ -137,6 +154,7 @@ struct ib_device *usb4_ib_alloc(struct net_device *ndev)
 	dev->ib.num_comp_vectors = num_possible_cpus();
 	addrconf_addr_eui48((u8 *)&dev->ib.node_guid, ndev->dev_addr);
 	dev->ib.uverbs_cmd_mask |= BIT_ULL(IB_USER_VERBS_CMD_POST_SEND) | BIT_ULL(IB_USER_VERBS_CMD_REQ_NOTIFY_CQ);
+	dev->ib.link_ops = &usb4_link_ops;
 	ib_set_device_ops(&dev->ib, &usb4_device_ops);
 	return &dev->ib;
 }
@@ -165,6 +183,14 @@ void usb4_ib_event(struct ib_device *ib, struct ib_cq *cq, struct ib_qp *qp, enu
 void usb4_ib_port_event(struct ib_device *ib, struct net_device *ndev) { ib_dispatch_port_state_event(ib, ndev); }
 void usb4_link_register(void) { rdma_link_register(&usb4_link_ops); }
 void usb4_link_unregister(void) { rdma_link_unregister(&usb4_link_ops); }
+const char *usb4_ib_name(const struct ib_device *ib) { return dev_name(&ib->dev); }
+
+void usb4_relink_later(unsigned int ms)
+{
+	schedule_delayed_work(&usb4_relink_work, msecs_to_jiffies(ms));
+}
+
+void usb4_relink_cancel(void) { cancel_delayed_work_sync(&usb4_relink_work); }
 int usb4_notifier_register(void) { return register_netdevice_notifier(&usb4_netdev_notifier); }
 void usb4_notifier_unregister(void) { unregister_netdevice_notifier(&usb4_netdev_notifier); }
 

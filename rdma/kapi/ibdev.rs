@@ -6,17 +6,37 @@
 //! therefore holds references to the core's half, and an entry leaves it in `dealloc_driver` or by [`Module`]'s drop,
 //! whichever comes first.
 //!
+//! A device whose end nobody asked for (`rmmod rdma_rxe`) is made anew, a little later, so that the one who took it
+//! down is done by then.
+//!
 //! C headers: `include/rdma/{ib_verbs,rdma_netlink}.h`.
 
 use super::netdev::{self, Netdev};
 use crate::device::Device;
 use core::ptr::{self, NonNull};
-use kernel::{error::to_result, prelude::*, sync::Arc};
+use kernel::{error::to_result, prelude::*, str::CString, sync::Arc};
 use usb4_bindings as c;
 
 kernel::sync::global_lock! {
     // SAFETY: Initialised by `Module::new` before anything else of this file can run.
-    unsafe(uninit) static DEVICES: Mutex<KVec<Listed>> = KVec::new();
+    unsafe(uninit) static DEVICES: Mutex<Registry> =
+        Registry { listed: KVec::new(), relinks: KVec::new(), exiting: false };
+}
+
+/// Milliseconds until a device taken down by accident is made anew.
+const RELINK_MS: u32 = 500;
+
+/// The devices that are, and those to be made anew.
+struct Registry {
+    listed: KVec<Listed>,
+    relinks: KVec<Relink>,
+    exiting: bool,
+}
+
+/// A device to be made anew.
+struct Relink {
+    name: CString,
+    netdev: Netdev,
 }
 
 /// A device in the list, with a reference to the core's half.
@@ -77,6 +97,12 @@ pub(super) fn add(name: &CStr, netdev: &Netdev) -> Result {
     let done = register(name, ib, netdev);
     if done.is_err() {
         forget(ib);
+        // SAFETY: Our half is there if `inner` is set; nobody else ends it before the next line.
+        unsafe {
+            if !(*ib.cast::<c::usb4_device>().as_ptr()).inner.is_null() {
+                device(ib.as_ptr()).leave();
+            }
+        }
         // SAFETY: Registration failed, so the device is still ours to end; this calls `dealloc_driver`.
         unsafe { c::ib_dealloc_device(ib.as_ptr()) };
     }
@@ -91,8 +117,8 @@ fn register(name: &CStr, ib: NonNull<c::ib_device>, netdev: &Netdev) -> Result {
     // SAFETY: `dealloc_driver` drops the hook before the device.
     unsafe { (*raw).listen(netdev::Hook::new(netdev, raw)?) };
     {
-        let mut devices = DEVICES.lock();
-        devices.push(Listed(ib), GFP_KERNEL)?;
+        let mut registry = DEVICES.lock();
+        registry.listed.push(Listed(ib), GFP_KERNEL)?;
         // SAFETY: `ib` is alive; the list's reference is given back by whoever removes the entry.
         unsafe { c::usb4_ib_get_ref(ib.as_ptr()) };
     }
@@ -107,14 +133,15 @@ fn register(name: &CStr, ib: NonNull<c::ib_device>, netdev: &Netdev) -> Result {
 
 /// Removes a device from the list. False if it was not there.
 fn forget(ib: NonNull<c::ib_device>) -> bool {
-    let mut devices = DEVICES.lock();
+    let mut registry = DEVICES.lock();
+    let devices = &mut registry.listed;
     let Some(at) = devices.iter().position(|listed| listed.0 == ib) else {
         return false;
     };
     let last = devices.len() - 1;
     devices.swap(at, last);
     let _ = devices.pop();
-    drop(devices);
+    drop(registry);
     // SAFETY: The list's reference.
     unsafe { c::usb4_ib_put_ref(ib.as_ptr()) };
     true
@@ -144,7 +171,39 @@ pub(super) unsafe fn dealloc(ib: NonNull<c::ib_device>) {
     if !inner.is_null() {
         // SAFETY: From `Arc::into_raw` in `register`.
         let device = unsafe { Arc::from_raw(inner.cast::<Device>()) };
+        if !device.is_leaving() {
+            // SAFETY: The core's half is in being until this function has returned.
+            let name = unsafe { CStr::from_char_ptr(c::usb4_ib_name(ib.as_ptr())) };
+            if let Some(netdev) = device.netdev() {
+                relink_later(name, netdev);
+            }
+        }
         device.stop();
+    }
+}
+
+/// Has a device made anew. Without memory for it there will be none, as after `rdma link del`.
+fn relink_later(name: &CStr, netdev: Netdev) {
+    let Ok(name) = CString::try_from(name) else {
+        return;
+    };
+    let mut registry = DEVICES.lock();
+    if !registry.exiting && registry.relinks.push(Relink { name, netdev }, GFP_KERNEL).is_ok() {
+        // SAFETY: The work is cancelled before the module goes, after `exiting` was set.
+        unsafe { c::usb4_relink_later(RELINK_MS) };
+    }
+}
+
+/// Makes devices anew.
+pub(super) fn relink() {
+    loop {
+        let Some(Relink { name, netdev }) = DEVICES.lock().relinks.pop() else {
+            return;
+        };
+        match add(&name, &netdev) {
+            Ok(()) => pr_info!("{:?} was unregistered by another driver's exit and is back\n", &*name),
+            Err(err) => pr_info!("{:?} was unregistered by another driver's exit: {:?}\n", &*name, err),
+        }
     }
 }
 
@@ -156,8 +215,11 @@ pub(super) unsafe fn dealloc(ib: NonNull<c::ib_device>) {
 pub(super) unsafe fn netdev_event(event: usize, ndev: NonNull<c::net_device>) {
     // SAFETY: By the caller's promise.
     let netdev = unsafe { Netdev::hold(ndev) };
-    let devices = DEVICES.lock();
-    for listed in devices.iter() {
+    let mut registry = DEVICES.lock();
+    if u32::try_from(event) == Ok(c::netdev_cmd_NETDEV_UNREGISTER) {
+        registry.relinks.retain(|relink| relink.netdev != netdev);
+    }
+    for listed in registry.listed.iter() {
         // SAFETY: Entries leave the list before their device's half of ours goes.
         let device = unsafe { device(listed.0.as_ptr()) };
         if device.netdev().as_ref() != Some(&netdev) {
@@ -165,6 +227,7 @@ pub(super) unsafe fn netdev_event(event: usize, ndev: NonNull<c::net_device>) {
         }
         match u32::try_from(event) {
             Ok(c::netdev_cmd_NETDEV_UNREGISTER) => {
+                device.leave();
                 device.stop();
                 unregister_soon(listed.0);
             }
@@ -210,8 +273,17 @@ impl Drop for Module {
     fn drop(&mut self) {
         // SAFETY: Registered by `new`.
         unsafe { c::usb4_link_unregister() };
+        {
+            let mut registry = DEVICES.lock();
+            registry.exiting = true;
+            registry.relinks.clear();
+        }
+        // SAFETY: Nobody schedules it any more.
+        unsafe { c::usb4_relink_cancel() };
         loop {
-            let Some(listed) = DEVICES.lock().pop() else { break };
+            let Some(listed) = DEVICES.lock().listed.pop() else {
+                break;
+            };
             // SAFETY: The list's reference keeps the device in being; unregistering is idempotent and fenced.
             unsafe {
                 c::ib_unregister_device(listed.0.as_ptr());

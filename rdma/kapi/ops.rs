@@ -85,6 +85,17 @@ unsafe extern "C" fn usb4_op_newlink(name: *const c_char, ndev: *mut c::net_devi
 }
 
 #[no_mangle]
+unsafe extern "C" fn usb4_op_dellink(ib: *mut c::ib_device) {
+    // SAFETY: The core passes a device of ours.
+    unsafe { ibdev::device(ib) }.leave();
+}
+
+#[no_mangle]
+extern "C" fn usb4_op_relink() {
+    ibdev::relink();
+}
+
+#[no_mangle]
 unsafe extern "C" fn usb4_op_netdev_event(event: c_ulong, ndev: *mut c::net_device) -> c_int {
     if let Some(ndev) = NonNull::new(ndev) {
         // SAFETY: The notifier passes a netdev.
