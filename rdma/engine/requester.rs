@@ -139,6 +139,9 @@ impl<S: Storage> Qp<S> {
                 return None;
             }
             requester.reads_out = requester.reads_out.wrapping_add(1);
+        } else if outstanding.saturating_sub(requester.read_psns) >= self.config.window_packets.max(1) {
+            // Not begun before its first packet can go: draining must not wait for it.
+            return None;
         }
         slot.first = requester.nxt;
         slot.packets = packets;

@@ -42,6 +42,8 @@ pub struct Endpoint {
     pub armed: Option<u64>,
     /// Its peer was not ready: no request may leave before.
     pub silent_until: u64,
+    /// Sends before this one have been on the wire, as far as their payload shows.
+    pub begun: usize,
     /// False once it has died.
     pub alive: bool,
 }

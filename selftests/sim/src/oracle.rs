@@ -150,17 +150,25 @@ pub fn after_packet(endpoint: &mut Endpoint, now: u64, packet: &Packet, before: 
     };
 }
 
-/// A packet is about to be sent: requests respect the RNR wait and the fence.
+/// A packet is about to be sent: requests respect the RNR wait, the fence and the draining.
 pub fn before_transmit(endpoint: &mut Endpoint, now: u64, transmit: &Transmit) {
     let request = Packet::parse(transmit.header.as_bytes(), transmit.transport_len())
         .is_ok_and(|packet| !packet.opcode.is_response());
     if request && now < endpoint.silent_until {
         endpoint.user.broke(format!("a request at {now} into an RNR wait"));
     }
+    if transmit.transport_len() % 4 != 0 {
+        endpoint.user.broke("a packet is not padded to four bytes".into());
+    }
     let Source::Send { slot, .. } = transmit.payload else {
         return;
     };
-    let (index, user) = (slot as usize, &mut endpoint.user);
+    let index = slot as usize;
+    if endpoint.engine.state() == State::Sqd && index >= endpoint.begun {
+        endpoint.user.broke(format!("send {index} began while draining"));
+    }
+    endpoint.begun = endpoint.begun.max(index + 1);
+    let user = &mut endpoint.user;
     let awaited = user.send_completions.len();
     let fenced = user.plan.ops[index].fence;
     if fenced && user.plan.ops[awaited..index].iter().any(|op| op.op == SendOp::Read) {
@@ -285,8 +293,8 @@ fn bad_op(world: &World, ends: [usize; 2], end: usize, index: usize, bad: Bad, d
         return Err(Failure::new(format!("end {culprit}: {bad:?} never failed")));
     };
     let status = user.send_completions[at].status;
-    // An answer to something older may be lost for good once the peer is in ERR.
-    let excused = disturbed && status == WcStatus::RetryExceeded;
+    // READ data that was lost cannot be had again once the peer is in ERR.
+    let excused = disturbed && status == WcStatus::RetryExceeded && user.plan.ops[at].op == SendOp::Read;
     ensure((at == index && status == bad.requester()) || excused, || {
         format!("end {culprit}: {bad:?} of send {index} came out as {status:?} of send {at}")
     })?;

@@ -181,6 +181,7 @@ impl World {
             link: here * self.hosts + there,
             armed: None,
             silent_until: 0,
+            begun: 0,
             alive: true,
         });
     }
