@@ -176,6 +176,16 @@ pub fn before_transmit(endpoint: &mut Endpoint, now: u64, transmit: &Transmit) {
     }
 }
 
+/// An event is raised: the send queue is drained only once all that has begun is complete.
+pub fn on_event(endpoint: &mut Endpoint, event: Event) {
+    let completed = endpoint.user.send_completions.len();
+    if event == Event::SqDrained && completed < endpoint.begun {
+        endpoint
+            .user
+            .broke(format!("drained after {completed} of {} sends", endpoint.begun));
+    }
+}
+
 /// All that must hold at the end of a run.
 pub fn verdict(world: &mut World) -> Result<(), Failure> {
     let finished = world.now();

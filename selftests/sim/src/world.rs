@@ -312,6 +312,7 @@ impl World {
         }
         let endpoint = &mut self.endpoints[e];
         while let Some(event) = endpoint.engine.poll_event() {
+            oracle::on_event(endpoint, event);
             endpoint.user.events.push(event);
         }
         if let Some(broken) = endpoint.user.broken.take() {
