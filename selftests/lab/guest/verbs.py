@@ -9,6 +9,7 @@ The two sides exchange addresses and keys over TCP, play the scene and print one
 completion statuses seen and the queue pair's final state. A wrong result is for the caller to judge; this
 program fails only when it cannot play.
 """
+import errno
 import json
 import socket
 import sys
@@ -20,6 +21,7 @@ from pyverbs.cq import CQ, CompChannel
 from pyverbs.device import Context
 from pyverbs.mr import MR
 from pyverbs.pd import PD
+from pyverbs.pyverbs_error import PyverbsRDMAError
 from pyverbs.qp import QP, QPAttr, QPCap, QPInitAttr
 from pyverbs.wr import RecvWR, SendWR, SGE
 
@@ -228,16 +230,36 @@ def dead_peer(side, calling):
     side.connect(timeout=12, retry_cnt=3)
     if not calling:
         time.sleep(600)
-    print("writing", file=sys.stderr, flush=True)
     open("/tmp/writing", "w").close()
-    while True:
-        side.send(e.IBV_WR_RDMA_WRITE, 4096)
-        if any(w.status for w in side.completions(1, patience=60)):
-            break
-        side.seen.clear()
-    side.send(e.IBV_WR_RDMA_WRITE, 64, wr_id=3)
-    side.completions(1)
-    side.report()
+    try:
+        while True:
+            side.send(e.IBV_WR_RDMA_WRITE, 4096)
+            if any(w.status for w in side.completions(1, patience=10)):
+                break
+            side.seen.clear()
+        side.send(e.IBV_WR_RDMA_WRITE, 64, wr_id=3)
+        side.completions(1)
+        side.report()
+    except PyverbsRDMAError as error:
+        # A host that dies takes the link with it, and the link takes the device.
+        if error.error_code != errno.EIO:
+            raise
+        print(json.dumps({"removed": True}))
+
+
+def idle(side, calling):
+    """Connected and silent until the device is taken away."""
+    side.connect()
+    open("/tmp/writing", "w").close()
+    try:
+        for _ in range(600):
+            side.state()
+            time.sleep(0.1)
+        side.report()
+    except PyverbsRDMAError as error:
+        if error.error_code != errno.EIO:
+            raise
+        print(json.dumps({"removed": True}))
 
 
 def operations(side, calling):
@@ -285,7 +307,7 @@ def operations(side, calling):
 
 
 SCENES = {f.__name__: f for f in (bad_rkey, out_of_bounds, wrong_pd, no_remote_right, bad_read_rkey, wrong_local_pd,
-                                  bad_lkey, missing_receive, late_receive, short_receive, dead_peer, operations)}
+                                  bad_lkey, missing_receive, late_receive, short_receive, dead_peer, idle, operations)}
 
 
 def main():

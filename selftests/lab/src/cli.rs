@@ -175,6 +175,9 @@ struct Up {
     memory: u32,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Further words for the guests' kernel command lines
+    #[arg(long, default_value = "")]
+    append: String,
 }
 
 impl Cli {
@@ -244,6 +247,7 @@ impl Up {
             mtu: self.mtu,
             memory_mib: self.memory,
             seed: self.seed,
+            append: self.append,
             ..LabSpec::wired(self.profile, self.topology, self.hosts, self.cables)?
         };
         let virtual_time = spec.virtual_time;

@@ -141,6 +141,8 @@ impl Guest {
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::SIGKILL);
             }
             let _ = run.child.wait();
+            // User-mode Linux would take its own leavings for a running guest of that name.
+            let _ = fs::remove_dir_all(self.root().join("tmp/.uml"));
         }
     }
 

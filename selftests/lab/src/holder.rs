@@ -124,9 +124,8 @@ fn run(state: &Path) -> Result<()> {
         guest.spawn(&holder.spec, &holder.mnt)?;
     }
     if holder.spec.virtual_time {
-        let result = holder.scenario(state);
-        holder.end();
-        answer_up(&Answer::Done(result?));
+        let result = holder.scenario(state)?;
+        answer_up(&Answer::Done(result));
         return Ok(());
     }
     holder.bring_up(&(0..holder.spec.hosts).collect::<Vec<_>>())?;
@@ -210,15 +209,20 @@ impl Holder {
         })
     }
 
-    /// Waits until all guests have ended, then copies what their scenarios left to the state directory.
+    /// Waits until all guests' scripts have ended, ends the guests and copies what their scenarios left to the state directory.
     fn scenario(&self, state: &Path) -> Result<Value> {
         let until = Instant::now() + SCENARIO;
-        while self.guests.iter().any(Guest::alive) {
+        let rc = |guest: &Guest| fs::read_to_string(guest.root().join("usb4lab/x/rc")).unwrap_or_default();
+        while self.guests.iter().any(|guest| !rc(guest).ends_with('\n')) {
+            if let Some(guest) = self.guests.iter().find(|guest| !guest.alive()) {
+                bail!("host {} ended before its scenario did; see {}", guest.host, guest.console.display());
+            }
             if Instant::now() > until {
                 bail!("the scenario did not end within {} s; see {}", SCENARIO.as_secs(), state.display());
             }
             thread::sleep(Duration::from_millis(20));
         }
+        self.end();
         let mut codes = Vec::new();
         for guest in &self.guests {
             let from = guest.root().join("usb4lab/x");
@@ -228,10 +232,7 @@ impl Holder {
             for entry in fs::read_dir(&from)?.flatten() {
                 fs::copy(entry.path(), to.join(entry.file_name()))?;
             }
-            let code = fs::read_to_string(to.join("rc")).unwrap_or_default();
-            let Ok(code) = code.trim().parse::<i32>() else {
-                bail!("host {} ended before its scenario did; see {}", guest.host, guest.console.display());
-            };
+            let code: i32 = rc(guest).trim().parse().with_context(|| format!("exit status of host {}", guest.host))?;
             codes.push(code);
         }
         Ok(json!({"status": codes}))

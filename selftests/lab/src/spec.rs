@@ -86,6 +86,8 @@ pub struct LabSpec {
     pub mtu: u32,
     pub memory_mib: u32,
     pub seed: u64,
+    /// Further words for the guests' kernel command lines.
+    pub append: String,
 }
 
 impl Default for LabSpec {
@@ -144,6 +146,7 @@ impl LabSpec {
             mtu: 9000,
             memory_mib: 512,
             seed: 1,
+            append: String::new(),
         })
     }
 

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Scripts that every guest gets under /usb4lab.
-pub const SCRIPTS: &[(&str, &str)] = &[
+const SCRIPTS: &[(&str, &str)] = &[
     ("init", include_str!("../guest/init")),
     ("run", include_str!("../guest/run")),
     ("net-up", include_str!("../guest/net-up")),
@@ -25,20 +25,17 @@ pub const SCRIPTS: &[(&str, &str)] = &[
     ("gid", include_str!("../guest/gid")),
     ("clean", include_str!("../guest/clean")),
     ("wait-listen", include_str!("../guest/wait-listen")),
+    ("mkinitramfs", include_str!("../guest/mkinitramfs")),
     ("verbs.py", include_str!("../guest/verbs.py")),
 ];
 
-/// File descriptors that the guest's serial line uses.
-const SERIAL: [i32; 2] = [3, 4];
+/// File descriptors of the guest's channel, in and out.
+const CHANNEL: [i32; 2] = [3, 4];
 
 /// Builds the layer that all guests of a lab share: scripts, kernel modules, our module.
 pub fn common_layer(spec: &LabSpec, dir: &Path) -> Result<()> {
     let own = dir.join("usb4lab");
-    fs::create_dir_all(own.join("x"))?;
-    for (name, text) in SCRIPTS {
-        fs::write(own.join(name), text)?;
-        fs::set_permissions(own.join(name), fs::Permissions::from_mode(0o755))?;
-    }
+    write_scripts(&own)?;
     fs::write(own.join("cpuinfo"), first_cpu(&fs::read_to_string("/proc/cpuinfo")?))?;
     if let Some(script) = &spec.script {
         fs::copy(script, own.join("scenario")).with_context(|| format!("scenario {}", script.display()))?;
@@ -63,6 +60,16 @@ pub fn common_layer(spec: &LabSpec, dir: &Path) -> Result<()> {
             fs::create_dir_all(to.join("updates"))?;
             fs::copy(module, to.join("updates/usb4_rdma.ko"))?;
         }
+    }
+    Ok(())
+}
+
+/// Puts the guests' scripts into a directory.
+pub fn write_scripts(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir.join("x"))?;
+    for (name, text) in SCRIPTS {
+        fs::write(dir.join(name), text)?;
+        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755))?;
     }
     Ok(())
 }
@@ -121,7 +128,8 @@ pub fn launch(spec: &LabSpec, host: usize, root: &Path, console: &Path) -> Resul
         .args(["seccomp=auto", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", "init=/usb4lab/init"])
         .args(["con=null", "con0=null,fd:1", "virtio_pcidev.max_delay_us=10000000"])
         .arg(format!("umid=h{host}"))
-        .arg(format!("usb4lab_host={host}"));
+        .arg(format!("usb4lab_host={host}"))
+        .args(spec.append.split_whitespace());
     if !spec.cables.is_empty() {
         for nhi in 0..spec.nhis {
             command.arg(format!("virtio_uml.device=/usb4lab/fabric/h{host}n{nhi}.sock:1234"));
@@ -134,8 +142,15 @@ pub fn launch(spec: &LabSpec, host: usize, root: &Path, console: &Path) -> Resul
         enter(&mut command, root);
         return Ok(Launch { command, channel: None });
     }
+    command.arg(format!("ssl0=fd:{},fd:{}", CHANNEL[0], CHANNEL[1]));
+    let stream = channel(&mut command)?;
+    enter(&mut command, root);
+    Ok(Launch { command, channel: Some(stream) })
+}
+
+/// Gives the command one end of a stream as descriptors 3 and 4; the other end.
+pub fn channel(command: &mut Command) -> Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
-    command.arg(format!("ssl0=fd:{},fd:{}", SERIAL[0], SERIAL[1]));
     // SAFETY: only async-signal-safe calls run between fork and exec; the closure owns the stream.
     unsafe {
         command.pre_exec(move || {
@@ -144,7 +159,7 @@ pub fn launch(spec: &LabSpec, host: usize, root: &Path, console: &Path) -> Resul
             if high < 0 {
                 return Err(std::io::Error::last_os_error());
             }
-            for number in SERIAL {
+            for number in CHANNEL {
                 if libc::dup2(high, number) < 0 {
                     return Err(std::io::Error::last_os_error());
                 }
@@ -152,8 +167,7 @@ pub fn launch(spec: &LabSpec, host: usize, root: &Path, console: &Path) -> Resul
             Ok(())
         });
     }
-    enter(&mut command, root);
-    Ok(Launch { command, channel: Some(ours) })
+    Ok(ours)
 }
 
 /// Makes the command run with `root` as its root directory.
@@ -169,7 +183,8 @@ pub fn enter(command: &mut Command, root: &Path) {
     }
 }
 
-fn bind(from: &Path, to: &Path) -> Result<()> {
+/// Binds a file or directory to a place that exists.
+pub fn bind(from: &Path, to: &Path) -> Result<()> {
     let none: Option<&str> = None;
     mount(Some(from), to, none, MsFlags::MS_BIND, none)
         .with_context(|| format!("binding {} to {}", from.display(), to.display()))
