@@ -5,6 +5,7 @@
 //! travel if the specification asks for virtual time. Prints `ready` when all of them listen. Runs until SIGTERM, `quit`,
 //! or the end of its standard input if that is a pipe.
 
+mod change;
 mod ctl;
 mod mapping;
 mod pcidev;
@@ -67,6 +68,11 @@ fn run() -> Result<(), String> {
         Clock::Real(std::time::Instant::now())
     };
     let service = Arc::new(Service::new(fabric, clock));
+    for event in &spec.events {
+        service
+            .change(change::Timed::parse(event.clone())?)
+            .map_err(|error| format!("{event}: {error}"))?;
+    }
     for (nhi, (host, index)) in places.into_iter().enumerate() {
         let listener = listen(&dir.join(format!("h{host}n{index}.sock")))?;
         let service = service.clone();

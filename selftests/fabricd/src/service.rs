@@ -9,16 +9,39 @@ use std::time::Duration;
 
 use usb4_model::{Fabric, Function, Instant, Interrupt};
 
+use crate::change::{Change, Timed};
 use crate::mapping::GuestMemory;
 use crate::sink::SharedSink;
 use crate::travel::Schedule;
 
 /// The fabric at work.
 pub struct Service {
-    fabric: Mutex<Fabric<GuestMemory>>,
+    state: Mutex<State>,
     pub sinks: Vec<SharedSink>,
     clock: Clock,
     timer: Timer,
+}
+
+struct State {
+    fabric: Fabric<GuestMemory>,
+    /// Changes to make later, the next one last.
+    script: Vec<(Instant, Change)>,
+}
+
+impl State {
+    fn next_event(&self) -> Option<Instant> {
+        let script = self.script.last().map(|&(at, _)| at);
+        self.fabric.next_event().into_iter().chain(script).min()
+    }
+
+    /// Makes the changes that are due.
+    fn play(&mut self, now: Instant) {
+        while let Some(&(at, change)) = self.script.last().filter(|(at, _)| *at <= now) {
+            self.script.pop();
+            self.fabric.step(at);
+            change.apply(&mut self.fabric);
+        }
+    }
 }
 
 /// Where the time comes from.
@@ -59,7 +82,10 @@ impl Service {
             changed: Condvar::new(),
         };
         Service {
-            fabric: Mutex::new(fabric),
+            state: Mutex::new(State {
+                fabric,
+                script: Vec::new(),
+            }),
             sinks,
             clock,
             timer,
@@ -78,8 +104,31 @@ impl Service {
         self.lock().next_event()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Fabric<GuestMemory>> {
-        self.fabric.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a change, now or at its time.
+    ///
+    /// # Errors
+    /// What is wrong with the change, in words.
+    pub fn change(&self, timed: Timed) -> Result<(), String> {
+        let cables = self.lock().fabric.cables().len();
+        timed.change.check(cables)?;
+        match timed.at {
+            None => self.with(|fabric, now| {
+                fabric.step(now);
+                timed.change.apply(fabric);
+            }),
+            Some(at) => {
+                let mut state = self.lock();
+                let index = state.script.partition_point(|&(other, _)| other > at);
+                state.script.insert(index, (at, timed.change));
+                drop(state);
+                self.arm(Some(at));
+            }
+        }
+        Ok(())
     }
 
     /// Does something with the fabric at the present time, then sends the interrupts that came of it.
@@ -94,15 +143,17 @@ impl Service {
         work: impl FnOnce(&mut Fabric<GuestMemory>, Instant) -> R,
     ) -> R {
         let (result, next, notices) = {
-            let mut fabric = self.lock();
-            let result = work(&mut fabric, self.clock.now());
-            fabric.take_interrupts(interrupts);
-            let notices = if fabric.has_notices() {
-                fabric.take_notices()
+            let mut state = self.lock();
+            let now = self.clock.now();
+            state.play(now);
+            let result = work(&mut state.fabric, now);
+            state.fabric.take_interrupts(interrupts);
+            let notices = if state.fabric.has_notices() {
+                state.fabric.take_notices()
             } else {
                 Vec::new()
             };
-            (result, fabric.next_event(), notices)
+            (result, state.next_event(), notices)
         };
         for notice in notices {
             eprintln!("{notice}");

@@ -27,6 +27,9 @@ pub struct Spec {
     seed: u64,
     /// Overrides the profile's number of rings.
     hops: Option<usize>,
+    /// Commands of the control socket with the time of each in `at_ns`.
+    #[serde(default)]
+    pub events: Vec<serde_json::Value>,
 }
 
 /// How guests reach their NHIs.
