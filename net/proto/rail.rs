@@ -17,7 +17,8 @@
 //!
 //! A peer's epoch is *adopted* from a message that names our own: only a sender that has heard us in
 //! this life can write that. Another epoch that does not name ours is answered and otherwise
-//! ignored, so a late message of a former life voids nothing. Epochs once replaced stay retired.
+//! ignored, so a late message of a former life voids nothing. Epochs once replaced are retired for
+//! as long as our own epoch lasts.
 //!
 //! The caller lends a driver: it is given one [`Action`] at a time and answers each.
 
@@ -31,6 +32,9 @@ use crate::wire::{bump, Ends, HopId, Mac, Message, MessageBuf, Route, Uuid, Wire
 
 /// How many replaced epochs of the peer are remembered.
 const RETIRED: usize = 8;
+
+/// Epochs of one life of a side count up; this far apart they are of different lives.
+const SAME_LIFE: u64 = 1 << 16;
 
 /// What both ends call this cable: its two ends, the lower first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -364,16 +368,16 @@ impl Rail {
         match result {
             Ok(()) if !self.doomed => {
                 self.work = Work::Open;
-                self.busy = 0;
                 self.kick(now);
             }
             Ok(()) => self.fail(now, false),
-            Err(error) => {
-                if let OpenError::Busy(mask) = error {
-                    self.busy |= mask;
-                }
+            Err(OpenError::Busy(mask)) if mask & !self.busy != 0 => {
+                // News for the peer, which has others: no need to wait.
+                self.busy |= mask;
                 self.fail(now, true);
+                self.hold = now;
             }
+            Err(_) => self.fail(now, true),
         }
         self.advance(now);
     }
@@ -531,12 +535,14 @@ impl Rail {
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
     }
 
+    /// Whether `epoch` has been replaced, or is an earlier one of the life that the peer is in.
     fn is_retired(&self, epoch: u64) -> bool {
-        self.retired.contains(&epoch)
+        let earlier = self.peer.as_ref().map_or(0, |peer| peer.epoch.wrapping_sub(epoch));
+        self.retired.contains(&epoch) || (1..SAME_LIFE).contains(&earlier)
     }
 
     fn retire(&mut self, epoch: u64) {
-        if epoch == 0 || self.is_retired(epoch) {
+        if epoch == 0 || self.retired.contains(&epoch) {
             return;
         }
         if let Some(slot) = self.retired.get_mut(self.next_retired) {
@@ -554,6 +560,9 @@ impl Rail {
         // The peer, if it is still there, hears at once that its partner is new.
         self.heard = self.peer.take().map(|peer| peer.epoch).or(self.heard);
         self.epoch = self.epoch.wrapping_add(1).max(1);
+        // No message of a former life can name the new epoch. And should one have been adopted
+        // before, in place of the epoch that the peer is in, this is the way back.
+        self.retired = [0; RETIRED];
         self.kick(now);
     }
 
@@ -761,6 +770,7 @@ impl Rail {
             Work::Open if peer.level == Level::Ready && !self.up => {
                 self.up = true;
                 self.came_up = true;
+                self.busy = 0;
                 bump(&mut self.counters.ups);
                 self.kick(now);
             }
