@@ -290,6 +290,15 @@ impl Drop for Module {
                 c::usb4_ib_put_ref(listed.0.as_ptr());
             }
         }
+        // Statics are not dropped: the empty vectors' memory goes here.
+        let (listed, relinks) = {
+            let mut registry = DEVICES.lock();
+            (
+                core::mem::take(&mut registry.listed),
+                core::mem::take(&mut registry.relinks),
+            )
+        };
+        drop((listed, relinks));
         // SAFETY: Registered by `new`.
         unsafe { c::usb4_notifier_unregister() };
         netdev::wait_for_frames();
