@@ -28,14 +28,14 @@ impl<S: Storage> Qp<S> {
             }
             (Opcode::Acknowledge, Some(Syndrome::Ack(_))) => {
                 if !self.acknowledge_before(now, psn.next()) {
-                    self.on_response_gap(now);
+                    self.on_response_gap();
                 }
             }
             (Opcode::Acknowledge, Some(Syndrome::Rnr(code))) => {
                 if self.acknowledge_before(now, psn) {
                     self.on_receiver_not_ready(now, code);
                 } else {
-                    self.on_response_gap(now);
+                    self.on_response_gap();
                 }
             }
             (Opcode::Acknowledge, Some(Syndrome::Nak(code))) => self.on_nak(now, psn, code),
@@ -46,11 +46,11 @@ impl<S: Storage> Qp<S> {
     fn on_nak(&mut self, now: Instant, psn: Psn, code: NakCode) {
         // Whatever the reason, a NAK acknowledges all that came before it (IBTA 9.7.5.2.8).
         if !self.acknowledge_before(now, psn) {
-            self.on_response_gap(now);
+            self.on_response_gap();
             return;
         }
         let status = match code {
-            NakCode::Sequence => return self.on_sequence_nak(now),
+            NakCode::Sequence => return self.on_sequence_nak(),
             NakCode::InvalidRequest => WcStatus::RemoteInvalidRequest,
             NakCode::RemoteAccess => WcStatus::RemoteAccess,
             NakCode::RemoteOperation | NakCode::Other(_) => WcStatus::RemoteOperation,
@@ -63,7 +63,7 @@ impl<S: Storage> Qp<S> {
     fn on_read_response(&mut self, now: Instant, packet: &Packet, place: Place, host: &mut impl Host) {
         let psn = packet.bth.psn;
         if !self.acknowledge_before(now, psn) {
-            self.on_response_gap(now);
+            self.on_response_gap();
             return;
         }
         let requester = &self.requester;

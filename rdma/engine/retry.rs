@@ -31,7 +31,7 @@ impl<S: Storage> Qp<S> {
             self.requester.ack_deadline = None;
             if self.requester.una != self.requester.max {
                 Counters::bump(&mut self.counters.timeouts);
-                self.retry(now);
+                self.retry();
             }
         }
     }
@@ -51,29 +51,28 @@ impl<S: Storage> Qp<S> {
     }
 
     /// Send everything from the oldest unacknowledged PSN again, at the price of one retry.
-    pub(crate) fn retry(&mut self, now: Instant) {
+    pub(crate) fn retry(&mut self) {
         match self.requester.retries.checked_sub(1) {
             None => self.fail(WcStatus::RetryExceeded),
             Some(left) => {
                 self.requester.retries = left;
                 self.rewind();
-                self.requester.ack_deadline = limits::ack_timeout(self.attrs.timeout).map(|span| now.after(span));
             }
         }
     }
 
     /// A response or acknowledgement skipped READ responses: they are lost. Later ones on the way
     /// show the same gap, so one retry until there is progress. IBTA 9.9.2.2, implied NAK.
-    pub(crate) fn on_response_gap(&mut self, now: Instant) {
+    pub(crate) fn on_response_gap(&mut self) {
         if self.requester.rewound {
             return;
         }
         Counters::bump(&mut self.counters.response_gaps);
-        self.retry(now);
+        self.retry();
     }
 
     /// The peer misses the packet at `una`.
-    pub(crate) fn on_sequence_nak(&mut self, now: Instant) {
+    pub(crate) fn on_sequence_nak(&mut self) {
         // A NAK is provoked by a packet behind the missing one. If that has not been sent again
         // since the last rewind, the NAK is an echo of before.
         let resent = self.requester.nxt.distance(self.requester.una);
@@ -81,7 +80,7 @@ impl<S: Storage> Qp<S> {
             return;
         }
         Counters::bump(&mut self.counters.received_seq_naks);
-        self.retry(now);
+        self.retry();
     }
 
     /// The peer had no receive for the packet at `una`: wait as long as `code` says.
@@ -100,7 +99,6 @@ impl<S: Storage> Qp<S> {
         // The packet itself got through: the path works.
         requester.retries = self.attrs.retry_cnt;
         requester.wait_until = Some(now.after(limits::rnr_delay(code)));
-        requester.ack_deadline = None;
         self.rewind();
     }
 
@@ -108,6 +106,8 @@ impl<S: Storage> Qp<S> {
     fn rewind(&mut self) {
         let requester = &mut self.requester;
         requester.nxt = requester.una;
+        // The timeout starts anew when the first packet leaves: a full link costs no retry.
+        requester.ack_deadline = None;
         requester.read_psns = 0;
         requester.rewound = true;
         // The first packet sent again asks for an acknowledgement: only that may have been lost.
