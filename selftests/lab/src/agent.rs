@@ -33,7 +33,11 @@ pub struct Finished {
 
 impl Agent {
     pub fn new(stream: UnixStream) -> Agent {
-        Agent { stream, pending: Vec::new(), next_id: 1 }
+        Agent {
+            stream,
+            pending: Vec::new(),
+            next_id: 1,
+        }
     }
 
     /// Tries once to get in step with the agent; false if it did not answer within `wait`.
@@ -41,7 +45,11 @@ impl Agent {
         self.next_id += 1;
         let id = self.next_id;
         let mut line = vec![RESET];
-        line.extend(json!({"execute": "guest-sync-delimited", "arguments": {"id": id}}).to_string().bytes());
+        line.extend(
+            json!({"execute": "guest-sync-delimited", "arguments": {"id": id}})
+                .to_string()
+                .bytes(),
+        );
         line.push(b'\n');
         self.stream.write_all(&line).context("the guest's channel is closed")?;
         let until = Instant::now() + wait;
@@ -58,14 +66,18 @@ impl Agent {
     pub fn call(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let mut line = json!({"execute": command, "arguments": arguments}).to_string();
         line.push('\n');
-        self.stream.write_all(line.as_bytes()).context("the guest's channel is closed")?;
+        self.stream
+            .write_all(line.as_bytes())
+            .context("the guest's channel is closed")?;
         let Some(answer) = self.line(Instant::now() + ANSWER)? else {
-            bail!("the guest's agent did not answer {command} within {} s", ANSWER.as_secs());
+            bail!(
+                "the guest's agent did not answer {command} within {} s",
+                ANSWER.as_secs()
+            );
         };
         let text = answer.rsplit(|&b| b == RESET).next().unwrap_or_default();
-        let answer: Value = serde_json::from_slice(text).with_context(|| {
-            format!("the agent answered {command} with {:?}", String::from_utf8_lossy(text))
-        })?;
+        let answer: Value = serde_json::from_slice(text)
+            .with_context(|| format!("the agent answered {command} with {:?}", String::from_utf8_lossy(text)))?;
         if let Some(error) = answer.get("error") {
             bail!("{command}: {}", error["desc"].as_str().unwrap_or("refused"));
         }
@@ -75,7 +87,10 @@ impl Agent {
     /// Starts a program in the guest; its agent handle.
     pub fn start(&mut self, argv: &[String], capture: bool) -> Result<i64> {
         let (path, args) = argv.split_first().context("empty command")?;
-        let made = self.call("guest-exec", json!({"path": path, "arg": args, "capture-output": capture}))?;
+        let made = self.call(
+            "guest-exec",
+            json!({"path": path, "arg": args, "capture-output": capture}),
+        )?;
         made["pid"].as_i64().context("guest-exec gave no pid")
     }
 
@@ -96,14 +111,21 @@ impl Agent {
             (None, Some(signal)) => 128 + signal as i32,
             (None, None) => bail!("guest-exec-status gave neither exit code nor signal"),
         };
-        Ok(Some(Finished { status, stdout: bytes("out-data")?, stderr: bytes("err-data")? }))
+        Ok(Some(Finished {
+            status,
+            stdout: bytes("out-data")?,
+            stderr: bytes("err-data")?,
+        }))
     }
 
     /// Writes a file in the guest.
     pub fn write_file(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
         let handle = self.call("guest-file-open", json!({"path": path, "mode": "w"}))?;
         for part in bytes.chunks(48 << 10) {
-            self.call("guest-file-write", json!({"handle": handle, "buf-b64": STANDARD.encode(part)}))?;
+            self.call(
+                "guest-file-write",
+                json!({"handle": handle, "buf-b64": STANDARD.encode(part)}),
+            )?;
         }
         self.call("guest-file-close", json!({"handle": handle}))?;
         Ok(())
@@ -127,7 +149,11 @@ impl Agent {
             match self.stream.read(&mut buffer) {
                 Ok(0) => bail!("the guest's channel is closed"),
                 Ok(count) => self.pending.extend_from_slice(&buffer[..count]),
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                    ) => {}
                 Err(e) => return Err(e).context("reading the guest's channel"),
             }
         }
@@ -174,12 +200,21 @@ mod tests {
         let pid = agent.start(&["true".into()], true).unwrap();
         assert!(agent.poll(pid).unwrap().is_none());
         let done = agent.poll(pid).unwrap().unwrap();
-        assert_eq!((done.status, done.stdout.as_slice(), done.stderr.len()), (3, &b"hi"[..], 0));
+        assert_eq!(
+            (done.status, done.stdout.as_slice(), done.stderr.len()),
+            (3, &b"hi"[..], 0)
+        );
     }
 
     #[test]
     fn an_agent_error_is_told() {
-        let (mut agent, _) = agent(vec![b"{\"error\": {\"class\": \"X\", \"desc\": \"no such file\"}}\n".to_vec()]);
-        assert!(agent.call("guest-file-open", json!({})).unwrap_err().to_string().contains("no such file"));
+        let (mut agent, _) = agent(vec![
+            b"{\"error\": {\"class\": \"X\", \"desc\": \"no such file\"}}\n".to_vec()
+        ]);
+        assert!(agent
+            .call("guest-file-open", json!({}))
+            .unwrap_err()
+            .to_string()
+            .contains("no such file"));
     }
 }

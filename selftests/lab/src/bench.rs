@@ -24,13 +24,48 @@ pub enum Suite {
 
 /// The rdma suite's metrics.
 const RDMA: [Metric; 7] = [
-    Metric::Bandwidth { name: "write_bw_1MiB", program: "ib_write_bw", size: 1 << 20, count: 64 },
-    Metric::Bandwidth { name: "read_bw_1MiB", program: "ib_read_bw", size: 1 << 20, count: 64 },
-    Metric::Bandwidth { name: "send_bw_1MiB", program: "ib_send_bw", size: 1 << 20, count: 64 },
-    Metric::Bandwidth { name: "write_bw_64KiB", program: "ib_write_bw", size: 65536, count: 1024 },
-    Metric::Latency { name: "write_lat_64B", program: "ib_write_lat", size: 64, count: 1000 },
-    Metric::Latency { name: "send_lat_64B", program: "ib_send_lat", size: 64, count: 1000 },
-    Metric::Latency { name: "read_lat_64B", program: "ib_read_lat", size: 64, count: 1000 },
+    Metric::Bandwidth {
+        name: "write_bw_1MiB",
+        program: "ib_write_bw",
+        size: 1 << 20,
+        count: 64,
+    },
+    Metric::Bandwidth {
+        name: "read_bw_1MiB",
+        program: "ib_read_bw",
+        size: 1 << 20,
+        count: 64,
+    },
+    Metric::Bandwidth {
+        name: "send_bw_1MiB",
+        program: "ib_send_bw",
+        size: 1 << 20,
+        count: 64,
+    },
+    Metric::Bandwidth {
+        name: "write_bw_64KiB",
+        program: "ib_write_bw",
+        size: 65536,
+        count: 1024,
+    },
+    Metric::Latency {
+        name: "write_lat_64B",
+        program: "ib_write_lat",
+        size: 64,
+        count: 1000,
+    },
+    Metric::Latency {
+        name: "send_lat_64B",
+        program: "ib_send_lat",
+        size: 64,
+        count: 1000,
+    },
+    Metric::Latency {
+        name: "read_lat_64B",
+        program: "ib_read_lat",
+        size: 64,
+        count: 1000,
+    },
 ];
 /// The bandwidth metric whose CPU time is reported too, and the name of that row.
 const CPU_OF: (&str, &str) = ("write_bw_1MiB", "write_cpu_s_per_gib");
@@ -54,9 +89,19 @@ pub fn run(suite: Suite, runs: usize, file: Option<&Path>, ours: Kind) -> Result
     }
     let steal_before = steal_seconds();
     let lab = Lab::up(&format!("bench-{}", std::process::id()), LabSpec::default())?;
-    let mut all: Vec<Series> =
-        RDMA.iter().map(|m| Series { metric: m.name().into(), unit: m.unit(), values: [vec![], vec![]] }).collect();
-    let mut cpu = Series { metric: CPU_OF.1.into(), unit: "s/GiB", values: [vec![], vec![]] };
+    let mut all: Vec<Series> = RDMA
+        .iter()
+        .map(|m| Series {
+            metric: m.name().into(),
+            unit: m.unit(),
+            values: [vec![], vec![]],
+        })
+        .collect();
+    let mut cpu = Series {
+        metric: CPU_OF.1.into(),
+        unit: "s/GiB",
+        values: [vec![], vec![]],
+    };
     for n in 0..runs {
         for (side, kind) in [ours, Kind::Rxe].into_iter().enumerate() {
             eprintln!("run {} of {runs}: {}", n + 1, kind.link_type());
@@ -83,7 +128,8 @@ pub fn run(suite: Suite, runs: usize, file: Option<&Path>, ours: Kind) -> Result
         "rows": rows,
     });
     if let Some(file) = file {
-        fs::write(file, serde_json::to_string_pretty(&report)? + "\n").with_context(|| format!("{}", file.display()))?;
+        fs::write(file, serde_json::to_string_pretty(&report)? + "\n")
+            .with_context(|| format!("{}", file.display()))?;
     }
     print!("{}", shown(&rows));
     println!("ring_floor_rtt: not supported yet: there is no bare ring test");
@@ -109,7 +155,15 @@ fn shown(rows: &[Value]) -> String {
     let number = |v: &Value| figure(v.as_f64().unwrap_or(f64::NAN));
     let cells: Vec<Vec<String>> = rows
         .iter()
-        .map(|r| vec![text(&r["metric"]), text(&r["unit"]), number(&r["ours"]), number(&r["theirs"]), number(&r["ratio"])])
+        .map(|r| {
+            vec![
+                text(&r["metric"]),
+                text(&r["unit"]),
+                number(&r["ours"]),
+                number(&r["theirs"]),
+                number(&r["ratio"]),
+            ]
+        })
         .collect();
     table(&["metric", "unit", "ours", "rxe", "ratio"], &cells)
 }
@@ -117,7 +171,11 @@ fn shown(rows: &[Value]) -> String {
 /// CPU time that the machine's own host took away, seconds since boot.
 fn steal_seconds() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let ticks: f64 = stat.split_whitespace().nth(8).and_then(|t| t.parse().ok()).unwrap_or(0.0);
+    let ticks: f64 = stat
+        .split_whitespace()
+        .nth(8)
+        .and_then(|t| t.parse().ok())
+        .unwrap_or(0.0);
     ticks / 100.0
 }
 
@@ -127,8 +185,11 @@ mod tests {
 
     #[test]
     fn a_row_carries_medians_and_their_ratio() {
-        let series =
-            Series { metric: "m".into(), unit: "us", values: [vec![1.0, 9.0, 2.0], vec![4.0, 4.0, 4.0]] };
+        let series = Series {
+            metric: "m".into(),
+            unit: "us",
+            values: [vec![1.0, 9.0, 2.0], vec![4.0, 4.0, 4.0]],
+        };
         let row = row(&series, 3).unwrap();
         assert_eq!((row["ours"].as_f64(), row["ratio"].as_f64()), (Some(2.0), Some(0.5)));
         assert!(shown(&[row]).contains("0.50"));

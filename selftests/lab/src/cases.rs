@@ -62,7 +62,9 @@ impl std::error::Error for Skip {}
 
 impl Context {
     pub fn lab(&self) -> Result<&Lab> {
-        self.lab.as_ref().ok_or_else(|| anyhow::anyhow!("this case has no lab of its own"))
+        self.lab
+            .as_ref()
+            .ok_or_else(|| anyhow::anyhow!("this case has no lab of its own"))
     }
 }
 
@@ -73,22 +75,47 @@ impl Bench {
             Bench::Pair(profile, cables) => (profile, cables),
             Bench::Own => return Ok(None),
         };
-        Ok(Some(LabSpec { tier, kernel, seed, ..LabSpec::wired(profile, Topology::Pair, 2, cables)? }))
+        Ok(Some(LabSpec {
+            tier,
+            kernel,
+            seed,
+            ..LabSpec::wired(profile, Topology::Pair, 2, cables)?
+        }))
     }
 }
 
 /// All cases, in the order they run.
 pub fn all() -> Vec<Case> {
-    [net::CASES, data::CASES, errors::CASES, faults::CASES, life::CASES, virtual_time::CASES, stock::CASES]
-        .into_iter()
-        .flatten()
-        .map(|c| Case { name: c.name, about: c.about, bench: c.bench, tier: c.tier, run: c.run })
-        .collect()
+    [
+        net::CASES,
+        data::CASES,
+        errors::CASES,
+        faults::CASES,
+        life::CASES,
+        virtual_time::CASES,
+        stock::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .map(|c| Case {
+        name: c.name,
+        about: c.about,
+        bench: c.bench,
+        tier: c.tier,
+        run: c.run,
+    })
+    .collect()
 }
 
 /// Shorthand for the common kind of case.
 const fn pair(name: &'static str, about: &'static str, run: fn(&Context) -> Result<()>) -> Case {
-    Case { name, about, bench: Bench::Pair(Profile::Strix, 1), tier: Tier::Fast, run }
+    Case {
+        name,
+        about,
+        bench: Bench::Pair(Profile::Strix, 1),
+        tier: Tier::Fast,
+        run,
+    }
 }
 
 #[cfg(test)]
@@ -100,7 +127,10 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for case in all() {
             assert!(seen.insert(case.name), "{} twice", case.name);
-            assert!(case.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
+            assert!(case
+                .name
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
         }
     }
 }

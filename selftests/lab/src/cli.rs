@@ -184,7 +184,12 @@ impl Cli {
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Up(up) => up.run()?,
-            Command::Exec { host, timeout, name, argv } => {
+            Command::Exec {
+                host,
+                timeout,
+                name,
+                argv,
+            } => {
                 let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
                 let output = Lab::attach(&name.name)?.run(host_number(&host)?, &argv, Duration::from_secs(timeout))?;
                 std::io::stdout().write_all(&output.stdout)?;
@@ -199,7 +204,13 @@ impl Cli {
                 }
                 Lab::attach(&name.name)?.cable(cable, &op, value)?;
             }
-            Command::Fault { op, faults, cable, seed, name } => {
+            Command::Fault {
+                op,
+                faults,
+                cable,
+                seed,
+                name,
+            } => {
                 let lab = Lab::attach(&name.name)?;
                 if op == "clear" {
                     lab.clear_faults()?;
@@ -210,10 +221,30 @@ impl Cli {
             }
             Command::Stat { json, name } => {
                 let stat = Lab::attach(&name.name)?.stat()?;
-                println!("{}", if json { stat.to_string() } else { serde_json::to_string_pretty(&stat)? });
+                println!(
+                    "{}",
+                    if json {
+                        stat.to_string()
+                    } else {
+                        serde_json::to_string_pretty(&stat)?
+                    }
+                );
             }
-            Command::Test { filter, list, seed, tier, kernel, ours } => {
-                let plan = Plan { filter, seed, tier, kernel, ours };
+            Command::Test {
+                filter,
+                list,
+                seed,
+                tier,
+                kernel,
+                ours,
+            } => {
+                let plan = Plan {
+                    filter,
+                    seed,
+                    tier,
+                    kernel,
+                    ours,
+                };
                 if list {
                     runner::list(&plan);
                 } else if runner::run(&plan)?.failed > 0 {
@@ -221,7 +252,12 @@ impl Cli {
                 }
             }
             Command::Demo { ours } => demo::run(ours)?,
-            Command::Bench { suite, runs, json, ours } => bench::run(suite, runs, json.as_deref(), ours)?,
+            Command::Bench {
+                suite,
+                runs,
+                json,
+                ours,
+            } => bench::run(suite, runs, json.as_deref(), ours)?,
             Command::Down { name } => match Lab::attach(&name.name)?.running() {
                 true => Lab::attach(&name.name)?.down()?,
                 false => println!("lab {} is not running", name.name),
@@ -278,7 +314,9 @@ fn copy(name: &str, source: &std::path::Path, target: &str) -> Result<()> {
 }
 
 fn host_number(text: &str) -> Result<usize> {
-    text.trim_start_matches('h').parse().with_context(|| format!("a guest is 0 or h0, not {text:?}"))
+    text.trim_start_matches('h')
+        .parse()
+        .with_context(|| format!("a guest is 0 or h0, not {text:?}"))
 }
 
 /// A number with a unit: 40G (bits/s), 500ns, 2us, 1ms; durations come out in nanoseconds.
@@ -292,15 +330,21 @@ fn quantity(text: &str) -> Result<f64> {
         "s" | "G" => 1e9,
         _ => bail!("{text:?} has an unknown unit; use 40G, 500ns, 2us or 1ms"),
     };
-    let number: f64 = number.parse().with_context(|| format!("{text:?} is not a number with a unit"))?;
+    let number: f64 = number
+        .parse()
+        .with_context(|| format!("{text:?} is not a number with a unit"))?;
     Ok(number * scale)
 }
 
 fn fault_set(faults: &[String]) -> Result<Value> {
-    const KNOWN: [&str; 8] = ["drop", "corrupt", "dup", "delay", "delay_ns", "reorder", "strand", "lost_irq"];
+    const KNOWN: [&str; 8] = [
+        "drop", "corrupt", "dup", "delay", "delay_ns", "reorder", "strand", "lost_irq",
+    ];
     let mut set = Map::new();
     for fault in faults {
-        let (key, value) = fault.split_once('=').with_context(|| format!("a fault is NAME=VALUE, not {fault:?}"))?;
+        let (key, value) = fault
+            .split_once('=')
+            .with_context(|| format!("a fault is NAME=VALUE, not {fault:?}"))?;
         if !KNOWN.contains(&key) {
             bail!("unknown fault {key:?}; there are {}", KNOWN.join(", "));
         }

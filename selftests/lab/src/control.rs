@@ -23,9 +23,18 @@ const SOCKET: &str = "ctl";
 #[serde(tag = "cmd", rename_all = "lowercase")]
 pub enum Request {
     /// Run a program in a guest.
-    Exec { host: usize, argv: Vec<String>, timeout_s: u64 },
+    Exec {
+        host: usize,
+        argv: Vec<String>,
+        timeout_s: u64,
+    },
     /// Put a file into a guest; base64 content.
-    Put { host: usize, path: String, content: String, mode: u32 },
+    Put {
+        host: usize,
+        path: String,
+        content: String,
+        mode: u32,
+    },
     /// Pass a command to the fabric.
     Fabric { body: Value },
     /// CPU seconds of guests and fabric, with the fabric's counters.
@@ -73,9 +82,13 @@ pub fn ask(state: &Path, request: &Request) -> Result<Value> {
     };
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
-    (&stream).write_all(line.as_bytes()).context("the lab's holder went away")?;
+    (&stream)
+        .write_all(line.as_bytes())
+        .context("the lab's holder went away")?;
     let mut answer = String::new();
-    BufReader::new(&stream).read_line(&mut answer).context("the lab's holder went away")?;
+    BufReader::new(&stream)
+        .read_line(&mut answer)
+        .context("the lab's holder went away")?;
     if answer.is_empty() {
         bail!("the lab's holder ended: see {}", state.join("holder.log").display());
     }
@@ -140,7 +153,11 @@ mod tests {
 
     #[test]
     fn output_survives_the_wire_whatever_its_bytes() {
-        let output = Output { status: 3, stdout: vec![0, 255, 10], stderr: b"e".to_vec() };
+        let output = Output {
+            status: 3,
+            stdout: vec![0, 255, 10],
+            stderr: b"e".to_vec(),
+        };
         let back: Output = serde_json::from_str(&serde_json::to_string(&output).unwrap()).unwrap();
         assert_eq!((back.status, back.stdout), (3, vec![0, 255, 10]));
     }

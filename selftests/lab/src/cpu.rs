@@ -14,7 +14,11 @@ struct Stat {
 /// CPU seconds that a process and its descendants have used. User-mode Linux runs user code in child processes.
 pub fn seconds(pid: u32) -> f64 {
     let all = snapshot();
-    let ticks: u64 = below(&all, pid).iter().filter_map(|p| all.get(p)).map(|s| s.ticks).sum();
+    let ticks: u64 = below(&all, pid)
+        .iter()
+        .filter_map(|p| all.get(p))
+        .map(|s| s.ticks)
+        .sum();
     ticks as f64 / ticks_per_second()
 }
 
@@ -49,7 +53,10 @@ fn parse(line: &str) -> Option<Stat> {
     let (_, rest) = line.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let number = |n: usize| fields.get(n)?.parse::<u64>().ok();
-    Some(Stat { parent: number(1)? as u32, ticks: number(11)? + number(12)? + number(13)? + number(14)? })
+    Some(Stat {
+        parent: number(1)? as u32,
+        ticks: number(11)? + number(12)? + number(13)? + number(14)?,
+    })
 }
 
 fn ticks_per_second() -> f64 {

@@ -13,11 +13,34 @@ use std::time::{Duration, Instant};
 
 /// What is measured on both drivers. 64 to 96 MiB each: seconds, not minutes, at rxe's 20 to 40 MiB/s.
 const METRICS: [Metric; 5] = [
-    Metric::PingPong { name: "ibv_rc_pingpong -c, 4 KiB", count: 500 },
-    Metric::Bandwidth { name: "ib_send_bw 64 KiB", program: "ib_send_bw", size: 65536, count: 1024 },
-    Metric::Bandwidth { name: "ib_write_bw 1 MiB", program: "ib_write_bw", size: 1 << 20, count: 64 },
-    Metric::Bandwidth { name: "ib_read_bw 1 MiB", program: "ib_read_bw", size: 1 << 20, count: 96 },
-    Metric::Latency { name: "ib_write_lat 8 B", program: "ib_write_lat", size: 8, count: 1000 },
+    Metric::PingPong {
+        name: "ibv_rc_pingpong -c, 4 KiB",
+        count: 500,
+    },
+    Metric::Bandwidth {
+        name: "ib_send_bw 64 KiB",
+        program: "ib_send_bw",
+        size: 65536,
+        count: 1024,
+    },
+    Metric::Bandwidth {
+        name: "ib_write_bw 1 MiB",
+        program: "ib_write_bw",
+        size: 1 << 20,
+        count: 64,
+    },
+    Metric::Bandwidth {
+        name: "ib_read_bw 1 MiB",
+        program: "ib_read_bw",
+        size: 1 << 20,
+        count: 96,
+    },
+    Metric::Latency {
+        name: "ib_write_lat 8 B",
+        program: "ib_write_lat",
+        size: 8,
+        count: 1000,
+    },
 ];
 
 /// Runs the demo. An error means that a data check failed or a program did.
@@ -27,7 +50,10 @@ pub fn run(ours: Kind) -> Result<()> {
     let lab = Lab::up(&format!("demo-{}", std::process::id()), LabSpec::default())?;
     let marks = lab.marks();
     let netdev = lab.netdev(0, 0)?;
-    step(start, &format!("cable up: stock thunderbolt_net carries {netdev} on host 0"));
+    step(
+        start,
+        &format!("cable up: stock thunderbolt_net carries {netdev} on host 0"),
+    );
     let own = readings(&lab, ours, start)?;
     let theirs = readings(&lab, Kind::Rxe, start)?;
     step(start, "iperf3 over the same cable");
@@ -49,7 +75,10 @@ fn step(start: Instant, text: &str) {
 
 fn readings(lab: &Lab, kind: Kind, start: Instant) -> Result<Vec<Reading>> {
     let name = kind.link_type();
-    step(start, &format!("rdma link add, type {name}, on both hosts; ibv_devinfo"));
+    step(
+        start,
+        &format!("rdma link add, type {name}, on both hosts; ibv_devinfo"),
+    );
     let pair = Pair::add(lab, kind, kind)?;
     devinfo(lab, &pair.client)?;
     devinfo(lab, &pair.server)?;
@@ -57,8 +86,13 @@ fn readings(lab: &Lab, kind: Kind, start: Instant) -> Result<Vec<Reading>> {
     check_operations(lab, &pair)?;
     let mut readings = Vec::new();
     for metric in METRICS {
-        let reading = metric.measure(lab, &pair).with_context(|| format!("{name}: {}", metric.name()))?;
-        step(start, &format!("{name}: {}: {} {}", metric.name(), figure(reading.value), metric.unit()));
+        let reading = metric
+            .measure(lab, &pair)
+            .with_context(|| format!("{name}: {}", metric.name()))?;
+        step(
+            start,
+            &format!("{name}: {}: {} {}", metric.name(), figure(reading.value), metric.unit()),
+        );
         readings.push(reading);
     }
     pair.delete(lab)?;
@@ -88,11 +122,20 @@ fn side_by_side(ours: Kind, own: &[Reading], theirs: &[Reading]) -> String {
         }
     }
     let ours = format!("{} (ours)", ours.link_type());
-    table(&["measured in this run", "unit", &ours, "rxe (stock)", "ours/rxe"], &rows)
+    table(
+        &["measured in this run", "unit", &ours, "rxe (stock)", "ours/rxe"],
+        &rows,
+    )
 }
 
 fn row(name: &str, unit: &str, ours: f64, theirs: f64) -> Vec<String> {
-    vec![name.into(), unit.into(), figure(ours), figure(theirs), format!("{:.2}", ours / theirs)]
+    vec![
+        name.into(),
+        unit.into(),
+        figure(ours),
+        figure(theirs),
+        format!("{:.2}", ours / theirs),
+    ]
 }
 
 #[cfg(test)]
@@ -101,13 +144,20 @@ mod tests {
 
     #[test]
     fn the_table_has_a_row_for_each_metric_and_each_cpu_figure() {
-        let reading = Reading { value: 2.0, cpu_s_per_gib: None };
+        let reading = Reading {
+            value: 2.0,
+            cpu_s_per_gib: None,
+        };
         let mut own = vec![reading; METRICS.len()];
         own[1].cpu_s_per_gib = Some(10.0);
         let mut theirs = own.clone();
         theirs[0].value = 4.0;
         let text = side_by_side(Kind::Usb4, &own, &theirs);
         assert_eq!(text.lines().count(), 2 + METRICS.len() + 1);
-        assert!(text.lines().any(|l| l.starts_with("ibv_rc_pingpong") && l.ends_with("0.50")), "{text}");
+        assert!(
+            text.lines()
+                .any(|l| l.starts_with("ibv_rc_pingpong") && l.ends_with("0.50")),
+            "{text}"
+        );
     }
 }

@@ -45,9 +45,18 @@ impl Fabric {
         let stdout = child.stdout.take().context("fabricd without output")?;
         BufReader::new(stdout).read_line(&mut word)?;
         if word.trim() != "ready" {
-            bail!("fabricd did not come up; its log {} ends:\n{}", log.display(), log::tail(log, 10));
+            bail!(
+                "fabricd did not come up; its log {} ends:\n{}",
+                log.display(),
+                log::tail(log, 10)
+            );
         }
-        Ok(Fabric { child: Mutex::new(child), control: Mutex::new(None), dir: dir.to_path_buf(), log: log.to_path_buf() })
+        Ok(Fabric {
+            child: Mutex::new(child),
+            control: Mutex::new(None),
+            dir: dir.to_path_buf(),
+            log: log.to_path_buf(),
+        })
     }
 
     /// Sends one command and returns the answer.
@@ -59,13 +68,20 @@ impl Fabric {
         };
         stream.set_read_timeout(Some(ANSWER))?;
         let where_to_look = || format!("fabricd does not answer: see {}", self.log.display());
-        (&stream).write_all(format!("{body}\n").as_bytes()).with_context(where_to_look)?;
+        (&stream)
+            .write_all(format!("{body}\n").as_bytes())
+            .with_context(where_to_look)?;
         let mut line = String::new();
-        BufReader::new(&stream).read_line(&mut line).with_context(where_to_look)?;
+        BufReader::new(&stream)
+            .read_line(&mut line)
+            .with_context(where_to_look)?;
         let answer: Value = serde_json::from_str(&line).with_context(where_to_look)?;
         *held = Some(stream);
         if answer["ok"] != true {
-            bail!("the fabric refused {body}: {}", answer["error"].as_str().unwrap_or("no reason given"));
+            bail!(
+                "the fabric refused {body}: {}",
+                answer["error"].as_str().unwrap_or("no reason given")
+            );
         }
         Ok(answer)
     }

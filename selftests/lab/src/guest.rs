@@ -3,7 +3,11 @@
 
 use crate::agent::Agent;
 use crate::control::Output;
-use crate::{cpu, log, qemu, spec::{LabSpec, Tier}, uml};
+use crate::{
+    cpu, log, qemu,
+    spec::{LabSpec, Tier},
+    uml,
+};
 use anyhow::{bail, Context, Result};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -48,7 +52,14 @@ pub struct Launch {
 impl Guest {
     /// A guest that has not been started.
     pub fn new(spec: &LabSpec, host: usize, dir: PathBuf, console: PathBuf) -> Guest {
-        Guest { host, tier: spec.tier, dir, console, running: Mutex::new(None), next_exec: AtomicU64::new(1) }
+        Guest {
+            host,
+            tier: spec.tier,
+            dir,
+            console,
+            running: Mutex::new(None),
+            next_exec: AtomicU64::new(1),
+        }
     }
 
     /// What the guest sees as its root, on the fast tier.
@@ -66,9 +77,14 @@ impl Guest {
             Tier::Fast => uml::launch(spec, self.host, &self.root(), &self.console)?,
             Tier::Stock => qemu::launch(spec, self.host, mnt, &self.console)?,
         };
-        let child = launch.command.spawn().with_context(|| format!("starting host {}", self.host))?;
+        let child = launch
+            .command
+            .spawn()
+            .with_context(|| format!("starting host {}", self.host))?;
         drop(launch.command);
-        let agent = launch.channel.map(|stream| std::sync::Arc::new(Mutex::new(Agent::new(stream))));
+        let agent = launch
+            .channel
+            .map(|stream| std::sync::Arc::new(Mutex::new(Agent::new(stream))));
         *running = Some(Running { child, agent });
         Ok(())
     }
@@ -104,7 +120,10 @@ impl Guest {
         full.push(timeout.as_secs().max(1).to_string());
         full.extend_from_slice(argv);
         let agent = self.agent()?;
-        let pid = agent.lock().unwrap_or_else(|e| e.into_inner()).start(&full, self.tier == Tier::Stock)?;
+        let pid = agent
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .start(&full, self.tier == Tier::Stock)?;
         let until = Instant::now() + timeout + GRACE;
         let output = match self.tier {
             Tier::Fast => self.await_files(id, until),
@@ -128,7 +147,10 @@ impl Guest {
             return Ok(());
         }
         let agent = self.agent()?;
-        agent.lock().unwrap_or_else(|e| e.into_inner()).write_file(path, content)?;
+        agent
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .write_file(path, content)?;
         let chmod = [String::from("chmod"), format!("{mode:o}"), path.to_string()];
         self.exec(&chmod, Duration::from_secs(20)).map(|_| ())
     }
@@ -186,7 +208,11 @@ impl Guest {
         let mut pause = Duration::from_millis(10);
         loop {
             if let Some(done) = agent.lock().unwrap_or_else(|e| e.into_inner()).poll(pid)? {
-                return Ok(Output { status: done.status, stdout: done.stdout, stderr: done.stderr });
+                return Ok(Output {
+                    status: done.status,
+                    stdout: done.stdout,
+                    stderr: done.stderr,
+                });
             }
             self.check_progress(until)?;
             thread::sleep(pause);
@@ -196,22 +222,37 @@ impl Guest {
 
     fn check_progress(&self, until: Instant) -> Result<()> {
         if !self.alive() {
-            bail!("host {} ended while a program ran in it; {}", self.host, self.last_words());
+            bail!(
+                "host {} ended while a program ran in it; {}",
+                self.host,
+                self.last_words()
+            );
         }
         if Instant::now() > until {
-            bail!("host {} is stuck: a program outlived its time limit; {}", self.host, self.last_words());
+            bail!(
+                "host {} is stuck: a program outlived its time limit; {}",
+                self.host,
+                self.last_words()
+            );
         }
         Ok(())
     }
 
     fn last_words(&self) -> String {
-        format!("its console {} ends:\n{}", self.console.display(), log::tail(&self.console, 15))
+        format!(
+            "its console {} ends:\n{}",
+            self.console.display(),
+            log::tail(&self.console, 15)
+        )
     }
 
     fn agent(&self) -> Result<std::sync::Arc<Mutex<Agent>>> {
         match self.lock().as_ref() {
             Some(Running { agent: Some(agent), .. }) => Ok(agent.clone()),
-            Some(_) => bail!("host {} runs in virtual time and takes no commands; use a scenario script", self.host),
+            Some(_) => bail!(
+                "host {} runs in virtual time and takes no commands; use a scenario script",
+                self.host
+            ),
             None => bail!("host {} is not running; {}", self.host, self.last_words()),
         }
     }

@@ -116,9 +116,21 @@ fn run(state: &Path) -> Result<()> {
         false => Some(Fabric::start(&spec, &fabric_dir, &state.join("fabricd.log"))?),
     };
     let guests: Vec<Guest> = (0..spec.hosts)
-        .map(|h| Guest::new(&spec, h, mnt.join(format!("h{h}")), state.join(format!("h{h}.console.log"))))
+        .map(|h| {
+            Guest::new(
+                &spec,
+                h,
+                mnt.join(format!("h{h}")),
+                state.join(format!("h{h}.console.log")),
+            )
+        })
         .collect();
-    let holder = Arc::new(Holder { spec, mnt, fabric, guests });
+    let holder = Arc::new(Holder {
+        spec,
+        mnt,
+        fabric,
+        guests,
+    });
     holder.prepare(&fabric_dir)?;
     for guest in &holder.guests {
         guest.spawn(&holder.spec, &holder.mnt)?;
@@ -179,7 +191,11 @@ impl Holder {
             if cables.is_empty() {
                 return Ok(());
             }
-            let mut argv = vec!["/usb4lab/net-up".to_string(), LINK_SECONDS.to_string(), self.spec.mtu.to_string()];
+            let mut argv = vec![
+                "/usb4lab/net-up".to_string(),
+                LINK_SECONDS.to_string(),
+                self.spec.mtu.to_string(),
+            ];
             argv.extend(cables);
             let output = guest.exec(&argv, Duration::from_secs(LINK_SECONDS + 30))?;
             if output.status != 0 {
@@ -203,7 +219,9 @@ impl Holder {
                 .map(|guest| scope.spawn(move || work(guest)))
                 .collect();
             for thread in running {
-                thread.join().map_err(|_| anyhow::anyhow!("a thread of the holder panicked"))??;
+                thread
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a thread of the holder panicked"))??;
             }
             Ok(())
         })
@@ -215,10 +233,18 @@ impl Holder {
         let rc = |guest: &Guest| fs::read_to_string(guest.root().join("usb4lab/x/rc")).unwrap_or_default();
         while self.guests.iter().any(|guest| !rc(guest).ends_with('\n')) {
             if let Some(guest) = self.guests.iter().find(|guest| !guest.alive()) {
-                bail!("host {} ended before its scenario did; see {}", guest.host, guest.console.display());
+                bail!(
+                    "host {} ended before its scenario did; see {}",
+                    guest.host,
+                    guest.console.display()
+                );
             }
             if Instant::now() > until {
-                bail!("the scenario did not end within {} s; see {}", SCENARIO.as_secs(), state.display());
+                bail!(
+                    "the scenario did not end within {} s; see {}",
+                    SCENARIO.as_secs(),
+                    state.display()
+                );
             }
             thread::sleep(Duration::from_millis(20));
         }
@@ -232,7 +258,10 @@ impl Holder {
             for entry in fs::read_dir(&from)?.flatten() {
                 fs::copy(entry.path(), to.join(entry.file_name()))?;
             }
-            let code: i32 = rc(guest).trim().parse().with_context(|| format!("exit status of host {}", guest.host))?;
+            let code: i32 = rc(guest)
+                .trim()
+                .parse()
+                .with_context(|| format!("exit status of host {}", guest.host))?;
             codes.push(code);
         }
         Ok(json!({"status": codes}))
@@ -244,7 +273,10 @@ impl Holder {
             return;
         }
         let down = matches!(serde_json::from_str(&line), Ok(Request::Down));
-        let answer = match serde_json::from_str(&line).map_err(anyhow::Error::from).and_then(|r| self.handle(r)) {
+        let answer = match serde_json::from_str(&line)
+            .map_err(anyhow::Error::from)
+            .and_then(|r| self.handle(r))
+        {
             Ok(value) => Answer::Done(value),
             Err(error) => Answer::Failed(format!("{error:#}")),
         };
@@ -266,7 +298,12 @@ impl Holder {
                 let output: Output = self.guest(host)?.exec(&argv, Duration::from_secs(timeout_s))?;
                 Ok(serde_json::to_value(output)?)
             }
-            Request::Put { host, path, content, mode } => {
+            Request::Put {
+                host,
+                path,
+                content,
+                mode,
+            } => {
                 self.guest(host)?.put(&path, &STANDARD.decode(content)?, mode)?;
                 Ok(Value::Null)
             }
@@ -292,8 +329,11 @@ impl Holder {
     }
 
     fn stat(&self) -> Result<Value> {
-        let hosts: Vec<Value> =
-            self.guests.iter().map(|g| json!({"running": g.alive(), "cpu_s": g.cpu_seconds()})).collect();
+        let hosts: Vec<Value> = self
+            .guests
+            .iter()
+            .map(|g| json!({"running": g.alive(), "cpu_s": g.cpu_seconds()}))
+            .collect();
         let mut stat = json!({"hosts": hosts});
         if let Some(fabric) = &self.fabric {
             stat["fabric_cpu_s"] = json!(cpu::seconds(fabric.pid()));
@@ -315,6 +355,8 @@ impl Holder {
     }
 
     fn guest(&self, host: usize) -> Result<&Guest> {
-        self.guests.get(host).with_context(|| format!("this lab has hosts 0 to {}", self.guests.len() - 1))
+        self.guests
+            .get(host)
+            .with_context(|| format!("this lab has hosts 0 to {}", self.guests.len() - 1))
     }
 }

@@ -55,11 +55,18 @@ impl Lab {
         let lifeline = child.stdin.take().context("holder without a lifeline")?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().context("holder without output")?).read_line(&mut line)?;
-        let lab = Lab { spec, state, owned: Some((child, lifeline)) };
+        let lab = Lab {
+            spec,
+            state,
+            owned: Some((child, lifeline)),
+        };
         match serde_json::from_str(&line) {
             Ok(Answer::Done(result)) => lab.check_scenario(&result).map(|()| lab),
             Ok(Answer::Failed(error)) => bail!("{error}"),
-            Err(_) => bail!("the lab's holder ended early: {}", log::tail(&lab.state.join("holder.log"), 10)),
+            Err(_) => bail!(
+                "the lab's holder ended early: {}",
+                log::tail(&lab.state.join("holder.log"), 10)
+            ),
         }
     }
 
@@ -68,7 +75,11 @@ impl Lab {
         let state = state_dir(name)?;
         let text = fs::read_to_string(state.join("lab.json"))
             .with_context(|| format!("there is no lab {name}: start it with `usb4lab up --name {name}`"))?;
-        Ok(Lab { spec: serde_json::from_str(&text)?, state, owned: None })
+        Ok(Lab {
+            spec: serde_json::from_str(&text)?,
+            state,
+            owned: None,
+        })
     }
 
     pub fn running(&self) -> bool {
@@ -119,15 +130,32 @@ impl Lab {
 
     /// Starts a program in a guest; it runs beside what follows.
     pub fn start(&self, host: usize, line: &str, timeout: Duration) -> Running {
-        let (state, argv) = (self.state.clone(), vec!["/bin/sh".to_string(), "-c".into(), line.to_string()]);
+        let (state, argv) = (
+            self.state.clone(),
+            vec!["/bin/sh".to_string(), "-c".into(), line.to_string()],
+        );
         let thread = thread::spawn(move || exec(&state, host, argv, timeout));
-        Running { host, line: line.to_string(), timeout, thread }
+        Running {
+            host,
+            line: line.to_string(),
+            timeout,
+            thread,
+        }
     }
 
     /// Puts a file into a guest.
     pub fn put(&self, host: usize, path: &str, content: &[u8], mode: u32) -> Result<()> {
         let content = STANDARD.encode(content);
-        ask(&self.state, &Request::Put { host, path: path.into(), content, mode }).map(|_| ())
+        ask(
+            &self.state,
+            &Request::Put {
+                host,
+                path: path.into(),
+                content,
+                mode,
+            },
+        )
+        .map(|_| ())
     }
 
     /// Sends the fabric a command.
@@ -146,7 +174,8 @@ impl Lab {
 
     /// Sets faults on all cables.
     pub fn faults(&self, set: Value, seed: u64) -> Result<()> {
-        self.fabric(json!({"cmd": "fault", "set": set, "cable": null, "seed": seed})).map(|_| ())
+        self.fabric(json!({"cmd": "fault", "set": set, "cable": null, "seed": seed}))
+            .map(|_| ())
     }
 
     pub fn clear_faults(&self) -> Result<()> {
@@ -185,8 +214,10 @@ impl Lab {
     /// The network device of a cable in a guest.
     pub fn netdev(&self, host: usize, cable: usize) -> Result<String> {
         let ends = self.spec.ends_of(host);
-        let (_, end) =
-            ends.iter().find(|(c, _)| *c == cable).with_context(|| format!("cable {cable} does not reach host {host}"))?;
+        let (_, end) = ends
+            .iter()
+            .find(|(c, _)| *c == cable)
+            .with_context(|| format!("cable {cable} does not reach host {host}"))?;
         Ok(self.ok(host, &["/usb4lab/netdev", &end.xdomain()])?.trim().to_string())
     }
 
@@ -239,7 +270,9 @@ pub struct Running {
 impl Running {
     /// Waits for the end, whatever the status.
     pub fn wait(self) -> Result<Output> {
-        self.thread.join().map_err(|_| anyhow::anyhow!("the thread that ran {:?} panicked", self.line))?
+        self.thread
+            .join()
+            .map_err(|_| anyhow::anyhow!("the thread that ran {:?} panicked", self.line))?
     }
 
     /// Waits for the end and insists on status 0; the output.
@@ -256,7 +289,14 @@ impl Running {
 }
 
 fn exec(state: &Path, host: usize, argv: Vec<String>, timeout: Duration) -> Result<Output> {
-    let answer = ask(state, &Request::Exec { host, argv, timeout_s: timeout.as_secs() })?;
+    let answer = ask(
+        state,
+        &Request::Exec {
+            host,
+            argv,
+            timeout_s: timeout.as_secs(),
+        },
+    )?;
     Ok(serde_json::from_value(answer)?)
 }
 
@@ -264,8 +304,15 @@ fn check(host: usize, what: &str, output: &Output, timeout: Duration) -> Result<
     let said = || format!("{}{}", output.text(), output.errors());
     match output.status {
         0 => Ok(()),
-        124 | 137 => bail!("host {host}: `{what}` did not end within {} s\n{}", timeout.as_secs(), said().trim_end()),
-        status => bail!("host {host}: `{what}` ended with status {status}\n{}", said().trim_end()),
+        124 | 137 => bail!(
+            "host {host}: `{what}` did not end within {} s\n{}",
+            timeout.as_secs(),
+            said().trim_end()
+        ),
+        status => bail!(
+            "host {host}: `{what}` ended with status {status}\n{}",
+            said().trim_end()
+        ),
     }
 }
 

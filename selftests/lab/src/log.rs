@@ -61,7 +61,10 @@ impl Mark {
     /// The end of the log as it is now. A log that does not exist yet is empty.
     pub fn here(path: &Path) -> Mark {
         let offset = std::fs::metadata(path).map(|m| m.len()).unwrap_or(0);
-        Mark { path: path.to_path_buf(), offset }
+        Mark {
+            path: path.to_path_buf(),
+            offset,
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -116,7 +119,10 @@ mod tests {
 
     #[test]
     fn the_known_harmless_line_is_not_trouble() {
-        assert_eq!(trouble("thunderbolt 0000:00:00.0: device links to tunneled native ports are missing!"), None);
+        assert_eq!(
+            trouble("thunderbolt 0000:00:00.0: device links to tunneled native ports are missing!"),
+            None
+        );
     }
 
     #[test]

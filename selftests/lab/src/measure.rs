@@ -4,7 +4,7 @@
 use crate::lab::Lab;
 use crate::parse;
 use crate::verbs::Pair;
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use std::time::Duration;
 
 /// Time limit of one measurement on a loaded machine.
@@ -15,9 +15,19 @@ const GIB: f64 = (1u64 << 30) as f64;
 #[derive(Clone, Copy, Debug)]
 pub enum Metric {
     /// Average of `count` messages, MiB/s.
-    Bandwidth { name: &'static str, program: &'static str, size: u64, count: u64 },
+    Bandwidth {
+        name: &'static str,
+        program: &'static str,
+        size: u64,
+        count: u64,
+    },
     /// Typical half round trip (reads: whole), microseconds.
-    Latency { name: &'static str, program: &'static str, size: u64, count: u64 },
+    Latency {
+        name: &'static str,
+        program: &'static str,
+        size: u64,
+        count: u64,
+    },
     /// Round trip of the validated pingpong example, microseconds.
     PingPong { name: &'static str, count: u64 },
 }
@@ -44,26 +54,56 @@ impl Metric {
         }
     }
 
-    /// Runs the program once.
+    /// Runs the program; again if it reported nonsense, which perftest does when its clock readings jump.
     pub fn measure(&self, lab: &Lab, pair: &Pair) -> Result<Reading> {
+        for _ in 0..3 {
+            let reading = self.once(lab, pair)?;
+            if reading.value > 0.0 {
+                return Ok(reading);
+            }
+        }
+        bail!("{} reported 0 three times", self.name())
+    }
+
+    fn once(&self, lab: &Lab, pair: &Pair) -> Result<Reading> {
         match *self {
-            Metric::Bandwidth { program, size, count, .. } => {
+            Metric::Bandwidth {
+                program, size, count, ..
+            } => {
                 let before = lab.cpu_seconds()?;
                 let text = pair.perftest(lab, program, &format!("-n {count} -s {size}"), LIMIT)?;
                 let cpu = lab.cpu_seconds()? - before;
                 let rows = parse::bandwidth(&text)?;
                 let row = rows.first().context("empty table")?;
-                ensure!(row.bytes == size && row.iterations == count, "{program} reported {row:?}");
-                Ok(Reading { value: row.mib_s, cpu_s_per_gib: Some(cpu * GIB / (size * count) as f64) })
+                ensure!(
+                    row.bytes == size && row.iterations == count,
+                    "{program} reported {row:?}"
+                );
+                Ok(Reading {
+                    value: row.mib_s,
+                    cpu_s_per_gib: Some(cpu * GIB / (size * count) as f64),
+                })
             }
-            Metric::Latency { program, size, count, .. } => {
+            Metric::Latency {
+                program, size, count, ..
+            } => {
                 let text = pair.perftest(lab, program, &format!("-n {count} -s {size}"), LIMIT)?;
-                Ok(Reading { value: parse::latency(&text)?.typical_us, cpu_s_per_gib: None })
+                Ok(Reading {
+                    value: parse::latency(&text)?.typical_us,
+                    cpu_s_per_gib: None,
+                })
             }
             Metric::PingPong { count, .. } => {
                 let result = parse::pingpong(&pair.pingpong(lab, &format!("-c -n {count}"), LIMIT)?)?;
-                ensure!(result.iterations == count, "the pingpong stopped after {}", result.iterations);
-                Ok(Reading { value: result.us_per_iteration, cpu_s_per_gib: None })
+                ensure!(
+                    result.iterations == count,
+                    "the pingpong stopped after {}",
+                    result.iterations
+                );
+                Ok(Reading {
+                    value: result.us_per_iteration,
+                    cpu_s_per_gib: None,
+                })
             }
         }
     }
@@ -92,7 +132,11 @@ pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let line = |cells: Vec<&str>| {
         let mut text = String::new();
         for (n, (cell, width)) in cells.iter().zip(&widths).enumerate() {
-            text += &if n == 0 { format!("{cell:<width$}") } else { format!("  {cell:>width$}") };
+            text += &if n == 0 {
+                format!("{cell:<width$}")
+            } else {
+                format!("  {cell:>width$}")
+            };
         }
         text.trim_end().to_string() + "\n"
     };
@@ -126,7 +170,10 @@ mod tests {
 
     #[test]
     fn tables_align() {
-        let text = table(&["what", "ours"], &[vec!["send".into(), "1.50".into()], vec!["w".into(), "128".into()]]);
+        let text = table(
+            &["what", "ours"],
+            &[vec!["send".into(), "1.50".into()], vec!["w".into(), "128".into()]],
+        );
         assert_eq!(text, "what  ours\n----  ----\nsend  1.50\nw      128\n");
     }
 

@@ -33,16 +33,29 @@ pub struct PingPong {
 /// All rows of a bandwidth table.
 pub fn bandwidth(text: &str) -> Result<Vec<Bandwidth>> {
     let rows: Vec<Bandwidth> = rows(text)
-        .filter_map(|n| Some(Bandwidth { bytes: *n.first()? as u64, iterations: *n.get(1)? as u64, mib_s: *n.get(3)? }))
+        .filter_map(|n| {
+            Some(Bandwidth {
+                bytes: *n.first()? as u64,
+                iterations: *n.get(1)? as u64,
+                mib_s: *n.get(3)?,
+            })
+        })
         .collect();
-    (!rows.is_empty()).then_some(rows).with_context(|| format!("no bandwidth table in:\n{text}"))
+    (!rows.is_empty())
+        .then_some(rows)
+        .with_context(|| format!("no bandwidth table in:\n{text}"))
 }
 
 /// The row of a latency table.
 pub fn latency(text: &str) -> Result<Latency> {
     let row = rows(text).next().filter(|n| n.len() >= 8);
     let row = row.with_context(|| format!("no latency table in:\n{text}"))?;
-    Ok(Latency { bytes: row[0] as u64, typical_us: row[4], average_us: row[5], p99_us: row[7] })
+    Ok(Latency {
+        bytes: row[0] as u64,
+        typical_us: row[4],
+        average_us: row[5],
+        p99_us: row[7],
+    })
 }
 
 /// Numbers of the lines that follow a "#bytes" heading.
@@ -51,7 +64,11 @@ fn rows(text: &str) -> impl Iterator<Item = Vec<f64>> + '_ {
         .skip_while(|line| !line.trim_start().starts_with("#bytes"))
         .skip(1)
         .take_while(|line| !line.starts_with("---"))
-        .map(|line| line.split_whitespace().map_while(|word| word.parse().ok()).collect::<Vec<f64>>())
+        .map(|line| {
+            line.split_whitespace()
+                .map_while(|word| word.parse().ok())
+                .collect::<Vec<f64>>()
+        })
         .filter(|row| row.len() >= 4)
 }
 
@@ -64,7 +81,10 @@ pub fn pingpong(text: &str) -> Result<PingPong> {
         _ => None,
     };
     let (iterations, us_per_iteration) = parsed.with_context(|| format!("no pingpong result in:\n{text}"))?;
-    Ok(PingPong { iterations, us_per_iteration })
+    Ok(PingPong {
+        iterations,
+        us_per_iteration,
+    })
 }
 
 /// Bits per second and bytes that the receiver of an `iperf3 -J` run counted.
@@ -72,7 +92,10 @@ pub fn iperf(text: &str) -> Result<(f64, f64)> {
     let report: Value = serde_json::from_str(text).with_context(|| format!("iperf3 printed:\n{text}"))?;
     let sum = &report["end"]["sum_received"];
     let error = || format!("iperf3: {}", report["error"].as_str().unwrap_or("no result"));
-    Ok((sum["bits_per_second"].as_f64().with_context(error)?, sum["bytes"].as_f64().with_context(error)?))
+    Ok((
+        sum["bits_per_second"].as_f64().with_context(error)?,
+        sum["bytes"].as_f64().with_context(error)?,
+    ))
 }
 
 /// Active objects of each slab cache, from /proc/slabinfo.
@@ -114,7 +137,14 @@ mod tests {
     #[test]
     fn bandwidth_tables_give_all_rows() {
         let rows = bandwidth(BANDWIDTH).unwrap();
-        assert_eq!(rows[0], Bandwidth { bytes: 2, iterations: 1000, mib_s: 0.04 });
+        assert_eq!(
+            rows[0],
+            Bandwidth {
+                bytes: 2,
+                iterations: 1000,
+                mib_s: 0.04
+            }
+        );
         assert_eq!(rows[1].mib_s, 19.28);
         assert!(bandwidth("Couldn't connect to 10.90.0.2:18515\n").is_err());
     }
@@ -126,13 +156,22 @@ mod tests {
                     8       1000          126.67         14006.45      1955.06  \t       2339.33     \t2322.69\t\t\
                     9999.93 \t\t14006.45\n---\n";
         let row = latency(text).unwrap();
-        assert_eq!((row.bytes, row.typical_us, row.average_us, row.p99_us), (8, 1955.06, 2339.33, 9999.93));
+        assert_eq!(
+            (row.bytes, row.typical_us, row.average_us, row.p99_us),
+            (8, 1955.06, 2339.33, 9999.93)
+        );
     }
 
     #[test]
     fn pingpong_counts_iterations() {
         let text = "1638400 bytes in 1.42 seconds = 9.22 Mbit/sec\n200 iters in 1.42 seconds = 7108.30 usec/iter\n";
-        assert_eq!(pingpong(text).unwrap(), PingPong { iterations: 200, us_per_iteration: 7108.30 });
+        assert_eq!(
+            pingpong(text).unwrap(),
+            PingPong {
+                iterations: 200,
+                us_per_iteration: 7108.30
+            }
+        );
         assert!(pingpong("Couldn't get local LID").is_err());
     }
 

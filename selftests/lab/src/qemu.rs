@@ -37,24 +37,45 @@ pub fn prepare(spec: &LabSpec, mnt: &Path) -> Result<()> {
     if let Some(module) = paths::module(spec.tier, spec.kernel)? {
         fs::copy(module, own.join("usb4_rdma.ko"))?;
     }
-    let options =
-        format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        lower.display(),
+        upper.display(),
+        work.display()
+    );
     let none: Option<&str> = None;
-    mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(options.as_str())).context("overlay")?;
+    mount(
+        Some("overlay"),
+        &root,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .context("overlay")?;
     mount(Some("proc"), &root.join("proc"), Some("proc"), MsFlags::empty(), none)?;
     mount(Some("tmpfs"), &root.join("tmp"), Some("tmpfs"), MsFlags::empty(), none)?;
-    mount(Some("/dev"), &root.join("dev"), none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
+    mount(
+        Some("/dev"),
+        &root.join("dev"),
+        none,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        none,
+    )?;
     bind(&paths::stock()?.canonicalize()?, &root.join("usb4lab/stock"))?;
     if !spec.cables.is_empty() {
         bind(&mnt.join("fabric"), &root.join("usb4lab/fabric"))?;
     }
     let mut pack = Command::new("/bin/bash");
-    pack.args(["/usb4lab/mkinitramfs", "/usb4lab/stock", "/tmp/initramfs"]).env_clear();
+    pack.args(["/usb4lab/mkinitramfs", "/usb4lab/stock", "/tmp/initramfs"])
+        .env_clear();
     pack.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     enter(&mut pack, &root);
     let output = pack.output().context("packing the initramfs")?;
     if !output.status.success() {
-        bail!("packing the initramfs failed: {}", String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "packing the initramfs failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     if kvm_works(&root)? {
         fs::write(root.join("tmp/kvm"), "")?;
@@ -90,16 +111,26 @@ pub fn launch(spec: &LabSpec, host: usize, mnt: &Path, console: &Path) -> Result
             ));
         }
     }
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0);
     let stream = channel(&mut command)?;
     enter(&mut command, &root);
-    Ok(Launch { command, channel: Some(stream) })
+    Ok(Launch {
+        command,
+        channel: Some(stream),
+    })
 }
 
 /// What every QEMU here has: no defaults, the console on standard output, the distribution's kernel.
 fn qemu(kvm: bool, memory_mib: u32) -> Command {
     let mut command = Command::new("/usr/bin/qemu-system-x86_64");
-    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("TMPDIR", "/tmp");
+    command
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("TMPDIR", "/tmp");
     match kvm {
         true => command.args(["-accel", "kvm", "-cpu", "host"]),
         false => command.args(["-accel", "tcg,thread=multi", "-cpu", "Nehalem"]),
@@ -123,12 +154,19 @@ fn kvm_works(root: &Path) -> Result<bool> {
     let output = root.join("tmp/kvm-proof");
     let mut command = qemu(true, 256);
     command.args(["-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1"]);
-    command.stdin(Stdio::null()).stdout(File::create(&output)?).stderr(Stdio::null());
+    command
+        .stdin(Stdio::null())
+        .stdout(File::create(&output)?)
+        .stderr(Stdio::null());
     enter(&mut command, root);
     let mut child = command.spawn().context("trying KVM")?;
     let until = Instant::now() + KVM_PROOF;
     let works = loop {
-        if fs::read(&output).unwrap_or_default().windows(13).any(|w| w == b"Linux version") {
+        if fs::read(&output)
+            .unwrap_or_default()
+            .windows(13)
+            .any(|w| w == b"Linux version")
+        {
             break true;
         }
         if Instant::now() > until || child.try_wait()?.is_some() {

@@ -38,7 +38,10 @@ pub fn list(plan: &Plan) {
 pub fn run(plan: &Plan) -> Result<Tally> {
     let cases = selected(plan);
     if cases.is_empty() {
-        bail!("no case matches {:?}: see `usb4lab test --list`", plan.filter.as_deref().unwrap_or(""));
+        bail!(
+            "no case matches {:?}: see `usb4lab test --list`",
+            plan.filter.as_deref().unwrap_or("")
+        );
     }
     let mut tally = Tally::default();
     let mut shared: Option<(Bench, Context)> = None;
@@ -65,7 +68,10 @@ pub fn run(plan: &Plan) -> Result<Tally> {
             }
         }
     }
-    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
+    println!(
+        "{} passed, {} failed, {} skipped",
+        tally.passed, tally.failed, tally.skipped
+    );
     Ok(tally)
 }
 
@@ -75,7 +81,15 @@ fn selected(plan: &Plan) -> Vec<Case> {
         return here;
     };
     let exact = here.iter().any(|c| c.name == filter);
-    here.into_iter().filter(|c| if exact { c.name == filter } else { c.name.contains(filter) }).collect()
+    here.into_iter()
+        .filter(|c| {
+            if exact {
+                c.name == filter
+            } else {
+                c.name.contains(filter)
+            }
+        })
+        .collect()
 }
 
 /// The context a case runs in: the shared lab if it fits, a new one otherwise.
@@ -87,7 +101,15 @@ fn prepare<'a>(plan: &Plan, case: &Case, shared: &'a mut Option<(Bench, Context)
             Some(spec) => Some(Lab::up(&format!("test-{}", std::process::id()), spec)?),
             None => None,
         };
-        *shared = Some((case.bench, Context { lab, seed: plan.seed, kernel: plan.kernel, ours: plan.ours }));
+        *shared = Some((
+            case.bench,
+            Context {
+                lab,
+                seed: plan.seed,
+                kernel: plan.kernel,
+                ours: plan.ours,
+            },
+        ));
     }
     match shared {
         Some((_, context)) => Ok(context),
@@ -120,7 +142,10 @@ pub fn kernel_trouble(marks: &[Mark]) -> Result<Option<String>> {
     let mut found = Vec::new();
     for (host, mark) in marks.iter().enumerate() {
         if let Some(lines) = mark.trouble()? {
-            found.push(format!("kernel log of host {host} ({}):\n{lines}", mark.path().display()));
+            found.push(format!(
+                "kernel log of host {host} ({}):\n{lines}",
+                mark.path().display()
+            ));
         }
     }
     Ok((!found.is_empty()).then(|| found.join("\n")))
@@ -152,5 +177,8 @@ fn replay(plan: &Plan, case: &Case) -> String {
 }
 
 fn indent(text: &str) -> String {
-    text.lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .map(|line| format!("    {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }

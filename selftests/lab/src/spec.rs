@@ -112,16 +112,18 @@ impl LabSpec {
             Topology::Ring if hosts == 2 => vec![(0, 1)],
             Topology::Ring if hosts < 2 => vec![],
             Topology::Ring => (0..hosts).map(|h| (h, (h + 1) % hosts)).collect(),
-            Topology::Mesh => {
-                (0..hosts).flat_map(|a| (a + 1..hosts).map(move |b| (a, b))).collect()
-            }
+            Topology::Mesh => (0..hosts).flat_map(|a| (a + 1..hosts).map(move |b| (a, b))).collect(),
         };
         let ports = profile.ports_per_nhi();
         let mut used = vec![0usize; hosts];
         let mut take = |host: usize| {
             let n = used[host];
             used[host] += 1;
-            End { host, nhi: n / ports, port: n % ports }
+            End {
+                host,
+                nhi: n / ports,
+                port: n % ports,
+            }
         };
         let mut list = Vec::new();
         for (a, b) in pairs {
@@ -153,7 +155,10 @@ impl LabSpec {
     /// Refuses combinations that cannot work, with the reason.
     pub fn check(&self) -> Result<()> {
         if self.tier == Tier::Fast && self.smp != 1 {
-            bail!("the fast tier's kernel has one processor; use --tier stock with --smp {}", self.smp);
+            bail!(
+                "the fast tier's kernel has one processor; use --tier stock with --smp {}",
+                self.smp
+            );
         }
         if self.tier == Tier::Fast && self.nhis > 2 {
             bail!(
@@ -216,9 +221,7 @@ impl LabSpec {
     pub fn net_args(&self, host: usize) -> Vec<String> {
         self.ends_of(host)
             .iter()
-            .map(|(cable, end)| {
-                format!("{},{}/24,{}/64", end.xdomain(), ipv4(*cable, host), ipv6(*cable, host))
-            })
+            .map(|(cable, end)| format!("{},{}/24,{}/64", end.xdomain(), ipv4(*cable, host), ipv6(*cable, host)))
             .collect()
     }
 }
@@ -266,7 +269,14 @@ mod tests {
     fn four_strix_cables_take_four_routers() {
         let lab = LabSpec::wired(Profile::Strix, Topology::Pair, 2, 4).unwrap();
         assert_eq!((lab.cables.len(), lab.nhis), (4, 4));
-        assert_eq!(lab.cables[3].b, End { host: 1, nhi: 3, port: 0 });
+        assert_eq!(
+            lab.cables[3].b,
+            End {
+                host: 1,
+                nhi: 3,
+                port: 0
+            }
+        );
     }
 
     #[test]
@@ -278,13 +288,28 @@ mod tests {
 
     #[test]
     fn a_ring_of_three_and_a_mesh_of_four() {
-        assert_eq!(LabSpec::wired(Profile::Strix, Topology::Ring, 3, 1).unwrap().cables.len(), 3);
-        assert_eq!(LabSpec::wired(Profile::Intel, Topology::Mesh, 4, 1).unwrap().cables.len(), 6);
+        assert_eq!(
+            LabSpec::wired(Profile::Strix, Topology::Ring, 3, 1)
+                .unwrap()
+                .cables
+                .len(),
+            3
+        );
+        assert_eq!(
+            LabSpec::wired(Profile::Intel, Topology::Mesh, 4, 1)
+                .unwrap()
+                .cables
+                .len(),
+            6
+        );
     }
 
     #[test]
     fn virtual_time_needs_a_script() {
-        let lab = LabSpec { virtual_time: true, ..LabSpec::default() };
+        let lab = LabSpec {
+            virtual_time: true,
+            ..LabSpec::default()
+        };
         assert!(lab.check().unwrap_err().to_string().contains("--script"));
     }
 

@@ -88,12 +88,24 @@ pub fn mount_root(spec: &LabSpec, common: &Path, dir: &Path, fabric: &Path) -> R
         upper.display(),
         work.display()
     );
-    mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-        .context("mounting the guest's overlay: the running kernel needs overlayfs")?;
+    mount(
+        Some("overlay"),
+        &root,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .context("mounting the guest's overlay: the running kernel needs overlayfs")?;
     let none: Option<&str> = None;
     mount(Some("proc"), &root.join("proc"), Some("proc"), MsFlags::empty(), none)?;
     mount(Some("tmpfs"), &root.join("tmp"), Some("tmpfs"), MsFlags::empty(), none)?;
-    mount(Some("/dev"), &root.join("dev"), none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
+    mount(
+        Some("/dev"),
+        &root.join("dev"),
+        none,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        none,
+    )?;
     bind(&paths::uml_kernel(spec.kernel)?.binary, &root.join("usb4lab/linux"))?;
     if !spec.cables.is_empty() {
         fs::create_dir_all(root.join("usb4lab/fabric"))?;
@@ -125,7 +137,14 @@ pub fn launch(spec: &LabSpec, host: usize, root: &Path, console: &Path) -> Resul
     let mut command = Command::new("/usb4lab/linux");
     command
         .arg(format!("mem={}M", spec.memory_mib))
-        .args(["seccomp=auto", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", "init=/usb4lab/init"])
+        .args([
+            "seccomp=auto",
+            "root=/dev/root",
+            "rootfstype=hostfs",
+            "rootflags=/",
+            "rw",
+            "init=/usb4lab/init",
+        ])
         .args(["con=null", "con0=null,fd:1", "virtio_pcidev.max_delay_us=10000000"])
         .arg(format!("umid=h{host}"))
         .arg(format!("usb4lab_host={host}"))
@@ -135,17 +154,30 @@ pub fn launch(spec: &LabSpec, host: usize, root: &Path, console: &Path) -> Resul
             command.arg(format!("virtio_uml.device=/usb4lab/fabric/h{host}n{nhi}.sock:1234"));
         }
     }
-    command.env_clear().env("HOME", "/tmp").env("TMPDIR", "/tmp").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+    command
+        .env_clear()
+        .env("HOME", "/tmp")
+        .env("TMPDIR", "/tmp")
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0);
     if spec.virtual_time {
-        command.arg(format!("time-travel=ext:{host}:/usb4lab/fabric/tt")).arg("usb4lab_scenario=1");
+        command
+            .arg(format!("time-travel=ext:{host}:/usb4lab/fabric/tt"))
+            .arg("usb4lab_scenario=1");
         enter(&mut command, root);
         return Ok(Launch { command, channel: None });
     }
     command.arg(format!("ssl0=fd:{},fd:{}", CHANNEL[0], CHANNEL[1]));
     let stream = channel(&mut command)?;
     enter(&mut command, root);
-    Ok(Launch { command, channel: Some(stream) })
+    Ok(Launch {
+        command,
+        channel: Some(stream),
+    })
 }
 
 /// Gives the command one end of a stream as descriptors 3 and 4; the other end.
@@ -197,7 +229,10 @@ fn first_cpu(cpuinfo: &str) -> String {
 
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from).with_context(|| format!("{}", from.display()))?.flatten() {
+    for entry in fs::read_dir(from)
+        .with_context(|| format!("{}", from.display()))?
+        .flatten()
+    {
         let kind = entry.file_type()?;
         let to = to.join(entry.file_name());
         if kind.is_dir() {
@@ -215,6 +250,9 @@ mod tests {
 
     #[test]
     fn only_the_first_processor_is_shown() {
-        assert_eq!(first_cpu("processor: 0\ncpu MHz: 1\n\nprocessor: 1\n"), "processor: 0\ncpu MHz: 1\n\n");
+        assert_eq!(
+            first_cpu("processor: 0\ncpu MHz: 1\n\nprocessor: 1\n"),
+            "processor: 0\ncpu MHz: 1\n\n"
+        );
     }
 }

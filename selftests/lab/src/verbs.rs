@@ -43,11 +43,9 @@ impl Kind {
 #[derive(Clone, Debug)]
 pub struct Device {
     pub host: usize,
-    pub kind: Kind,
     pub name: String,
     pub netdev: String,
     pub ipv4: String,
-    pub ipv6: String,
     /// Index of the GID that carries the IPv4 address.
     pub gid: u32,
     pub gid6: u32,
@@ -58,15 +56,34 @@ impl Device {
     pub fn add(lab: &Lab, host: usize, kind: Kind, cable: usize) -> Result<Device> {
         let netdev = lab.netdev(host, cable)?;
         let name = format!("{}r{cable}", kind.link_type());
-        lab.ok(host, &["rdma", "link", "add", &name, "type", kind.link_type(), "netdev", &netdev])
-            .with_context(|| format!("is {} built and in the lab? `make module`", kind.module()))?;
+        lab.ok(
+            host,
+            &[
+                "rdma",
+                "link",
+                "add",
+                &name,
+                "type",
+                kind.link_type(),
+                "netdev",
+                &netdev,
+            ],
+        )
+        .with_context(|| format!("is {} built and in the lab? `make module`", kind.module()))?;
         let (four, six) = (ipv4(cable, host), ipv6(cable, host));
         let index = |address: &str| -> Result<u32> {
             let index = lab.ok(host, &["/usb4lab/gid", &name, &gid(address)?])?;
             index.trim().parse().context("GID index")
         };
         let (gid, gid6) = (index(&four)?, index(&six)?);
-        Ok(Device { host, kind, name, netdev, ipv4: four, ipv6: six, gid, gid6 })
+        Ok(Device {
+            host,
+            name,
+            netdev,
+            ipv4: four,
+            gid,
+            gid6,
+        })
     }
 
     pub fn delete(&self, lab: &Lab) -> Result<()> {
@@ -80,7 +97,10 @@ fn gid(address: &str) -> Result<String> {
         IpAddr::V4(four) => four.to_ipv6_mapped().octets(),
         IpAddr::V6(six) => six.octets(),
     };
-    let groups: Vec<String> = bytes.chunks(2).map(|pair| format!("{:02x}{:02x}", pair[0], pair[1])).collect();
+    let groups: Vec<String> = bytes
+        .chunks(2)
+        .map(|pair| format!("{:02x}{:02x}", pair[0], pair[1]))
+        .collect();
     Ok(groups.join(":"))
 }
 
@@ -95,12 +115,18 @@ impl Pair {
     /// Adds links of the given kinds on hosts 0 (client) and 1 (server) over cable 0.
     pub fn add(lab: &Lab, client: Kind, server: Kind) -> Result<Pair> {
         let server = Device::add(lab, 1, server, 0)?;
-        Ok(Pair { client: Device::add(lab, 0, client, 0)?, server })
+        Ok(Pair {
+            client: Device::add(lab, 0, client, 0)?,
+            server,
+        })
     }
 
     /// The same devices with the roles exchanged.
     pub fn turned(&self) -> Pair {
-        Pair { client: self.server.clone(), server: self.client.clone() }
+        Pair {
+            client: self.server.clone(),
+            server: self.client.clone(),
+        }
     }
 
     pub fn delete(&self, lab: &Lab) -> Result<()> {
@@ -111,19 +137,34 @@ impl Pair {
     /// Runs a pingpong example with `arguments` on both sides; the client's output. `-c` validates on both.
     pub fn pingpong(&self, lab: &Lab, arguments: &str, timeout: Duration) -> Result<String> {
         let line = |d: &Device| format!("ibv_rc_pingpong -d {} -g {} {arguments}", d.name, d.gid);
-        self.run(lab, &line(&self.server), &format!("{} {}", line(&self.client), self.server.ipv4), timeout)
+        self.run(
+            lab,
+            &line(&self.server),
+            &format!("{} {}", line(&self.client), self.server.ipv4),
+            timeout,
+        )
     }
 
     /// As `pingpong`, over IPv6 GIDs.
     pub fn pingpong6(&self, lab: &Lab, arguments: &str, timeout: Duration) -> Result<String> {
         let line = |d: &Device| format!("ibv_rc_pingpong -d {} -g {} {arguments}", d.name, d.gid6);
-        self.run(lab, &line(&self.server), &format!("{} {}", line(&self.client), self.server.ipv4), timeout)
+        self.run(
+            lab,
+            &line(&self.server),
+            &format!("{} {}", line(&self.client), self.server.ipv4),
+            timeout,
+        )
     }
 
     /// Runs a perftest program; the client's output.
     pub fn perftest(&self, lab: &Lab, program: &str, arguments: &str, timeout: Duration) -> Result<String> {
         let line = |d: &Device| format!("{program} -d {} -x {} -F {arguments}", d.name, d.gid);
-        self.run(lab, &line(&self.server), &format!("{} {}", line(&self.client), self.server.ipv4), timeout)
+        self.run(
+            lab,
+            &line(&self.server),
+            &format!("{} {}", line(&self.client), self.server.ipv4),
+            timeout,
+        )
     }
 
     /// Starts `server`, waits until it listens, runs `client`; both must succeed.
@@ -156,7 +197,11 @@ impl Pair {
             ))
         };
         if !good || served.as_ref().is_ok_and(|s| s.status != 0) || served.is_err() {
-            let late = if output.status == 124 { format!(" (time limit {} s)", timeout.as_secs()) } else { String::new() };
+            let late = if output.status == 124 {
+                format!(" (time limit {} s)", timeout.as_secs())
+            } else {
+                String::new()
+            };
             bail!("the two programs did not both succeed{late}:\n{}", both()?.trim_end());
         }
         Ok(output.text())
@@ -165,28 +210,48 @@ impl Pair {
     /// Plays a scene of `verbs.py`; what the caller's and the server's side report.
     pub fn scene(&self, lab: &Lab, scene: &str) -> Result<(Value, Value)> {
         let timeout = Duration::from_secs(120);
-        let line = format!("/usb4lab/verbs.py serve {PORT} {} {} {scene}", self.server.name, self.server.gid);
+        let line = format!(
+            "/usb4lab/verbs.py serve {PORT} {} {} {scene}",
+            self.server.name, self.server.gid
+        );
         let serving = lab.start(self.server.host, &line, timeout);
         wait_listen(lab, self.server.host, PORT)?;
         let called = lab.run(self.client.host, &["/bin/sh", "-c", &self.call_line(scene)], timeout)?;
         if called.status != 0 {
-            let _ = lab.run(self.server.host, &["pkill", "-KILL", "-x", "verbs.py"], Duration::from_secs(20));
+            let _ = lab.run(
+                self.server.host,
+                &["pkill", "-KILL", "-x", "verbs.py"],
+                Duration::from_secs(20),
+            );
         }
         let served = serving.wait()?;
         if called.status != 0 || served.status != 0 {
-            bail!("scene {scene} could not be played:\nclient: {}\nserver: {}", called.errors(), served.errors());
+            bail!(
+                "scene {scene} could not be played:\nclient: {}\nserver: {}",
+                called.errors(),
+                served.errors()
+            );
         }
-        Ok((serde_json::from_str(&called.text())?, serde_json::from_str(&served.text())?))
+        Ok((
+            serde_json::from_str(&called.text())?,
+            serde_json::from_str(&served.text())?,
+        ))
     }
 
     /// The client's command of a scene.
     pub fn call_line(&self, scene: &str) -> String {
-        format!("/usb4lab/verbs.py call {} {PORT} {} {} {scene}", self.server.ipv4, self.client.name, self.client.gid)
+        format!(
+            "/usb4lab/verbs.py call {} {PORT} {} {} {scene}",
+            self.server.ipv4, self.client.name, self.client.gid
+        )
     }
 
     /// The server's command of a scene.
     pub fn serve_line(&self, scene: &str) -> String {
-        format!("/usb4lab/verbs.py serve {PORT} {} {} {scene}", self.server.name, self.server.gid)
+        format!(
+            "/usb4lab/verbs.py serve {PORT} {} {} {scene}",
+            self.server.name, self.server.gid
+        )
     }
 }
 

@@ -9,11 +9,31 @@ use anyhow::{ensure, Context as _, Result};
 use std::time::Duration;
 
 pub const CASES: &[Case] = &[
-    pair("data_demo", "the demo's checks: devinfo, validated pingpong, send, write, read bandwidth, write latency", demo),
-    pair("data_operations", "SEND, WRITE, their IMM forms, READ and inline at odd lengths, data compared", operations),
-    pair("data_mtu_events_ipv6", "pingpong at every path MTU, with CQ events, and over IPv6 GIDs", variants),
-    pair("interop_ours_calls_rxe", "pingpong -c and 1000 x 1 B to 1 MiB by send, write and read, rxe serving", ours_calls_rxe),
-    pair("interop_rxe_calls_ours", "pingpong -c and 1000 x 1 B to 1 MiB by send, write and read, ours serving", rxe_calls_ours),
+    pair(
+        "data_demo",
+        "the demo's checks: devinfo, validated pingpong, send, write, read bandwidth, write latency",
+        demo,
+    ),
+    pair(
+        "data_operations",
+        "SEND, WRITE, their IMM forms, READ and inline at odd lengths, data compared",
+        operations,
+    ),
+    pair(
+        "data_mtu_events_ipv6",
+        "pingpong at every path MTU, with CQ events, and over IPv6 GIDs",
+        variants,
+    ),
+    pair(
+        "interop_ours_calls_rxe",
+        "pingpong -c and 1000 x 1 B to 1 MiB by send, write and read, rxe serving",
+        ours_calls_rxe,
+    ),
+    pair(
+        "interop_rxe_calls_ours",
+        "pingpong -c and 1000 x 1 B to 1 MiB by send, write and read, ours serving",
+        rxe_calls_ours,
+    ),
 ];
 
 /// Message sizes of the interoperation runs.
@@ -39,7 +59,11 @@ fn demo(context: &Context) -> Result<()> {
 pub fn devinfo(lab: &Lab, device: &Device) -> Result<()> {
     let text = lab.ok(device.host, &["ibv_devinfo", "-d", &device.name])?;
     for wanted in ["PORT_ACTIVE", "link_layer:\t\tEthernet", "active_mtu:\t\t4096"] {
-        ensure!(text.contains(wanted), "ibv_devinfo on host {} lacks {wanted:?}:\n{text}", device.host);
+        ensure!(
+            text.contains(wanted),
+            "ibv_devinfo on host {} lacks {wanted:?}:\n{text}",
+            device.host
+        );
     }
     Ok(())
 }
@@ -49,7 +73,10 @@ pub fn bandwidth(lab: &Lab, pair: &Pair, program: &str, size: u64, count: u64, l
     let text = pair.perftest(lab, program, &format!("-n {count} -s {size}"), limit)?;
     let rows = parse::bandwidth(&text)?;
     let row = rows.first().context("empty table")?;
-    ensure!(row.bytes == size && row.iterations == count, "{program} reported {row:?}");
+    ensure!(
+        row.bytes == size && row.iterations == count,
+        "{program} reported {row:?}"
+    );
     Ok(row.mib_s)
 }
 
@@ -69,7 +96,12 @@ pub fn check_operations(lab: &Lab, pair: &Pair) -> Result<()> {
     let (client, server) = pair.scene(lab, "operations")?;
     for (side, report) in [("client", &client), ("server", &server)] {
         let wrong = report["wrong"].as_array().context("report without a verdict")?;
-        ensure!(wrong.is_empty(), "{side} ({} to {}): {wrong:?}", pair.client.name, pair.server.name);
+        ensure!(
+            wrong.is_empty(),
+            "{side} ({} to {}): {wrong:?}",
+            pair.client.name,
+            pair.server.name
+        );
     }
     Ok(())
 }

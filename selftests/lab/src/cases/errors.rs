@@ -9,14 +9,46 @@ use serde_json::Value;
 use std::time::Duration;
 
 pub const CASES: &[Case] = &[
-    pair("error_bad_rkey", "WRITE and READ with a wrong rkey: REM_ACCESS_ERR, then flush", bad_rkey),
-    pair("error_out_of_bounds", "WRITE beyond the region: REM_ACCESS_ERR, then flush", out_of_bounds),
-    pair("error_wrong_pd", "keys of another protection domain: REM_ACCESS_ERR, locally LOC_PROT_ERR", wrong_pd),
-    pair("error_rights", "WRITE to a region without the right: REM_ACCESS_ERR; bad lkey: LOC_PROT_ERR", rights),
-    pair("error_missing_receive", "no receive: RNR_RETRY_EXC_ERR; a late one: success", missing_receive),
-    pair("error_short_receive", "message longer than the receive: LOC_LEN_ERR and REM_INV_REQ_ERR", short_receive),
-    pair("error_dead_process", "the peer's process dies: RETRY_EXC_ERR, then flush", dead_process),
-    pair("error_dead_host", "the peer's host dies: error or device removal; it returns and works", dead_host),
+    pair(
+        "error_bad_rkey",
+        "WRITE and READ with a wrong rkey: REM_ACCESS_ERR, then flush",
+        bad_rkey,
+    ),
+    pair(
+        "error_out_of_bounds",
+        "WRITE beyond the region: REM_ACCESS_ERR, then flush",
+        out_of_bounds,
+    ),
+    pair(
+        "error_wrong_pd",
+        "keys of another protection domain: REM_ACCESS_ERR, locally LOC_PROT_ERR",
+        wrong_pd,
+    ),
+    pair(
+        "error_rights",
+        "WRITE to a region without the right: REM_ACCESS_ERR; bad lkey: LOC_PROT_ERR",
+        rights,
+    ),
+    pair(
+        "error_missing_receive",
+        "no receive: RNR_RETRY_EXC_ERR; a late one: success",
+        missing_receive,
+    ),
+    pair(
+        "error_short_receive",
+        "message longer than the receive: LOC_LEN_ERR and REM_INV_REQ_ERR",
+        short_receive,
+    ),
+    pair(
+        "error_dead_process",
+        "the peer's process dies: RETRY_EXC_ERR, then flush",
+        dead_process,
+    ),
+    pair(
+        "error_dead_host",
+        "the peer's host dies: error or device removal; it returns and works",
+        dead_host,
+    ),
 ];
 
 const SUCCESS: i64 = 0;
@@ -37,34 +69,46 @@ type Expected = (&'static [i64], i64);
 /// Adds links, plays scenes, checks both reports, and that the device and the log are as before.
 fn play(context: &Context, scenes: &[(&str, Expected, Expected)]) -> Result<()> {
     let lab = context.lab()?;
-    quiet(lab, || {
+    quiet(context, || {
         let pair = Pair::add(lab, context.ours, context.ours)?;
         for (scene, client, server) in scenes {
             let reports = pair.scene(lab, scene)?;
             compare(scene, "client", &reports.0, *client)?;
             compare(scene, "server", &reports.1, *server)?;
         }
-        pair.pingpong(lab, "-c -n 20 -e", Duration::from_secs(30)).context("the next program must work")?;
+        pair.pingpong(lab, "-c -n 20 -e", Duration::from_secs(30))
+            .context("the next program must work")?;
         pair.delete(lab)
     })
 }
 
 fn compare(scene: &str, side: &str, report: &Value, expected: Expected) -> Result<()> {
-    let statuses: Vec<i64> =
-        report["statuses"].as_array().context("report without statuses")?.iter().filter_map(Value::as_i64).collect();
+    let statuses: Vec<i64> = report["statuses"]
+        .as_array()
+        .context("report without statuses")?
+        .iter()
+        .filter_map(Value::as_i64)
+        .collect();
     ensure!(
         statuses == expected.0,
         "{scene}: the {side}'s completions have status {statuses:?}, expected {:?}: {report}",
         expected.0
     );
     let state = report["state"].as_i64();
-    ensure!(state == Some(expected.1), "{scene}: the {side}'s QP state is {state:?}, expected {}", expected.1);
+    ensure!(
+        state == Some(expected.1),
+        "{scene}: the {side}'s QP state is {state:?}, expected {}",
+        expected.1
+    );
     ensure!(report["data_ok"] != false, "{scene}: the {side} has wrong data");
     Ok(())
 }
 
 /// Runs `work` and fails if a kernel said anything above level info meanwhile.
-fn quiet(lab: &Lab, work: impl FnOnce() -> Result<()>) -> Result<()> {
+fn quiet(context: &Context, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let lab = context.lab()?;
+    // The kernel notes once that an out-of-tree module was loaded.
+    Pair::add(lab, context.ours, context.ours)?.delete(lab)?;
     for host in 0..lab.spec.hosts {
         lab.ok(host, &["dmesg", "-C"])?;
     }
@@ -80,35 +124,50 @@ fn quiet(lab: &Lab, work: impl FnOnce() -> Result<()>) -> Result<()> {
 
 fn bad_rkey(context: &Context) -> Result<()> {
     let flushed: Expected = (&[FLUSH], ERR);
-    play(context, &[
-        ("bad_rkey", (&[REM_ACCESS, FLUSH], ERR), flushed),
-        ("bad_read_rkey", (&[REM_ACCESS], ERR), (&[], ERR)),
-    ])
+    play(
+        context,
+        &[
+            ("bad_rkey", (&[REM_ACCESS, FLUSH], ERR), flushed),
+            ("bad_read_rkey", (&[REM_ACCESS], ERR), (&[], ERR)),
+        ],
+    )
 }
 
 fn out_of_bounds(context: &Context) -> Result<()> {
-    play(context, &[("out_of_bounds", (&[REM_ACCESS, FLUSH], ERR), (&[FLUSH], ERR))])
+    play(
+        context,
+        &[("out_of_bounds", (&[REM_ACCESS, FLUSH], ERR), (&[FLUSH], ERR))],
+    )
 }
 
 fn wrong_pd(context: &Context) -> Result<()> {
-    play(context, &[
-        ("wrong_pd", (&[REM_ACCESS, FLUSH], ERR), (&[FLUSH], ERR)),
-        ("wrong_local_pd", (&[LOC_PROT], ERR), (&[], RTS)),
-    ])
+    play(
+        context,
+        &[
+            ("wrong_pd", (&[REM_ACCESS, FLUSH], ERR), (&[FLUSH], ERR)),
+            ("wrong_local_pd", (&[LOC_PROT], ERR), (&[], RTS)),
+        ],
+    )
 }
 
 fn rights(context: &Context) -> Result<()> {
-    play(context, &[
-        ("no_remote_right", (&[REM_ACCESS, FLUSH], ERR), (&[FLUSH], ERR)),
-        ("bad_lkey", (&[LOC_PROT], ERR), (&[], RTS)),
-    ])
+    play(
+        context,
+        &[
+            ("no_remote_right", (&[REM_ACCESS, FLUSH], ERR), (&[FLUSH], ERR)),
+            ("bad_lkey", (&[LOC_PROT], ERR), (&[], RTS)),
+        ],
+    )
 }
 
 fn missing_receive(context: &Context) -> Result<()> {
-    play(context, &[
-        ("missing_receive", (&[RNR_RETRY_EXC], ERR), (&[], RTS)),
-        ("late_receive", (&[SUCCESS], RTS), (&[SUCCESS], RTS)),
-    ])
+    play(
+        context,
+        &[
+            ("missing_receive", (&[RNR_RETRY_EXC], ERR), (&[], RTS)),
+            ("late_receive", (&[SUCCESS], RTS), (&[SUCCESS], RTS)),
+        ],
+    )
 }
 
 fn short_receive(context: &Context) -> Result<()> {
@@ -119,13 +178,14 @@ const DEAD: Expected = (&[RETRY_EXC, FLUSH], ERR);
 
 fn dead_process(context: &Context) -> Result<()> {
     let lab = context.lab()?;
-    quiet(lab, || {
+    quiet(context, || {
         let pair = Pair::add(lab, context.ours, context.ours)?;
         let (serving, calling) = start_writing(lab, &pair)?;
         lab.run(1, &["pkill", "-KILL", "-x", "verbs.py"], Duration::from_secs(20))?;
         let _ = serving.wait()?;
         compare("dead_peer", "client", &serde_json::from_str(&calling.ok()?)?, DEAD)?;
-        pair.pingpong(lab, "-c -n 20 -e", Duration::from_secs(30)).context("the next program must work")?;
+        pair.pingpong(lab, "-c -n 20 -e", Duration::from_secs(30))
+            .context("the next program must work")?;
         pair.delete(lab)
     })
 }
@@ -145,12 +205,15 @@ fn dead_host(context: &Context) -> Result<()> {
     std::thread::scope(|scope| -> Result<()> {
         let other = scope.spawn(|| lab.net_up(1));
         lab.net_up(0)?;
-        other.join().map_err(|_| anyhow::anyhow!("bringing host 1 up panicked"))?
+        other
+            .join()
+            .map_err(|_| anyhow::anyhow!("bringing host 1 up panicked"))?
     })?;
     // The device went with its network device, or lives on; a fresh link must work either way.
     let _ = pair.client.delete(lab);
     let pair = Pair::add(lab, context.ours, context.ours)?;
-    pair.pingpong(lab, "-c -n 20 -e", Duration::from_secs(30)).context("after the peer's return")?;
+    pair.pingpong(lab, "-c -n 20 -e", Duration::from_secs(30))
+        .context("after the peer's return")?;
     pair.delete(lab)
 }
 
@@ -165,6 +228,9 @@ pub fn start_scene(lab: &Lab, pair: &Pair, scene: &str) -> Result<(Running, Runn
     let serving = lab.start(1, &pair.serve_line(scene), limit);
     verbs::wait_listen(lab, 1, verbs::port())?;
     let calling = lab.start(0, &pair.call_line(scene), limit);
-    lab.sh(0, "n=0; until [ -e /tmp/writing ]; do n=$((n+1)); [ $n -lt 600 ] || exit 1; sleep 0.05; done; sleep 0.2")?;
+    lab.sh(
+        0,
+        "n=0; until [ -e /tmp/writing ]; do n=$((n+1)); [ $n -lt 600 ] || exit 1; sleep 0.05; done; sleep 0.2",
+    )?;
     Ok((serving, calling))
 }

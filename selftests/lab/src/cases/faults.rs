@@ -8,12 +8,32 @@ use serde_json::{json, Value};
 use std::time::Duration;
 
 pub const CASES: &[Case] = &[
-    pair("fault_drop_ours_ours", "1% of frames dropped: pingpong -c -n 1000, ours on both sides", drop_ours_ours),
-    pair("fault_drop_ours_rxe", "1% of frames dropped: pingpong -c -n 1000, ours calls rxe", drop_ours_rxe),
-    pair("fault_drop_rxe_ours", "1% of frames dropped: pingpong -c -n 1000, rxe calls ours", drop_rxe_ours),
-    pair("fault_corrupt", "1% of frames with a CRC error: pingpong -c, and send and read bandwidth", corrupt),
+    pair(
+        "fault_drop_ours_ours",
+        "1% of frames dropped: pingpong -c -n 1000, ours on both sides",
+        drop_ours_ours,
+    ),
+    pair(
+        "fault_drop_ours_rxe",
+        "1% of frames dropped: pingpong -c -n 1000, ours calls rxe",
+        drop_ours_rxe,
+    ),
+    pair(
+        "fault_drop_rxe_ours",
+        "1% of frames dropped: pingpong -c -n 1000, rxe calls ours",
+        drop_rxe_ours,
+    ),
+    pair(
+        "fault_corrupt",
+        "1% of frames with a CRC error: pingpong -c, and send and read bandwidth",
+        corrupt,
+    ),
     pair("fault_dup", "5% of frames twice: pingpong -c, and write bandwidth", dup),
-    pair("fault_delay_reorder", "frames late and out of order: pingpong -c, and write bandwidth", delay),
+    pair(
+        "fault_delay_reorder",
+        "frames late and out of order: pingpong -c, and write bandwidth",
+        delay,
+    ),
 ];
 
 /// Time for 1000 round trips with recovery.
@@ -32,11 +52,23 @@ fn drop_rxe_ours(context: &Context) -> Result<()> {
 }
 
 fn corrupt(context: &Context) -> Result<()> {
-    with_faults(context, context.ours, context.ours, &[json!({"corrupt": 0.01})], &["ib_send_bw", "ib_read_bw"])
+    with_faults(
+        context,
+        context.ours,
+        context.ours,
+        &[json!({"corrupt": 0.01})],
+        &["ib_send_bw", "ib_read_bw"],
+    )
 }
 
 fn dup(context: &Context) -> Result<()> {
-    with_faults(context, context.ours, context.ours, &[json!({"dup": 0.05})], &["ib_write_bw"])
+    with_faults(
+        context,
+        context.ours,
+        context.ours,
+        &[json!({"dup": 0.05})],
+        &["ib_write_bw"],
+    )
 }
 
 fn delay(context: &Context) -> Result<()> {
@@ -77,7 +109,10 @@ fn injected(stat: &Value) -> i64 {
     }
     fn find(value: &Value) -> i64 {
         match value {
-            Value::Object(map) => map.iter().map(|(k, v)| if k.starts_with("fault") { sum(v) } else { find(v) }).sum(),
+            Value::Object(map) => map
+                .iter()
+                .map(|(k, v)| if k.starts_with("fault") { sum(v) } else { find(v) })
+                .sum(),
             Value::Array(list) => list.iter().map(find).sum(),
             _ => 0,
         }

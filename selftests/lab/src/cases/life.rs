@@ -11,11 +11,31 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub const CASES: &[Case] = &[
-    pair("life_autoload", "rdma link add loads the module by its alias; it unloads again", autoload),
-    pair("life_rmmod_traffic", "rmmod while traffic runs refuses or tears down; the device works afterwards", rmmod_traffic),
-    pair("life_netdev_gone", "the network device goes under a connected program: the link goes with it, cleanly", netdev_gone),
-    pair("life_fifty", "50 x link add, traffic, link del, rmmod: no object and no page stays behind", fifty),
-    pair("life_pull_replug", "cable pulled and plugged: thunderbolt_net and RDMA traffic come back", pull_replug),
+    pair(
+        "life_autoload",
+        "rdma link add loads the module by its alias; it unloads again",
+        autoload,
+    ),
+    pair(
+        "life_rmmod_traffic",
+        "rmmod while traffic runs refuses or tears down; the device works afterwards",
+        rmmod_traffic,
+    ),
+    pair(
+        "life_netdev_gone",
+        "the network device goes under a connected program: the link goes with it, cleanly",
+        netdev_gone,
+    ),
+    pair(
+        "life_fifty",
+        "50 x link add, traffic, link del, rmmod: no object and no page stays behind",
+        fifty,
+    ),
+    pair(
+        "life_pull_replug",
+        "cable pulled and plugged: thunderbolt_net and RDMA traffic come back",
+        pull_replug,
+    ),
 ];
 
 /// Rounds of the leak test.
@@ -24,7 +44,10 @@ const ROUNDS: usize = 50;
 const WARM: usize = 5;
 
 fn loaded(lab: &Lab, host: usize, kind: Kind) -> Result<bool> {
-    Ok(lab.sh(host, "cat /proc/modules")?.lines().any(|line| line.split(' ').next() == Some(kind.module())))
+    Ok(lab
+        .sh(host, "cat /proc/modules")?
+        .lines()
+        .any(|line| line.split(' ').next() == Some(kind.module())))
 }
 
 fn unload(lab: &Lab, host: usize, kind: Kind) -> Result<()> {
@@ -53,10 +76,21 @@ fn rmmod_traffic(context: &Context) -> Result<()> {
         // Torn down: the programs must end with an error of their own, not hang.
         stop_traffic(lab)?;
         let _ = (calling.wait()?, serving.wait()?);
-        ensure!(!loaded(lab, 0, context.ours)?, "rmmod said it succeeded, but the module is loaded");
+        ensure!(
+            !loaded(lab, 0, context.ours)?,
+            "rmmod said it succeeded, but the module is loaded"
+        );
     } else {
-        ensure!(removed.errors().contains("in use"), "rmmod failed with something else: {}", removed.errors());
-        ensure!(!calling.ended(), "rmmod refused, but traffic ended: {:?}", calling.wait()?.errors());
+        ensure!(
+            removed.errors().contains("in use"),
+            "rmmod failed with something else: {}",
+            removed.errors()
+        );
+        ensure!(
+            !calling.ended(),
+            "rmmod refused, but traffic ended: {:?}",
+            calling.wait()?.errors()
+        );
         stop_traffic(lab)?;
         let _ = (calling.wait()?, serving.wait()?);
         pair.client.delete(lab)?;
@@ -72,13 +106,25 @@ fn netdev_gone(context: &Context) -> Result<()> {
     let pair = Pair::add(lab, context.ours, context.ours)?;
     // Connected but silent: kernel 7.3's thunderbolt_net warns when it is unbound while it polls its ring.
     let (serving, calling) = super::errors::start_scene(lab, &pair, "idle")?;
-    lab.sh(0, &format!("d=$(readlink -f /sys/class/net/{0}/device); echo ${{d##*/}} > $d/driver/unbind", pair.client.netdev))?;
+    lab.sh(
+        0,
+        &format!(
+            "d=$(readlink -f /sys/class/net/{0}/device); echo ${{d##*/}} > $d/driver/unbind",
+            pair.client.netdev
+        ),
+    )?;
     let report: serde_json::Value = serde_json::from_str(&calling.ok()?)?;
-    ensure!(report["removed"] == true, "the program did not notice that its device is gone: {report}");
+    ensure!(
+        report["removed"] == true,
+        "the program did not notice that its device is gone: {report}"
+    );
     lab.run(1, &["pkill", "-KILL", "-x", "verbs.py"], Duration::from_secs(20))?;
     let _ = serving.wait()?;
     let links = lab.ok(0, &["rdma", "link"])?;
-    ensure!(!links.contains(&pair.client.name), "the link outlived its network device: {links}");
+    ensure!(
+        !links.contains(&pair.client.name),
+        "the link outlived its network device: {links}"
+    );
     lab.sh(0, "for d in /sys/bus/thunderbolt/devices/*.*; do echo ${d##*/} > /sys/bus/thunderbolt/drivers/thunderbolt-net/bind; done; true")?;
     both_up(lab)?;
     lab.ok(1, &["rdma", "link", "del", &pair.server.name])?;
@@ -126,7 +172,9 @@ fn fifty(context: &Context) -> Result<()> {
     }
     let after = [memory(lab, 0)?, memory(lab, 1)?];
     for host in 0..2 {
-        before[host].compare(&after[host]).with_context(|| format!("host {host} after {ROUNDS} rounds"))?;
+        before[host]
+            .compare(&after[host])
+            .with_context(|| format!("host {host} after {ROUNDS} rounds"))?;
     }
     Ok(())
 }
@@ -152,8 +200,11 @@ const SLACK_OBJECTS: i64 = ROUNDS as i64 - 10;
 const SLACK_KIB: i64 = 6 << 10;
 
 fn memory(lab: &Lab, host: usize) -> Result<Memory> {
-    lab.sh(host, "sync; echo 3 > /proc/sys/vm/drop_caches; sleep 0.3; echo 3 > /proc/sys/vm/drop_caches; \
-                  for c in /sys/kernel/slab/*/shrink; do echo 1 > $c; done 2>/dev/null; true")?;
+    lab.sh(
+        host,
+        "sync; echo 3 > /proc/sys/vm/drop_caches; sleep 0.3; echo 3 > /proc/sys/vm/drop_caches; \
+                  for c in /sys/kernel/slab/*/shrink; do echo 1 > $c; done 2>/dev/null; true",
+    )?;
     let info = parse::meminfo(&lab.ok(host, &["cat", "/proc/meminfo"])?);
     Ok(Memory {
         slabs: parse::slabs(&lab.ok(host, &["cat", "/proc/slabinfo"])?),
@@ -170,7 +221,17 @@ impl Memory {
             .filter_map(|(name, objects)| {
                 let more = objects - self.slabs.get(name).copied().unwrap_or(0);
                 // Caches of files and directories follow what programs touch, not what drivers hold.
-                let files = ["dentry", "inode", "radix_tree", "filp", "kernfs", "buffer_head", "vm_area", "anon_vma", "maple"];
+                let files = [
+                    "dentry",
+                    "inode",
+                    "radix_tree",
+                    "filp",
+                    "kernfs",
+                    "buffer_head",
+                    "vm_area",
+                    "anon_vma",
+                    "maple",
+                ];
                 (more >= SLACK_OBJECTS && !files.iter().any(|f| name.contains(f))).then(|| format!("{name} +{more}"))
             })
             .collect();
@@ -192,7 +253,10 @@ fn pull_replug(context: &Context) -> Result<()> {
         lab.sh(host, "n=0; while ls /sys/class/net | grep -q thunderbolt; do n=$((n+1)); [ $n -lt 400 ] || exit 1; sleep 0.05; done")
             .with_context(|| format!("host {host} did not notice that the cable is gone"))?;
         let links = lab.ok(host, &["rdma", "link"])?;
-        ensure!(!links.contains("netdev thunderbolt"), "a link outlived its network device on host {host}: {links}");
+        ensure!(
+            !links.contains("netdev thunderbolt"),
+            "a link outlived its network device on host {host}: {links}"
+        );
     }
     lab.cable(0, "plug", None)?;
     both_up(lab)?;
@@ -206,7 +270,9 @@ fn both_up(lab: &Lab) -> Result<()> {
     std::thread::scope(|scope| {
         let other = scope.spawn(|| lab.net_up(1));
         lab.net_up(0)?;
-        other.join().map_err(|_| anyhow::anyhow!("bringing host 1 up panicked"))?
+        other
+            .join()
+            .map_err(|_| anyhow::anyhow!("bringing host 1 up panicked"))?
     })
 }
 

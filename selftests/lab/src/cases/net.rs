@@ -29,7 +29,11 @@ pub const CASES: &[Case] = &[
         tier: Tier::Fast,
         run: all_carry,
     },
-    super::pair("net_strix", "stock thunderbolt_net carries ping and iperf3, profile strix", carries),
+    super::pair(
+        "net_strix",
+        "stock thunderbolt_net carries ping and iperf3, profile strix",
+        carries,
+    ),
 ];
 
 pub fn carries(context: &Context) -> Result<()> {
@@ -37,7 +41,10 @@ pub fn carries(context: &Context) -> Result<()> {
     for address in [ipv4(0, 1), ipv6(0, 1)] {
         lab.ok(0, &["ping", "-c", "5", "-i", "0.05", "-W", "2", &address])?;
     }
-    lab.ok(1, &["ping", "-c", "3", "-i", "0.05", "-s", "8000", "-M", "do", &ipv4(0, 0)])?;
+    lab.ok(
+        1,
+        &["ping", "-c", "3", "-i", "0.05", "-s", "8000", "-M", "do", &ipv4(0, 0)],
+    )?;
     let serving = lab.start(1, "iperf3 -s -1", Duration::from_secs(60));
     crate::verbs::wait_listen(lab, 1, 5201)?;
     let report = lab.ok(0, &["iperf3", "-J", "-t", "2", "-c", &ipv4(0, 1)])?;

@@ -29,12 +29,12 @@ fn determinism(context: &Context) -> Result<()> {
     });
     let _ = fs::remove_file(&dir);
     outcome?;
-    for host in 0..2 {
-        if let Some(line) = logs[0][host].lines().zip(logs[1][host].lines()).position(|(a, b)| a != b) {
-            let at = |run: usize| logs[run][host].lines().nth(line).unwrap_or_default().to_string();
-            bail!("host {host}: the two runs' logs differ in line {}:\n  {}\n  {}", line + 1, at(0), at(1));
+    for (host, (first, second)) in logs[0].iter().zip(&logs[1]).enumerate() {
+        if let Some(line) = first.lines().zip(second.lines()).position(|(a, b)| a != b) {
+            let at = |log: &str| log.lines().nth(line).unwrap_or_default().to_string();
+            bail!("host {host}: the two logs differ in line {}:\n  {}\n  {}", line + 1, at(first), at(second));
         }
-        ensure!(logs[0][host] == logs[1][host], "host {host}: one run's log is longer than the other's");
+        ensure!(first == second, "host {host}: one run's log is longer than the other's");
     }
     Ok(())
 }
