@@ -47,6 +47,14 @@ pub const LOGIN_HOLDOFF: Duration = Duration::from_millis(3_000);
 /// Shortest time between two ThunderboltIP requests of ours.
 pub const LOGIN_GAP: Duration = Duration::from_millis(100);
 
+/// A login with a lower number than one that came less than this ago is late. Longer than the control
+/// channel keeps a message, shorter than a reloaded peer, which numbers anew, waits to try again.
+pub const LOGIN_LATE: Duration = Duration::from_millis(2_000);
+
+/// Time that a link must have been up before what comes over it proves anything. A stock peer that
+/// is about to tear down may come up for a moment.
+pub const LOGIN_SETTLE: Duration = Duration::from_millis(1_000);
+
 /// Time between two logins on a link that is up and has brought nothing yet. A stock peer that tore
 /// down while we logged in waits for a login for ever.
 pub const LOGIN_REFRESH: Duration = Duration::from_millis(5_000);

@@ -20,7 +20,8 @@
 //! Source: `drivers/net/thunderbolt/main.c` of Linux 7.3.
 
 use crate::limits::{
-    LOGIN_GAP, LOGIN_HOLDOFF, LOGIN_REFRESH, LOGIN_RETRY, LOGOUT_RETRY, LOGOUT_TRIES, MIN_HOP, OPEN_RETRY,
+    LOGIN_GAP, LOGIN_HOLDOFF, LOGIN_LATE, LOGIN_REFRESH, LOGIN_RETRY, LOGIN_SETTLE, LOGOUT_RETRY, LOGOUT_TRIES,
+    MIN_HOP, OPEN_RETRY,
 };
 use crate::stock::control::Control;
 use crate::time::{Duration, Instant};
@@ -109,6 +110,8 @@ pub struct Login {
     phase: Phase,
     carrier: Carrier,
     action: Option<Action>,
+    /// Our requests since the start are numbered from the one after this.
+    nonce: u32,
     /// Number of our last request.
     command: u32,
     /// Number of the login not answered yet.
@@ -117,7 +120,11 @@ pub struct Login {
     accepted: Option<Instant>,
     /// The path of the peer's login, if it still counts.
     peer: Option<HopId>,
-    /// The link is up and something has come over it.
+    /// When the peer's last login came, and its number.
+    heard: Option<(Instant, u32)>,
+    /// When the link came up.
+    opened: Instant,
+    /// The link has been up for a while and something has come over it.
     confirmed: bool,
     login_reply: Option<Request>,
     logout_reply: Option<Request>,
@@ -139,10 +146,13 @@ impl Login {
             phase: Phase::Down,
             carrier: Carrier::Closed,
             action: None,
+            nonce,
             command: nonce,
             outstanding: None,
             accepted: None,
             peer: None,
+            heard: None,
+            opened: Instant(0),
             confirmed: false,
             login_reply: None,
             logout_reply: None,
@@ -187,6 +197,7 @@ impl Login {
     pub fn start(&mut self, now: Instant, path: HopId) {
         if matches!(self.phase, Phase::Down | Phase::Leaving { .. }) {
             self.config.path = path;
+            self.nonce = self.command;
             self.phase = Phase::Reset { tries: 0 };
             self.forget();
             self.next = Some(now);
@@ -255,6 +266,7 @@ impl Login {
             } else {
                 bump(&mut self.counters.ups);
                 self.confirmed = false;
+                self.opened = now;
                 self.next = Some(now.after(LOGIN_REFRESH));
             }
         }
@@ -269,9 +281,11 @@ impl Login {
         }
     }
 
-    /// A frame has come over the ring: the peer's side of the link works.
-    pub fn handle_traffic(&mut self) {
-        if matches!(self.carrier, Carrier::Open { .. }) && !self.confirmed {
+    /// Frames have come over the ring: the peer's side of the link works. To be called now and then
+    /// while they come.
+    pub fn handle_traffic(&mut self, now: Instant) {
+        let settled = now.since(self.opened) >= LOGIN_SETTLE;
+        if matches!(self.carrier, Carrier::Open { .. }) && !self.confirmed && settled {
             self.confirmed = true;
             if self.accepted.is_some() {
                 self.next = None;
@@ -380,6 +394,14 @@ impl Login {
             return;
         }
         self.login_reply = Some(request);
+        if let Some((at, command)) = self.heard {
+            let late = command.wrapping_sub(request.command) as i32 > 0;
+            if late && now.since(at) < LOGIN_LATE {
+                bump(&mut self.counters.stale);
+                return;
+            }
+        }
+        self.heard = Some((now, request.command));
         self.peer = Some(path);
         let other = match self.carrier {
             Carrier::Opening { path: now, .. } | Carrier::Open { path: now } => now != path,
@@ -400,8 +422,20 @@ impl Login {
     }
 
     fn on_login_response(&mut self, now: Instant, status: u32, request: Request) {
-        if self.outstanding != Some(request.command) || self.phase != Phase::Login {
+        if self.phase != Phase::Login {
             bump(&mut self.counters.stale);
+            return;
+        }
+        if self.outstanding != Some(request.command) {
+            bump(&mut self.counters.stale);
+            let age = self.command.wrapping_sub(request.command);
+            if age >= self.command.wrapping_sub(self.nonce) {
+                // The peer has accepted a login of a former life, perhaps after ours: begin anew.
+                self.phase = Phase::Reset { tries: 0 };
+                self.forget();
+                self.close();
+                self.soon(now);
+            }
             return;
         }
         self.outstanding = None;
@@ -634,10 +668,25 @@ mod tests {
     }
 
     #[test]
+    fn a_late_login_is_answered_and_not_believed() {
+        let mut login = machine();
+        bring_up(&mut login, 9);
+        from_peer(&mut login, ms(50), Control::login(HopId(11)), 0, 0);
+        assert_eq!(login.up(), Some(HopId(9)));
+        assert!(matches!(
+            sent(&mut login, ms(50)),
+            Some((Control::LoginResponse { .. }, ..))
+        ));
+        // A reloaded peer numbers anew; its next try is believed.
+        from_peer(&mut login, ms(5_000), Control::login(HopId(11)), 0, 0);
+        assert_eq!(login.poll_action(), Some(Action::Close));
+    }
+
+    #[test]
     fn a_restarted_peer_gets_our_login_again() {
         let mut login = machine();
         bring_up(&mut login, 9);
-        login.handle_traffic();
+        login.handle_traffic(ms(2_000));
         assert_eq!(login.poll_timeout(), None);
         from_peer(&mut login, ms(20_000), Control::login(HopId(9)), 0, 1);
         assert_eq!(login.up(), Some(HopId(9)));
@@ -655,9 +704,10 @@ mod tests {
     fn a_silent_link_is_logged_in_again() {
         let mut login = machine();
         bring_up(&mut login, 9);
+        login.handle_traffic(ms(500));
         assert_eq!(login.poll_timeout(), Some(ms(5004)));
         assert!(matches!(sent(&mut login, ms(5004)), Some((Control::Login { .. }, ..))));
-        login.handle_traffic();
+        login.handle_traffic(ms(5005));
         assert_eq!(login.poll_timeout(), None);
     }
 
@@ -678,6 +728,9 @@ mod tests {
         from_peer(&mut login, ms(2), Control::login(HopId(9)), 0, 1);
         assert_eq!(login.poll_action(), None);
         assert_eq!(login.counters().stale, 1);
+        // The peer has a login of that life: it is made to forget it.
+        while login.poll_transmit(ms(3)).is_some() {}
+        assert!(matches!(sent(&mut login, ms(101)), Some((Control::Logout, ..))));
     }
 
     #[test]
