@@ -32,7 +32,12 @@ fn determinism(context: &Context) -> Result<()> {
     for (host, (first, second)) in logs[0].iter().zip(&logs[1]).enumerate() {
         if let Some(line) = first.lines().zip(second.lines()).position(|(a, b)| a != b) {
             let at = |log: &str| log.lines().nth(line).unwrap_or_default().to_string();
-            bail!("host {host}: the two logs differ in line {}:\n  {}\n  {}", line + 1, at(first), at(second));
+            bail!(
+                "host {host}: the two logs differ in line {}:\n  {}\n  {}",
+                line + 1,
+                at(first),
+                at(second)
+            );
         }
         ensure!(first == second, "host {host}: one run's log is longer than the other's");
     }
