@@ -283,8 +283,9 @@ impl Session<'_> {
                 answer(answers, &message, Ok(&[&low]));
             }
             GET_IRQ_INFO => {
+                let vectors = self.service.with(|fabric, _| fabric.nhis()[self.nhi].profile().vectors);
                 let (flags, count) = if index == MSIX {
-                    (IRQ_EVENTFD, VECTORS as u32)
+                    (IRQ_EVENTFD, vectors as u32)
                 } else {
                     (0, 0)
                 };

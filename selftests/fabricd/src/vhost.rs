@@ -59,12 +59,17 @@ const BATCH: usize = 64;
 
 /// Serves guests of one NHI, one after another, for ever.
 pub fn serve(service: &Arc<Service>, nhi: usize, listener: &UnixListener) {
+    // A guest that shuts down device by device goes wild when we close our ends of its pipes. So they stay open until
+    // the next guest comes.
+    let mut last = None;
     for stream in listener.incoming().flatten() {
+        drop(last.take());
         let mut session = Session::new(service.clone(), nhi);
         if let Err(error) = session.run(stream) {
             eprintln!("nhi {nhi}: {error}");
         }
         session.end();
+        last = Some(session);
     }
 }
 
@@ -99,6 +104,8 @@ struct Session {
     /// The command queue, if kicks are messages.
     commands: Option<Vring>,
     workers: Vec<Worker>,
+    /// The interrupt queue's call after the end.
+    last_call: Option<Call>,
 }
 
 /// A thread that sleeps on an eventfd.
@@ -151,6 +158,7 @@ impl Session {
             slave: None,
             commands: None,
             workers: Vec::new(),
+            last_call: None,
         }
     }
 
@@ -287,8 +295,11 @@ impl Session {
     }
 
     fn stop_queue(&mut self, index: usize) {
-        if index == INTERRUPTS {
-            self.service.sinks[self.nhi].lock().line = Line::None;
+        if index != INTERRUPTS {
+            return;
+        }
+        if let Line::Queue { call, .. } = std::mem::take(&mut self.service.sinks[self.nhi].lock().line) {
+            self.last_call = Some(call);
         }
     }
 
@@ -344,7 +355,7 @@ impl Session {
 
     /// The guest is gone: everything of it goes too. Each step may find nothing to do.
     fn end(&mut self) {
-        self.service.sinks[self.nhi].lock().line = Line::None;
+        self.stop_queue(INTERRUPTS);
         for worker in self.workers.drain(..) {
             worker.stop.store(true, Ordering::Release);
             let _ = rustix::io::write(&worker.wake, &1_u64.to_ne_bytes());
@@ -353,9 +364,11 @@ impl Session {
             }
         }
         self.commands = None;
+        self.memory = GuestMemory::default();
         let nhi = self.nhi;
-        let memory = self.service.with(|fabric, now| fabric.disconnect(now, nhi));
-        drop(memory);
+        if self.service.schedule().is_none() {
+            drop(self.service.with(|fabric, now| fabric.disconnect(now, nhi)));
+        } // else the calendar does it at a virtual time that does not depend on when sockets close
         self.service.sinks[nhi].reset();
     }
 }

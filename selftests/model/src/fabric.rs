@@ -20,6 +20,8 @@ use crate::profile::{Profile, Usb4Version};
 use crate::regs::{self, Register, RingField, DISABLE_AUTO_CLEAR, MAX_HOPS};
 use crate::time::Instant;
 
+/// Hosts with more NHIs than this offer half the vectors on each, for User-mode Linux has 32 for all of its devices.
+const FULL_NHIS: usize = 2;
 /// Most notices kept until somebody takes them.
 const NOTICES: usize = 4096;
 
@@ -117,6 +119,9 @@ impl<M: Memory> Fabric<M> {
             for index in 0..shape.nhis {
                 let mut profile = topology.profile.nhi(index, topology.version);
                 profile.hops = topology.hops.unwrap_or(profile.hops);
+                if shape.nhis > FULL_NHIS {
+                    profile.vectors /= 2;
+                }
                 if !(2..=MAX_HOPS).contains(&profile.hops) {
                     return Err(TopologyError::Hops(profile.hops));
                 }

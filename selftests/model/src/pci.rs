@@ -57,7 +57,7 @@ impl Function {
         function.put(PM, &[0x01, EXPRESS as u8, 0x03, 0x00]);
         // PCI Express version 2, root complex integrated endpoint.
         function.put(EXPRESS, &[0x10, MSIX as u8, 0x92, 0x00, 0x01, 0x80, 0x00, 0x00]);
-        let last = (VECTORS - 1) as u8;
+        let last = (profile.vectors - 1) as u8;
         function.put(
             MSIX,
             &[0x11, 0x00, last, 0x00, 2, 0, 0, 0, 2, (PENDING >> 8) as u8, 0, 0],

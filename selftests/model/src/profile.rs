@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Kinds of machine: what a host's NHIs look like to a driver.
 
+use crate::regs::VECTORS;
+
 /// USB4 major version the routers report. It decides how the driver resets a router and how fast a link is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Usb4Version {
@@ -30,6 +32,8 @@ pub struct NhiProfile {
     /// Rings per direction, ring 0 included: the driver's `hop_count`.
     pub hops: usize,
     pub version: Usb4Version,
+    /// MSI-X vectors, at most 16 and no fewer than the driver's minimum of 6.
+    pub vectors: usize,
 }
 
 impl Profile {
@@ -54,6 +58,7 @@ impl Profile {
             device,
             hops,
             version,
+            vectors: VECTORS,
         }
     }
 }
