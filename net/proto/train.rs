@@ -18,6 +18,8 @@
 //! - A head carries its absolute sequence. Its pages are good only if it follows them directly, as
 //!   many are held as it says, of as many bytes, and the gaps seen since the head before add up to
 //!   all that is missing: so a loss of 13 frames, or 26, which the markers cannot show, is seen too.
+//! - A gap of more than 6 may be a long loss or a frame that came twice or out of place. It makes the
+//!   sum worthless: no pages are delivered with the next head.
 //!
 //! A good head without pages is delivered whatever happened before it. Work per frame is bounded; no
 //! more than [`MAX_PAGES`] pages are held.
@@ -70,6 +72,9 @@ impl Train {
         self.first.plus(index as u32).page_eof()
     }
 }
+
+/// Widest gap between two pages that is taken for a loss and nothing else.
+const MAX_GAP: u32 = 6;
 
 /// What the ring says about a frame, beside its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +190,8 @@ pub struct Inbound {
     received: u32,
     /// Sequence of the next frame, as far as the markers have shown.
     expect: Seq,
+    /// A gap since the last good head was too wide to tell what it was.
+    doubt: bool,
     held: u32,
     held_bytes: u32,
     depth: u32,
@@ -203,6 +210,7 @@ impl Inbound {
             base: first,
             received: 0,
             expect: first,
+            doubt: false,
             held: 0,
             held_bytes: 0,
             depth: u32::from(depth),
@@ -288,6 +296,7 @@ impl Inbound {
             self.drop_held();
             drop_held = Some(Drop::Count);
         }
+        self.doubt |= gap > MAX_GAP;
         self.expect = self.expect.plus(gap).plus(1);
         self.received = self.received.saturating_add(1);
         self.held = self.held.saturating_add(1);
@@ -316,6 +325,7 @@ impl Inbound {
         let held = self.held;
         self.base = header.seq.plus(1);
         self.expect = self.base;
+        self.doubt = false;
         self.received = 0;
         self.answer |= header.probe;
         let credit = Some(header.credit);
@@ -349,7 +359,7 @@ impl Inbound {
     fn judge(&self, header: &Header) -> Result<(), Drop> {
         if header.pages == 0 {
             Ok(())
-        } else if header.seq != self.expect {
+        } else if self.doubt || header.seq != self.expect {
             Err(Drop::Gap)
         } else if u32::from(header.pages) != self.held {
             Err(Drop::Count)

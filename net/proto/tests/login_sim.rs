@@ -388,11 +388,11 @@ impl<A: Side, B: Side> World<A, B> {
 
     fn verdict(&mut self) {
         let path = self.path;
-        for i in 0..2 {
+        for (i, path) in path.into_iter().enumerate() {
             let receives = self.sides()[1 - i].up();
             assert_eq!(
                 receives,
-                Some(path[i]),
+                Some(path),
                 "side {} does not receive where side {i} sends",
                 1 - i
             );

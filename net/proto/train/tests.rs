@@ -164,6 +164,23 @@ fn frames_out_of_order_deliver_nothing_wrong() {
 }
 
 #[test]
+fn a_frame_that_comes_twice_does_not_hide_a_loss_of_13() {
+    let (mut s, mut lane) = setup();
+    let mut frames = s.train(3);
+    frames.pop();
+    // Now the head before it is lost, a page has come twice, and 13 frames are lost further on.
+    frames.insert(2, frames[1].clone());
+    frames.extend(s.train(4));
+    for _ in 0..9 {
+        frames.extend(s.train(0));
+    }
+    frames.extend(s.train(4));
+    frames.drain(6..19);
+    assert_eq!(trains(&feed(&mut lane, &frames)), [0; 0]);
+    assert_eq!(trains(&feed(&mut lane, &s.train(4))), [4]);
+}
+
+#[test]
 fn a_head_without_pages_is_delivered_whatever_was_before_it() {
     let (mut s, mut lane) = setup();
     let mut frames = s.train(9);
