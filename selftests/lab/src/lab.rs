@@ -104,6 +104,12 @@ impl Lab {
         asked.map(|_| ())
     }
 
+    /// Ends a lab that was started here and removes its state, logs included.
+    pub fn discard(mut self) {
+        self.end();
+        let _ = fs::remove_dir_all(&self.state);
+    }
+
     /// Runs a program in a guest to its end, whatever its status.
     pub fn run(&self, host: usize, argv: &[&str], timeout: Duration) -> Result<Output> {
         exec(&self.state, host, argv.iter().map(|s| s.to_string()).collect(), timeout)

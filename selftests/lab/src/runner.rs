@@ -95,8 +95,8 @@ fn selected(plan: &Plan) -> Vec<Case> {
 /// The context a case runs in: the shared lab if it fits, a new one otherwise.
 fn prepare<'a>(plan: &Plan, case: &Case, shared: &'a mut Option<(Bench, Context)>) -> Result<&'a Context> {
     if shared.as_ref().is_none_or(|(bench, _)| *bench != case.bench) {
-        // The old lab ends before the next one starts.
-        drop(shared.take());
+        // The old lab ends before the next one starts; one without a failure leaves nothing to look at.
+        discard(shared.take());
         let lab = match case.bench.spec(plan.tier, plan.kernel, plan.seed)? {
             Some(spec) => Some(Lab::up(&format!("test-{}", std::process::id()), spec)?),
             None => None,
@@ -114,6 +114,12 @@ fn prepare<'a>(plan: &Plan, case: &Case, shared: &'a mut Option<(Bench, Context)
     match shared {
         Some((_, context)) => Ok(context),
         None => bail!("no lab"),
+    }
+}
+
+fn discard(shared: Option<(Bench, Context)>) {
+    if let Some(lab) = shared.and_then(|(_, context)| context.lab) {
+        lab.discard();
     }
 }
 

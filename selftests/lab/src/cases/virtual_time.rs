@@ -54,7 +54,7 @@ fn once(context: &Context, script: &Path) -> Result<Vec<String>> {
         ..LabSpec::default()
     };
     let lab = Lab::up(&format!("test-virtual-{}", std::process::id()), spec)?;
-    (0..2)
+    let logs = (0..2)
         .map(|host| {
             let dir = lab.state.join(format!("h{host}.out"));
             let log = fs::read_to_string(dir.join("dmesg")).with_context(|| format!("{}", dir.display()))?;
@@ -63,5 +63,7 @@ fn once(context: &Context, script: &Path) -> Result<Vec<String>> {
             }
             Ok(log)
         })
-        .collect()
+        .collect::<Result<Vec<String>>>()?;
+    lab.discard();
+    Ok(logs)
 }
