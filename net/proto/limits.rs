@@ -47,7 +47,7 @@ pub const LOGIN_HOLDOFF: Duration = Duration::from_millis(3_000);
 /// Shortest time between two ThunderboltIP requests of ours.
 pub const LOGIN_GAP: Duration = Duration::from_millis(100);
 
-/// A login with a lower number than one that came less than this ago is late. Longer than the control
+/// A request with a lower number than one that came less than this ago is late. Longer than the control
 /// channel keeps a message, shorter than a reloaded peer, which numbers anew, waits to try again.
 pub const LOGIN_LATE: Duration = Duration::from_millis(2_000);
 

@@ -120,7 +120,7 @@ pub struct Login {
     accepted: Option<Instant>,
     /// The path of the peer's login, if it still counts.
     peer: Option<HopId>,
-    /// When the peer's last login came, and its number.
+    /// When the peer's last request came, and its number.
     heard: Option<(Instant, u32)>,
     /// When the link came up.
     opened: Instant,
@@ -393,15 +393,11 @@ impl Login {
         if matches!(self.phase, Phase::Down | Phase::Leaving { .. }) {
             return;
         }
-        self.login_reply = Some(request);
-        if let Some((at, command)) = self.heard {
-            let late = command.wrapping_sub(request.command) as i32 > 0;
-            if late && now.since(at) < LOGIN_LATE {
-                bump(&mut self.counters.stale);
-                return;
-            }
+        // An answer to a late login would be taken for one to a later login that may be lost.
+        if self.late(now, request) {
+            return;
         }
-        self.heard = Some((now, request.command));
+        self.login_reply = Some(request);
         self.peer = Some(path);
         let other = match self.carrier {
             Carrier::Opening { path: now, .. } | Carrier::Open { path: now } => now != path,
@@ -452,7 +448,7 @@ impl Login {
 
     fn on_logout(&mut self, now: Instant, request: Request) {
         self.logout_reply = Some(request);
-        if matches!(self.phase, Phase::Down | Phase::Leaving { .. }) {
+        if matches!(self.phase, Phase::Down | Phase::Leaving { .. }) || self.late(now, request) {
             return;
         }
         if matches!(self.carrier, Carrier::Opening { .. } | Carrier::Open { .. }) {
@@ -484,6 +480,19 @@ impl Login {
             }
             _ => bump(&mut self.counters.stale),
         }
+    }
+
+    /// Whether the peer sent something after `request` that came before it.
+    fn late(&mut self, now: Instant, request: Request) -> bool {
+        if let Some((at, command)) = self.heard {
+            let older = command.wrapping_sub(request.command) as i32 > 0;
+            if older && now.since(at) < LOGIN_LATE {
+                bump(&mut self.counters.stale);
+                return true;
+            }
+        }
+        self.heard = Some((now, request.command));
+        false
     }
 
     /// Void both logins.
@@ -668,15 +677,12 @@ mod tests {
     }
 
     #[test]
-    fn a_late_login_is_answered_and_not_believed() {
+    fn a_late_login_is_not_believed() {
         let mut login = machine();
         bring_up(&mut login, 9);
         from_peer(&mut login, ms(50), Control::login(HopId(11)), 0, 0);
         assert_eq!(login.up(), Some(HopId(9)));
-        assert!(matches!(
-            sent(&mut login, ms(50)),
-            Some((Control::LoginResponse { .. }, ..))
-        ));
+        assert_eq!(sent(&mut login, ms(50)), None);
         // A reloaded peer numbers anew; its next try is believed.
         from_peer(&mut login, ms(5_000), Control::login(HopId(11)), 0, 0);
         assert_eq!(login.poll_action(), Some(Action::Close));
