@@ -110,14 +110,20 @@ pub(super) fn add(name: &CStr, netdev: &Netdev) -> Result {
 }
 
 fn register(name: &CStr, ib: NonNull<c::ib_device>, netdev: &Netdev) -> Result {
-    let device = Device::new(IbDev(ib), netdev)?;
-    let raw = Arc::into_raw(device);
+    let raw = Arc::into_raw(Device::new(IbDev(ib), netdev)?);
     // SAFETY: The device is not yet known to anybody else; `inner` keeps `raw` alive until `dealloc_driver`.
     unsafe { (*ib.cast::<c::usb4_device>().as_ptr()).inner = raw.cast_mut().cast() };
     // SAFETY: `dealloc_driver` drops the hook before the device.
     unsafe { (*raw).listen(netdev::Hook::new(netdev, raw)?) };
     {
         let mut registry = DEVICES.lock();
+        for listed in registry.listed.iter() {
+            // SAFETY: Entries leave the list before their device's half of ours goes.
+            if unsafe { device(listed.0.as_ptr()) }.netdev().as_ref() == Some(netdev) {
+                // The first one's hook would take the second one's packets.
+                return Err(EEXIST);
+            }
+        }
         registry.listed.push(Listed(ib), GFP_KERNEL)?;
         // SAFETY: `ib` is alive; the list's reference is given back by whoever removes the entry.
         unsafe { c::usb4_ib_get_ref(ib.as_ptr()) };
