@@ -160,9 +160,9 @@ impl LabSpec {
                 self.smp
             );
         }
-        if self.tier == Tier::Fast && self.nhis > 2 {
+        if self.tier == Tier::Fast && self.nhis > 4 {
             bail!(
-                "{} host routers do not fit a fast-tier guest, which has 32 interrupt vectors for 16 a router: \
+                "{} host routers do not fit a fast-tier guest, which has 32 interrupt vectors for 8 a router: \
                  use fewer cables or --profile intel",
                 self.nhis
             );

@@ -23,9 +23,9 @@ pub const CASES: &[Case] = &[
         run: all_carry,
     },
     Case {
-        name: "net_two_strix",
-        about: "two cables between two hosts come up and carry, profile strix",
-        bench: Bench::Pair(Profile::Strix, 2),
+        name: "net_four_strix",
+        about: "four cables between two hosts come up and carry, profile strix",
+        bench: Bench::Pair(Profile::Strix, 4),
         tier: Tier::Fast,
         run: all_carry,
     },
