@@ -18,8 +18,9 @@
 //! - A head carries its absolute sequence. Its pages are good only if it follows them directly, as
 //!   many are held as it says, of as many bytes, and the gaps seen since the head before add up to
 //!   all that is missing: so a loss of 13 frames, or 26, which the markers cannot show, is seen too.
-//! - A gap of more than 6 may be a long loss or a frame that came twice or out of place. It makes the
-//!   sum worthless: no pages are delivered with the next head.
+//! - A gap of more than 4 may be a long loss or a frame that came twice or out of place: such a frame
+//!   makes at most three gaps, which add up to 13, so one of them is wider than 4. It makes the sum
+//!   worthless: no pages are delivered with the next head.
 //!
 //! A good head without pages is delivered whatever happened before it. Work per frame is bounded; no
 //! more than [`MAX_PAGES`] pages are held.
@@ -74,7 +75,7 @@ impl Train {
 }
 
 /// Widest gap between two pages that is taken for a loss and nothing else.
-const MAX_GAP: u32 = 6;
+const MAX_GAP: u32 = 4;
 
 /// What the ring says about a frame, beside its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,6 +21,8 @@ use tbip::train::{Arrival, Frame, Inbound, Train};
 /// A frame on the wire.
 #[derive(Clone)]
 struct Wire {
+    /// Place on the ring, as the sender counts.
+    number: u64,
     sof: u8,
     eof: u8,
     spoiled: bool,
@@ -94,8 +96,10 @@ impl Ring {
             self.queue.push_back(frame.clone());
         }
         self.queue.push_back(frame);
+        // Frames that were neighbours change places. Farther is beyond what is promised: a frame that
+        // takes the very place of one that is lost 13 before it cannot be told from it.
         let n = self.queue.len();
-        if n > 1 && rng.chance(w.swap) {
+        if n > 1 && self.queue[n - 2].number + 1 == self.queue[n - 1].number && rng.chance(w.swap) {
             self.queue.swap(n - 1, n - 2);
         }
     }
@@ -167,6 +171,7 @@ impl World {
     fn put(&mut self, i: usize, train: Train, meta: &[u8], inline: &[u8], pages: &[&[u8]]) {
         let mut frame = |eof: u8, bytes: Vec<u8>| {
             let wire = Wire {
+                number: self.rings[i].sent,
                 sof: SOF,
                 eof,
                 spoiled: false,
