@@ -99,6 +99,8 @@ pub struct Fabric<M> {
     notices: Vec<Notice>,
     /// Counts changes of paths and links: a route found earlier is stale.
     route_epoch: u64,
+    /// How much before its time a frame may be sent or arrive.
+    slack_ns: u64,
     /// Tx rings that wait for a receiver, in the order they began to.
     stalled: Vec<(usize, usize)>,
     held: Vec<data::Held>,
@@ -140,6 +142,7 @@ impl<M: Memory> Fabric<M> {
             interrupts: Vec::new(),
             notices: Vec::new(),
             route_epoch: 1,
+            slack_ns: 0,
             stalled: Vec::new(),
             held: Vec::new(),
             spare: Vec::new(),
@@ -461,6 +464,11 @@ impl<M: Memory> Fabric<M> {
                     .set(rules, seed.map(|seed| seed.wrapping_add(index as u64)));
             }
         }
+    }
+
+    /// Lets frames on timed cables be sent and arrive this much early. 0, the start value, keeps times exact.
+    pub fn set_slack(&mut self, slack_ns: u64) {
+        self.slack_ns = slack_ns;
     }
 
     /// Sets a cable's line rate (`None`: frames take no time) from the next frame on.

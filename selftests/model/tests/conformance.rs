@@ -284,6 +284,37 @@ fn the_line_rate_is_kept() {
 }
 
 #[test]
+fn slack_sends_early_and_keeps_the_rate_on_average() {
+    let mut world = World::talking(&pair(Profile::Strix, 1, Some(10_000_000_000), 500), 0, 0);
+    world.fabric.set_slack(50_000);
+    for _ in 0..10 {
+        world.send(0, 1, &[1; 4096]);
+    }
+    assert_eq!(
+        (world.reap(0, 1), world.receive(1, 1).len()),
+        (10, 10),
+        "34 us of frames at once"
+    );
+    world.fill(1, 1, 10);
+    let start = world.now;
+    let mut received = 0;
+    while received < 1000 {
+        world.send(0, 1, &[1; 4096]);
+        world.run_ns(3_000);
+        world.reap(0, 1);
+        while world.drivers[0].in_flight(1) == RING - 1 {
+            world.run_ns(1_000);
+            world.reap(0, 1);
+        }
+        let frames = world.receive(1, 1).len();
+        received += frames;
+        world.fill(1, 1, frames as u32);
+    }
+    let elapsed = world.now.ns_since(start);
+    assert!((3_380_000..3_480_000).contains(&elapsed), "{elapsed}");
+}
+
+#[test]
 fn rings_share_a_line_fairly() {
     let topology = pair(Profile::Intel, 1, Some(10_000_000_000), 0);
     let mut world = World::talking(&topology, 0, 0);

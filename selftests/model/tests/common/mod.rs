@@ -393,6 +393,11 @@ impl Driver {
         u64::from(16 * RING * index)
     }
 
+    /// Tx descriptors posted and not yet reaped.
+    pub fn in_flight(&self, ring: u32) -> u32 {
+        (self.head[0][ring as usize] + RING - self.tail[0][ring as usize]) % RING
+    }
+
     fn post(&mut self, transmit: bool, ring: u32, buffer: u64, word: u32) {
         let head = &mut self.head[usize::from(!transmit)][ring as usize];
         let at = u64::from(*head) * 16;
