@@ -26,7 +26,7 @@
 //! Little-endian words as in [`crate::wire`]. The fields up to offset 96 stay where they are in
 //! every version; a longer body is a later version's and its end is skipped.
 
-use crate::limits::{MAX_LANES, MAX_PAGES};
+use crate::limits::{MAX_DEPTH, MAX_LANES, MAX_PAGES, MIN_DEPTH};
 use crate::wire::{Ends, Header, HopId, Mac, Message, MessageBuf, Reader, Route, Uuid, WireError};
 
 /// Key of the property directory, also the service name: 8 characters, the maximum.
@@ -166,6 +166,29 @@ pub struct Abilities {
     pub mtu: u16,
     /// Receive descriptors that it promises, per lane.
     pub depth: [u16; MAX_LANES],
+}
+
+impl Abilities {
+    /// Abilities of this version of ours with `lanes` lanes of `depth` receive descriptors each.
+    #[must_use]
+    pub fn ours(mac: Mac, mtu: u16, lanes: u8, depth: u16, features: Features) -> Self {
+        let lanes = lanes.clamp(1, MAX_LANES as u8);
+        let mut depths = [0; MAX_LANES];
+        for d in depths.iter_mut().take(usize::from(lanes)) {
+            *d = depth.clamp(MIN_DEPTH, MAX_DEPTH);
+        }
+        Self {
+            version: VERSION,
+            oldest: OLDEST,
+            features,
+            required: Features(0),
+            lanes,
+            max_pages: MAX_PAGES as u8,
+            mac,
+            mtu,
+            depth: depths,
+        }
+    }
 }
 
 /// A control message of the native wire, checked.

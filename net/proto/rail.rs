@@ -22,59 +22,22 @@
 //!
 //! The caller lends a driver: it is given one [`Action`] at a time and answers each.
 
+mod plan;
+
+pub use plan::{Plan, RailId};
+
 use crate::limits::{
-    BYE_RETRY, BYE_TRIES, DEAD, KEEPALIVE, MAX_LANES, MIN_DEPTH, MIN_HOP, OPEN_RETRY, STATUS_GAP, STATUS_RETRY,
-    STATUS_RETRY_MAX,
+    BYE_RETRY, BYE_TRIES, DEAD, KEEPALIVE, MAX_DEPTH, MAX_LANES, OPEN_RETRY, STATUS_GAP, STATUS_RETRY, STATUS_RETRY_MAX,
 };
-use crate::native::{Abilities, Decoded, Features, Foreign, Kind, Level, Status, OLDEST, VERSION};
+use crate::native::{Abilities, Decoded, Features, Foreign, Kind, Level, Status};
 use crate::time::{Duration, Instant};
-use crate::wire::{bump, Ends, HopId, Mac, Message, MessageBuf, Route, Uuid, WireError};
+use crate::wire::{bump, Ends, HopId, Message, MessageBuf, Route, WireError};
 
 /// How many replaced epochs of the peer are remembered.
 const RETIRED: usize = 8;
 
 /// Epochs of one life of a side count up; this far apart they are of different lives.
 const SAME_LIFE: u64 = 1 << 16;
-
-/// What both ends call this cable: its two ends, the lower first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RailId {
-    /// Domain of the lower end, and the route on which it sees the other.
-    pub low: (Uuid, Route),
-    /// Domain of the upper end, and the route on which it sees the other.
-    pub high: (Uuid, Route),
-}
-
-/// What has been agreed with one pair of epochs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// The cable's name on both ends.
-    pub rail: RailId,
-    /// Our epoch.
-    pub local_epoch: u64,
-    /// The peer's epoch.
-    pub remote_epoch: u64,
-    /// Version of the wire.
-    pub version: u8,
-    /// Features that both have.
-    pub features: Features,
-    /// Lanes, at least 1. Lane `i` is one transmit and one receive ring.
-    pub lanes: u8,
-    /// HopIDs that we transmit on.
-    pub transmit: [HopId; MAX_LANES],
-    /// HopIDs that the peer transmits on, which is where we receive.
-    pub receive: [HopId; MAX_LANES],
-    /// Receive descriptors that we promise.
-    pub local_depth: [u16; MAX_LANES],
-    /// Receive descriptors that the peer promises.
-    pub remote_depth: [u16; MAX_LANES],
-    /// Most page frames of a train, either way.
-    pub max_pages: u8,
-    /// The peer's Ethernet address.
-    pub mac: Mac,
-    /// The peer's largest MTU.
-    pub mtu: u16,
-}
 
 /// What the driver is to do, one at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -756,10 +719,10 @@ impl Rail {
             }
             Work::Allocated if peer.level >= Level::Paths => {
                 let plan = self.plan(&peer);
-                if plan.is_some_and(|plan| valid(&plan)) {
-                    self.plan = plan;
+                if plan.valid() {
+                    self.plan = Some(plan);
                     self.work = Work::Opening;
-                    self.action = plan.map(Action::Open);
+                    self.action = Some(Action::Open(plan));
                 } else {
                     // HopIDs that cannot be: nothing to wait for in this pair.
                     bump(&mut self.counters.failures);
@@ -782,11 +745,11 @@ impl Rail {
         self.config.abilities.lanes.min(peer.abilities.lanes).max(1)
     }
 
-    fn plan(&self, peer: &Peer) -> Option<Plan> {
+    fn plan(&self, peer: &Peer) -> Plan {
         let ends = &self.config.ends;
         let (ours, theirs) = (&self.config.abilities, &peer.abilities);
         let (here, there) = ((ends.local, ends.route), (ends.remote, peer.route));
-        Some(Plan {
+        Plan {
             rail: RailId {
                 low: here.min(there),
                 high: here.max(there),
@@ -799,43 +762,10 @@ impl Rail {
             transmit: self.paths,
             receive: peer.paths,
             local_depth: ours.depth,
-            remote_depth: theirs.depth,
+            remote_depth: theirs.depth.map(|depth| depth.min(MAX_DEPTH)),
             max_pages: ours.max_pages.min(theirs.max_pages),
             mac: theirs.mac,
             mtu: theirs.mtu,
-        })
-    }
-}
-
-/// Whether the peer's HopIDs and depths can be worked with.
-fn valid(plan: &Plan) -> bool {
-    let lanes = usize::from(plan.lanes);
-    let used = plan.receive.get(..lanes).unwrap_or(&[]);
-    used.iter().enumerate().all(|(i, hop)| {
-        let before = used.get(..i).unwrap_or(&[]);
-        hop.0 >= MIN_HOP && !before.contains(hop)
-    }) && plan.remote_depth.iter().take(lanes).all(|depth| *depth >= MIN_DEPTH)
-}
-
-impl Abilities {
-    /// Abilities of this version of ours with `lanes` lanes of `depth` receive descriptors each.
-    #[must_use]
-    pub fn ours(mac: Mac, mtu: u16, lanes: u8, depth: u16, features: Features) -> Self {
-        let lanes = lanes.clamp(1, MAX_LANES as u8);
-        let mut depths = [0; MAX_LANES];
-        for d in depths.iter_mut().take(usize::from(lanes)) {
-            *d = depth;
-        }
-        Self {
-            version: VERSION,
-            oldest: OLDEST,
-            features,
-            required: Features(0),
-            lanes,
-            max_pages: crate::limits::MAX_PAGES as u8,
-            mac,
-            mtu,
-            depth: depths,
         }
     }
 }

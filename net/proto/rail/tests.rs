@@ -2,6 +2,7 @@
 //! Unit tests of the rail machine: two machines back to back, without loss.
 
 use super::*;
+use crate::wire::{Mac, Uuid};
 
 const A: Uuid = Uuid([0xa; 16]);
 const B: Uuid = Uuid([0xb; 16]);
