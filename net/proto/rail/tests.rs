@@ -220,6 +220,37 @@ fn a_late_message_of_a_former_life_voids_nothing() {
 }
 
 #[test]
+fn a_former_life_adopted_by_mistake_is_left_again() {
+    let ends = config(B, A, 1).ends;
+    let mut a = Rail::new(config(A, B, 1), 1_000_000);
+    a.start(ms(0));
+    let hello = |epoch: u64, rail: &Rail| Status {
+        kind: Kind::At(Level::Hello),
+        seen: Level::Hello,
+        epoch,
+        peer_epoch: rail.epoch(),
+        route: Route(1),
+        abilities: config(B, A, 1).abilities,
+        busy: 0,
+        paths: [HopId(0); MAX_LANES],
+    };
+    let take = |a: &mut Rail, now: Instant, epoch: u64| {
+        let status = hello(epoch, a);
+        a.handle_message(now, status.message(&ends, 0).as_bytes()).unwrap();
+    };
+    // The peer is in its life 9 000 000 when a message of its life 50 comes late.
+    take(&mut a, ms(1), 9_000_000);
+    take(&mut a, ms(2), 50);
+    assert_eq!(a.counters().adopted, 2);
+    take(&mut a, ms(3), 9_000_000);
+    assert_eq!((a.counters().adopted, a.counters().stale), (2, 1));
+    // That life says nothing more.
+    a.handle_timeout(ms(2).after(DEAD));
+    take(&mut a, ms(4_000), 9_000_000);
+    assert_eq!(a.counters().adopted, 3);
+}
+
+#[test]
 fn hop_ids_that_cannot_be_are_not_opened() {
     let mut pair = Pair::new([config(A, B, 1), config(B, A, 1)]);
     pair.rails[0].handle_timeout(ms(0));

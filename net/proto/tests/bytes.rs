@@ -50,7 +50,7 @@ fn message(rng: &mut Rng, protocol: Uuid, epoch: u64) -> Vec<u8> {
 
 #[test]
 fn any_messages_leave_the_rail_machine_sane() {
-    seeds("bytes", 100, |seed| {
+    seeds("bytes", 100, &[], |seed| {
         let mut rng = Rng::new(seed);
         let abilities = Abilities::ours(Mac([2; 6]), 1500, 2, 64, Features(0));
         let mut rail = Rail::new(rail::Config { ends: ENDS, abilities }, 10);
@@ -95,7 +95,7 @@ fn any_messages_leave_the_rail_machine_sane() {
 
 #[test]
 fn any_messages_leave_the_login_machine_sane() {
-    seeds("bytes", 100, |seed| {
+    seeds("bytes", 100, &[], |seed| {
         let mut rng = Rng::new(seed);
         let config = login::Config {
             ends: ENDS,
@@ -152,7 +152,7 @@ fn any_messages_leave_the_login_machine_sane() {
 
 #[test]
 fn any_frames_leave_a_lane_sane() {
-    seeds("bytes", 100, |seed| {
+    seeds("bytes", 100, &[], |seed| {
         let mut rng = Rng::new(seed);
         let first = Seq(rng.next() as u32);
         let mut lane = Inbound::new(first, 256);

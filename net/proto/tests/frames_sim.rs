@@ -22,7 +22,7 @@ fn packet(id: u16, len: usize) -> Vec<u8> {
 
 #[test]
 fn packets_come_out_as_they_went_in_or_not_at_all() {
-    seeds("frames_sim", 150, |seed| {
+    seeds("frames_sim", 150, &[], |seed| {
         let mut rng = Rng::new(seed);
         let (loss, corrupt) = (rng.pick(&[0.0, 0.01, 0.2]), rng.pick(&[0.0, 0.01, 0.1]));
         let (dup, swap) = (rng.pick(&[0.0, 0.01, 0.1]), rng.pick(&[0.0, 0.01, 0.1]));

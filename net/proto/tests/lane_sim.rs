@@ -325,7 +325,7 @@ impl World {
 
 #[test]
 fn nothing_is_delivered_wrong_or_twice_or_with_a_hole() {
-    seeds("lane_sim", 250, |seed| {
+    seeds("lane_sim", 250, &[], |seed| {
         let mut world = World::new(seed);
         world.run(250);
         world.books();
@@ -365,7 +365,7 @@ fn nothing_is_delivered_wrong_or_twice_or_with_a_hole() {
 
 #[test]
 fn a_lane_on_which_nothing_passes_for_a_while_comes_back() {
-    seeds("lane_sim", 100, |seed| {
+    seeds("lane_sim", 100, &[], |seed| {
         let mut world = World::new(seed);
         for ring in &mut world.rings {
             ring.weather = Weather::default();

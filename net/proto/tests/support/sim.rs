@@ -44,14 +44,15 @@ impl Rng {
     }
 }
 
-/// Run `test` for many seeds; name the seed that fails.
-pub fn seeds(file: &str, default: u64, test: impl Fn(u64)) {
+/// Run `test` for `default` seeds and for those of `kept` that once failed; name the seed that fails.
+pub fn seeds(file: &str, default: u64, kept: &[u64], test: impl Fn(u64)) {
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     let (first, count) = match number("TBIP_SEED") {
         Some(seed) => (seed, 1),
         None => (0, number("TBIP_SEEDS").unwrap_or(default)),
     };
-    for seed in first..first + count {
+    let kept = if count == 1 { &[] } else { kept };
+    for seed in (first..first + count).chain(kept.iter().copied()) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| test(seed))) {
             eprintln!("seed {seed} failed; replay: TBIP_SEED={seed} cargo test -p tbip --test {file}");
             resume_unwind(panic);
