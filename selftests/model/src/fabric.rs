@@ -2,11 +2,14 @@
 //! The fabric: several hosts' NHIs and the cables between them, driven by MMIO, time and commands.
 //!
 //! One value holds everything and each call says what time it is, so a run is a pure function of its inputs. The parts:
-//! [`config`] answers the control channel, [`link`] trains cables and tells of plugs, [`data`] moves frames.
+//! [`config`] answers the control channel, [`link`] trains cables and tells of plugs,
+//! [`data`] moves frames by [`route`] and [`deliver`].
 
 mod config;
 mod data;
+mod deliver;
 mod link;
+mod route;
 
 use crate::adapter::Kind;
 use crate::cable::{Cable, PortId};
@@ -103,7 +106,7 @@ pub struct Fabric<M> {
     slack_ns: u64,
     /// Tx rings that wait for a receiver, in the order they began to.
     stalled: Vec<(usize, usize)>,
-    held: Vec<data::Held>,
+    held: Vec<deliver::Held>,
     spare: Vec<Vec<u8>>,
 }
 
@@ -324,6 +327,10 @@ impl<M: Memory> Fabric<M> {
         self.step(now);
         let now = self.now;
         let state = &mut self.nhis[nhi];
+        if state.memory.is_none() {
+            // The last words of a guest that is gone.
+            return;
+        }
         state.counters.mmio_writes += 1;
         let signals = match regs::decode(offset, state.hops()) {
             Register::Ring { transmit, ring, field } => {

@@ -120,6 +120,9 @@ fn a_pulled_cable_is_told_of_and_comes_back() {
 #[test]
 fn a_killed_guest_is_unplugged_and_its_successor_is_found() {
     let mut world = World::talking(&plain(), 0, 0);
+    world.fabric.disconnect(world.now, 1);
+    world.send(1, 1, b"a doorbell that was still on its way");
+    assert_eq!(world.reap(1, 1), 0);
     world.restart(1);
     assert_eq!(world.take_control(0)[0].words[2], 1 | 1 << 31);
     world.enumerate(1);
@@ -281,6 +284,19 @@ fn the_line_rate_is_kept() {
     // 4160 bytes with headers, coded 132/128: 3432 ns each.
     let elapsed = world.now.ns_since(start);
     assert!((3_432_000..3_600_000).contains(&elapsed), "{elapsed}");
+}
+
+#[test]
+fn a_cable_pulled_under_a_backlog_completes_all_of_it() {
+    let mut world = World::talking(&pair(Profile::Strix, 1, Some(1_000_000_000), 100_000), 0, 0);
+    for _ in 0..15 {
+        world.send(0, 1, &[1; 4096]);
+    }
+    world.run_ns(150_000);
+    world.fabric.set_plugged(0, false);
+    world.run_ms(1);
+    assert_eq!(world.reap(0, 1), 15);
+    assert!(world.receive(1, 1).len() < 15);
 }
 
 #[test]

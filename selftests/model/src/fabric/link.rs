@@ -119,8 +119,13 @@ impl<M: Memory> Fabric<M> {
             }
         }
         self.notice(What::LinkDown { cable: index });
-        // Frames that waited for the other end have nowhere to go now.
+        // Frames that waited for the line or for the other end have nowhere to go now.
         self.retry_stalled();
+        for end in self.cables[index].ends {
+            for ring in 1..self.nhis[end.nhi].hops() {
+                self.transmit(end.nhi, ring);
+            }
+        }
     }
 
     fn tell_of_plugs(&mut self, nhi: usize) {
