@@ -5,8 +5,11 @@
 //! travel if the specification asks for virtual time. Prints `ready` when all of them listen. Runs until SIGTERM, `quit`,
 //! or the end of its standard input if that is a pipe.
 
+#![deny(unsafe_code)]
+
 mod change;
 mod ctl;
+#[allow(unsafe_code)]
 mod mapping;
 mod pcidev;
 mod report;
