@@ -23,6 +23,12 @@ use std::time::{Duration, Instant};
 const BOOT: Duration = Duration::from_secs(120);
 /// The same under an emulator.
 const BOOT_EMULATED: Duration = Duration::from_secs(600);
+/// Wait for one answer of an agent that may not listen yet.
+const SYNC: Duration = Duration::from_millis(300);
+/// File that a fast-tier guest makes when its agent is about to start.
+const AGENT: &str = "usb4lab/x/agent";
+/// Bytes of a command beyond which it goes into a file: a serial line holds 4096 before it throttles.
+const LONG_COMMAND: usize = 1024;
 /// What a program gets beyond its own time limit before the guest counts as stuck.
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -73,6 +79,7 @@ impl Guest {
         if running.is_some() {
             bail!("host {} is running already", self.host);
         }
+        let _ = fs::remove_file(self.root().join(AGENT));
         let mut launch = match self.tier {
             Tier::Fast => uml::launch(spec, self.host, &self.root(), &self.console)?,
             Tier::Stock => qemu::launch(spec, self.host, mnt, &self.console)?,
@@ -95,7 +102,10 @@ impl Guest {
         let agent = self.agent()?;
         let mut agent = agent.lock().unwrap_or_else(|e| e.into_inner());
         loop {
-            if agent.sync(Duration::from_millis(50)).unwrap_or(false) {
+            // Asking before the agent listens would pile up questions in the serial line until it throttles,
+            // and User-mode Linux does not always come back from that.
+            let listens = self.tier == Tier::Stock || self.root().join(AGENT).exists();
+            if listens && agent.sync(SYNC).unwrap_or(false) {
                 return Ok(());
             }
             if !self.alive() {
@@ -118,7 +128,13 @@ impl Guest {
             full.push("-".into());
         }
         full.push(timeout.as_secs().max(1).to_string());
-        full.extend_from_slice(argv);
+        if self.tier == Tier::Fast && argv.iter().map(String::len).sum::<usize>() > LONG_COMMAND {
+            let script = format!("/usb4lab/x/{id}.sh");
+            self.put(&script, format!("exec {}\n", quoted(argv)).as_bytes(), 0o755)?;
+            full.extend(["/bin/sh".to_string(), script]);
+        } else {
+            full.extend_from_slice(argv);
+        }
         let agent = self.agent()?;
         let pid = agent
             .lock()
@@ -193,7 +209,7 @@ impl Guest {
                     stdout: fs::read(file("out")).unwrap_or_default(),
                     stderr: fs::read(file("err")).unwrap_or_default(),
                 };
-                for end in ["rc", "out", "err"] {
+                for end in ["rc", "out", "err", "sh"] {
                     let _ = fs::remove_file(file(end));
                 }
                 return Ok(output);
@@ -259,5 +275,24 @@ impl Guest {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
         self.running.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+/// A command as one line of shell.
+fn quoted(argv: &[String]) -> String {
+    let words: Vec<String> = argv
+        .iter()
+        .map(|word| format!("'{}'", word.replace('\'', r"'\''")))
+        .collect();
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoting_keeps_every_character() {
+        assert_eq!(quoted(&["a b".into(), "it's $HOME".into()]), r"'a b' 'it'\''s $HOME'");
     }
 }
