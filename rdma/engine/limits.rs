@@ -33,6 +33,12 @@ pub const MAX_RETRY: u8 = 7;
 /// The RNR retry count that means "for ever": IBTA 9.9.2.1.1.
 pub const RNR_RETRY_INFINITE: u8 = 7;
 
+/// Key of every GSI: IBTA 10.2.5 and 13.4.2.
+pub const GSI_QKEY: u32 = 0x8001_0000;
+
+/// Bytes before the payload of a received datagram: a GRH, IBTA 8.3.
+pub const GRH_LEN: u32 = 40;
+
 /// Default partition key, full member: IBTA 10.9.1.
 pub const DEFAULT_PKEY: u16 = 0xffff;
 

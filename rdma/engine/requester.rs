@@ -186,6 +186,7 @@ impl<S: Storage> Qp<S> {
             payload: Source::None,
             pad: 0,
             psn,
+            route: None,
         }
     }
 
@@ -203,7 +204,7 @@ impl<S: Storage> Qp<S> {
             SendOp::Send => (Opcode::Send { place, imm: false }, false),
             SendOp::SendImm => (Opcode::Send { place, imm: ends }, ends),
             SendOp::WriteImm => (Opcode::Write { place, imm: ends }, ends),
-            SendOp::Write | SendOp::Read => (Opcode::Write { place, imm: false }, false),
+            _ => (Opcode::Write { place, imm: false }, false),
         };
         let solicited = wqe.solicited && ends && !matches!(wqe.op, SendOp::Write);
         let ack_every = (self.config.window_packets / 2).clamp(1, limits::MAX_PACKETS_PER_ACK);
@@ -235,6 +236,7 @@ impl<S: Storage> Qp<S> {
             payload,
             pad,
             psn,
+            route: None,
         }
     }
 
@@ -339,6 +341,10 @@ impl<S: Storage> Qp<S> {
 fn impossible(wqe: &SendWqe, attrs: &QpAttrs) -> Option<Fault> {
     if wqe.length > limits::MAX_MESSAGE_LEN {
         return Some(Fault::LocalLength);
+    }
+    use SendOp::{Read, Send, SendImm, Write, WriteImm};
+    if !matches!(wqe.op, Send | SendImm | Write | WriteImm | Read) {
+        return Some(Fault::LocalQpOp);
     }
     if wqe.op == SendOp::Read && attrs.max_rd_atomic == 0 {
         return Some(Fault::LocalQpOp);

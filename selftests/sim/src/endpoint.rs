@@ -151,6 +151,7 @@ impl Host for Lent<'_> {
                 Some(Bad::Snapshot(fault)) => Some(fault),
                 _ => None,
             },
+            ..SendWqe::EMPTY
         })
     }
 

@@ -75,6 +75,7 @@ pub fn on_send_completion(world: &World, e: usize, done: &Completion) -> Result<
         SendOp::Send | SendOp::SendImm => WcOpcode::Send,
         SendOp::Write | SendOp::WriteImm => WcOpcode::Write,
         SendOp::Read => WcOpcode::Read,
+        _ => return Err(Failure::new(format!("end {e}: {:?} is not of this world", op.op))),
     };
     ensure(done.opcode == opcode, || {
         format!("end {e}: send {index} has opcode {:?}", done.opcode)
