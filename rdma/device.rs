@@ -3,6 +3,7 @@
 
 use crate::{
     counters,
+    graves::Graves,
     kapi::{
         ibdev::IbDev,
         netdev::{Hook, Netdev, RxFrame, Verdict},
@@ -40,6 +41,8 @@ pub(crate) struct Device {
     #[pin]
     pub(crate) qps: Qps,
     #[pin]
+    pub(crate) graves: Graves,
+    #[pin]
     pub(crate) regions: Regions,
     pds: Atomic<u32>,
     /// 1 once somebody with a right to it has asked for the device's end.
@@ -54,12 +57,14 @@ impl Device {
     /// A device that hears nothing yet.
     pub(crate) fn new(ib: IbDev, netdev: &Netdev) -> Result<Arc<Self>> {
         let netdev = netdev.clone();
+        let graves = Graves::new()?;
         Arc::pin_init(
             pin_init!(Self {
                 ib,
                 netdev <- new_bh_lock!(Some(netdev), c"usb4_netdev"),
                 hook <- new_mutex!(None, "usb4_hook"),
                 qps <- Table::new(),
+                graves <- graves,
                 regions <- Table::new(),
                 pds: Atomic::new(1),
                 leaving: Atomic::new(0),

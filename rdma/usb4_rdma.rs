@@ -25,6 +25,7 @@ mod context;
 mod counters;
 mod cq;
 mod device;
+mod graves;
 mod mr;
 mod qp;
 mod recv;

@@ -277,6 +277,7 @@ impl SendQueue {
             fence: flags & FENCE != 0,
             slot,
             fault: kept.err(),
+            ..SendWqe::EMPTY
         }
     }
 

@@ -4,6 +4,7 @@
 //! The discriminants of [`WcStatus`] and [`WcOpcode`] are those of `enum ib_wc_status` and
 //! `enum ib_wc_opcode` (`rdma/ib_verbs.h`), which user space reads.
 
+use crate::keys::Key;
 use crate::psn::Qpn;
 
 /// Outcome of a work request: values of `enum ib_wc_status`.
@@ -20,6 +21,8 @@ pub enum WcStatus {
     LocalProtection = 4,
     /// The queue pair was, or went, into the error state.
     Flushed = 5,
+    /// A memory window could not be bound.
+    Bind = 6,
     /// The peer answered with something its request does not allow.
     BadResponse = 7,
     /// The peer refused the request as invalid.
@@ -46,6 +49,20 @@ pub enum WcOpcode {
     Write = 1,
     /// READ.
     Read = 2,
+    /// Atomic compare and swap.
+    CompareSwap = 3,
+    /// Atomic fetch and add.
+    FetchAdd = 4,
+    /// Memory window bound.
+    BindWindow = 5,
+    /// Key invalidated.
+    LocalInvalidate = 6,
+    /// FLUSH.
+    Flush = 8,
+    /// ATOMIC WRITE.
+    AtomicWrite = 9,
+    /// Memory registered; kernel consumers only.
+    Register = 10,
     /// A receive filled by a SEND.
     Recv = 128,
     /// A receive consumed by the immediate data of a WRITE.
@@ -78,6 +95,11 @@ pub struct Completion {
     pub byte_len: u32,
     /// Immediate data in wire order.
     pub imm: Option<[u8; 4]>,
+    /// The key of ours that the peer's SEND has invalidated (flag WITH_INVALIDATE; it shares its place
+    /// in the CQE with the immediate data, in this CPU's order).
+    pub invalidated: Option<Key>,
+    /// Of a received datagram: the sender's queue pair. Implies the GRH flag; the P_Key index is 0.
+    pub src_qpn: Option<Qpn>,
     /// Wakes a completion queue armed for solicited events: the peer asked for it, or an error.
     pub solicited: bool,
     /// False on a successful send that asked for no CQE: free the slot, write nothing.

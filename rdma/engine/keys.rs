@@ -26,6 +26,10 @@ impl Access {
     pub const REMOTE_READ: Self = Self(4);
     /// The peer may run atomics.
     pub const REMOTE_ATOMIC: Self = Self(8);
+    /// The peer may FLUSH for global visibility.
+    pub const FLUSH_GLOBAL: Self = Self(0x100);
+    /// The peer may FLUSH for persistence.
+    pub const FLUSH_PERSISTENT: Self = Self(0x200);
 
     /// Whether every right of `needed` is in this set.
     #[must_use]
@@ -42,7 +46,12 @@ impl Access {
     /// Whether this asks for a right of the peer, so that a refusal is the peer's fault.
     #[must_use]
     pub const fn is_remote(self) -> bool {
-        self.0 & (Self::REMOTE_WRITE.0 | Self::REMOTE_READ.0 | Self::REMOTE_ATOMIC.0) != 0
+        const REMOTE: u32 = Access::REMOTE_WRITE.0
+            | Access::REMOTE_READ.0
+            | Access::REMOTE_ATOMIC.0
+            | Access::FLUSH_GLOBAL.0
+            | Access::FLUSH_PERSISTENT.0;
+        self.0 & REMOTE != 0
     }
 }
 

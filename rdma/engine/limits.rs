@@ -33,6 +33,12 @@ pub const MAX_RETRY: u8 = 7;
 /// The RNR retry count that means "for ever": IBTA 9.9.2.1.1.
 pub const RNR_RETRY_INFINITE: u8 = 7;
 
+/// Key of every GSI: IBTA 10.2.5 and 13.4.2.
+pub const GSI_QKEY: u32 = 0x8001_0000;
+
+/// Bytes before the payload of a received datagram: a GRH, IBTA 8.3.
+pub const GRH_LEN: u32 = 40;
+
 /// Default partition key, full member: IBTA 10.9.1.
 pub const DEFAULT_PKEY: u16 = 0xffff;
 
@@ -47,6 +53,25 @@ pub const fn ack_timeout(exponent: u8) -> Option<Duration> {
         0 => None,
         1..=MAX_TIMEOUT => Some(Duration(TIMEOUT_UNIT_NS << exponent)),
         _ => Some(Duration(TIMEOUT_UNIT_NS << MAX_TIMEOUT)),
+    }
+}
+
+/// The local ACK timeout of a packet that has timed out `before` times in a row: once, twice, then four
+/// times the nominal one. IBTA 9.9.2.1.1 (C9-140 ff) leaves the timer that much room, and a slow peer lives
+/// four times as long on its retry budget.
+#[inline]
+#[must_use]
+pub const fn ack_timeout_again(exponent: u8, before: u8) -> Option<Duration> {
+    match ack_timeout(exponent) {
+        None => None,
+        Some(span) => Some(Duration(
+            span.0
+                << match before {
+                    0 => 0,
+                    1 => 1,
+                    _ => 2,
+                },
+        )),
     }
 }
 
@@ -75,6 +100,8 @@ mod tests {
         assert_eq!(ack_timeout(1), Some(Duration(8_192)));
         assert_eq!(ack_timeout(14), Some(Duration(67_108_864)));
         assert_eq!(ack_timeout(255), ack_timeout(31));
+        let spans = [0, 1, 2, 3, 7].map(|before| ack_timeout_again(1, before));
+        assert_eq!(spans, [1, 2, 4, 4, 4].map(|n| Some(Duration(n * 8_192))));
     }
 
     #[test]

@@ -18,11 +18,11 @@ use crate::requester::Requester;
 use crate::responder::Responder;
 use crate::time::Instant;
 use crate::wire::Packet;
-use crate::wqe::{Fault, Host, SendOp, Source, Transmit};
+use crate::wqe::{AtomicOp, Fault, Host, SendOp, Source, Transmit};
 
 mod attrs;
 
-pub use attrs::{Modify, ModifyError, Mtu, QpAttrs, QpConfig, State};
+pub use attrs::{Modify, ModifyError, Mtu, QpAttrs, QpConfig, QpKind, State};
 
 pub use crate::responder::ReadSlot as ReadResource;
 pub use crate::window::SendSlot as SendMessage;
@@ -69,7 +69,7 @@ where
     }
 }
 
-/// One reliable connected queue pair.
+/// One queue pair.
 ///
 /// # Invariants
 ///
@@ -170,6 +170,7 @@ impl<S: Storage> Qp<S> {
         set(&mut attrs.timeout, modify.timeout, |n| n <= limits::MAX_TIMEOUT)?;
         set(&mut attrs.retry_cnt, modify.retry_cnt, |n| n <= limits::MAX_RETRY)?;
         set(&mut attrs.rnr_retry, modify.rnr_retry, |n| n <= limits::MAX_RETRY)?;
+        set(&mut attrs.qkey, modify.qkey, |_| true)?;
         set(&mut attrs.access, modify.access, |_| true)
     }
 
@@ -267,6 +268,8 @@ impl<S: Storage> Qp<S> {
             opcode: WcOpcode::Recv,
             byte_len: 0,
             imm: None,
+            invalidated: None,
+            src_qpn: None,
             solicited: true,
             signalled: true,
             qpn: self.config.qpn,
@@ -330,12 +333,21 @@ impl<S: Storage> Qp<S> {
             slot: wqe.slot,
             status,
             opcode: match wqe.op {
-                SendOp::Send | SendOp::SendImm => WcOpcode::Send,
+                SendOp::Send | SendOp::SendImm | SendOp::SendInvalidate { .. } => WcOpcode::Send,
                 SendOp::Write | SendOp::WriteImm => WcOpcode::Write,
                 SendOp::Read => WcOpcode::Read,
+                SendOp::Atomic(AtomicOp::CompareSwap { .. }) => WcOpcode::CompareSwap,
+                SendOp::Atomic(AtomicOp::FetchAdd { .. }) => WcOpcode::FetchAdd,
+                SendOp::AtomicWrite => WcOpcode::AtomicWrite,
+                SendOp::Flush(_) => WcOpcode::Flush,
+                SendOp::LocalInvalidate => WcOpcode::LocalInvalidate,
+                SendOp::BindWindow => WcOpcode::BindWindow,
+                SendOp::Register => WcOpcode::Register,
             },
             byte_len: if success { wqe.length } else { 0 },
             imm: None,
+            invalidated: None,
+            src_qpn: None,
             solicited: !success,
             signalled: wqe.signalled || !success,
             qpn: self.config.qpn,

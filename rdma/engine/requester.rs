@@ -32,6 +32,8 @@ pub(crate) struct Requester {
     pub(crate) retries: u8,
     /// RNR retries left without progress.
     pub(crate) rnr_retries: u8,
+    /// Local ACK timeouts without progress.
+    pub(crate) timeouts: u8,
     /// A retry was started since the last progress.
     pub(crate) rewound: bool,
     /// The send queue may hold untaken WQEs.
@@ -186,6 +188,7 @@ impl<S: Storage> Qp<S> {
             payload: Source::None,
             pad: 0,
             psn,
+            route: None,
         }
     }
 
@@ -203,7 +206,7 @@ impl<S: Storage> Qp<S> {
             SendOp::Send => (Opcode::Send { place, imm: false }, false),
             SendOp::SendImm => (Opcode::Send { place, imm: ends }, ends),
             SendOp::WriteImm => (Opcode::Write { place, imm: ends }, ends),
-            SendOp::Write | SendOp::Read => (Opcode::Write { place, imm: false }, false),
+            _ => (Opcode::Write { place, imm: false }, false),
         };
         let solicited = wqe.solicited && ends && !matches!(wqe.op, SendOp::Write);
         let ack_every = (self.config.window_packets / 2).clamp(1, limits::MAX_PACKETS_PER_ACK);
@@ -235,6 +238,7 @@ impl<S: Storage> Qp<S> {
             payload,
             pad,
             psn,
+            route: None,
         }
     }
 
@@ -250,7 +254,8 @@ impl<S: Storage> Qp<S> {
             requester.window.step();
         }
         if requester.ack_deadline.is_none() {
-            requester.ack_deadline = limits::ack_timeout(self.attrs.timeout).map(|span| now.after(span));
+            requester.ack_deadline =
+                limits::ack_timeout_again(self.attrs.timeout, requester.timeouts).map(|span| now.after(span));
         }
         Counters::bump(&mut self.counters.sent_requests);
     }
@@ -339,6 +344,10 @@ impl<S: Storage> Qp<S> {
 fn impossible(wqe: &SendWqe, attrs: &QpAttrs) -> Option<Fault> {
     if wqe.length > limits::MAX_MESSAGE_LEN {
         return Some(Fault::LocalLength);
+    }
+    use SendOp::{Read, Send, SendImm, Write, WriteImm};
+    if !matches!(wqe.op, Send | SendImm | Write | WriteImm | Read) {
+        return Some(Fault::LocalQpOp);
     }
     if wqe.op == SendOp::Read && attrs.max_rd_atomic == 0 {
         return Some(Fault::LocalQpOp);

@@ -37,9 +37,9 @@ enum Incoming {
 
 /// An ACK, NAK or RNR NAK waiting to be sent.
 #[derive(Clone, Copy, Debug)]
-struct Answer {
-    psn: Psn,
-    syndrome: Syndrome,
+pub(crate) struct Answer {
+    pub(crate) psn: Psn,
+    pub(crate) syndrome: Syndrome,
 }
 
 /// A NAK sequence error has been sent for the gap.
@@ -67,6 +67,8 @@ pub(crate) struct Responder {
     established: bool,
     reads: Reads,
     done: Option<Completion>,
+    /// A request has been carried out.
+    used: bool,
     /// The error NAK that ended it all.
     last_word: Option<Answer>,
 }
@@ -94,7 +96,7 @@ impl Refusal {
         let nak = match fault {
             Fault::RemoteAccess => NakCode::RemoteAccess,
             Fault::LocalLength | Fault::RemoteInvalid => NakCode::InvalidRequest,
-            Fault::LocalProtection | Fault::LocalQpOp => NakCode::RemoteOperation,
+            Fault::LocalProtection | Fault::LocalQpOp | Fault::Bind => NakCode::RemoteOperation,
         };
         Self::Fatal {
             nak,
@@ -116,6 +118,26 @@ impl Responder {
     /// Next PSN to be carried out.
     pub(crate) const fn expected(&self) -> Psn {
         self.expected
+    }
+
+    /// The newest SEND or WRITE carried out.
+    pub(crate) const fn acked(&self) -> Psn {
+        self.acked
+    }
+
+    /// Messages completed.
+    pub(crate) const fn msn(&self) -> Msn {
+        self.msn
+    }
+
+    /// The error NAK that ended it.
+    pub(crate) const fn last_word(&self) -> Option<Answer> {
+        self.last_word
+    }
+
+    /// Whether the peer can have been answered anything.
+    pub(crate) const fn is_used(&self) -> bool {
+        self.used || self.last_word.is_some()
     }
 
     /// Answer nothing any more.
@@ -157,7 +179,7 @@ impl<S: Storage> Qp<S> {
     /// Handle a packet of the requester-to-responder direction.
     pub(crate) fn handle_request(&mut self, now: Instant, packet: &Packet, host: &mut impl Host) {
         match self.attrs.state {
-            State::Rtr | State::Rts | State::Sqd => {}
+            State::Rtr | State::Rts | State::Sqd | State::Sqe => {}
             State::Err => return self.repeat_last_word(packet),
             State::Reset | State::Init => return Counters::bump(&mut self.counters.dropped),
         }
@@ -384,6 +406,7 @@ impl<S: Storage> Qp<S> {
             payload: Source::None,
             pad: 0,
             psn: answer.psn,
+            route: None,
         })
     }
 
@@ -425,6 +448,8 @@ impl<S: Storage> Qp<S> {
             opcode,
             byte_len,
             imm: packet.imm,
+            invalidated: None,
+            src_qpn: None,
             solicited: packet.bth.solicited,
             signalled: true,
             qpn: self.config.qpn,
@@ -450,6 +475,8 @@ impl<S: Storage> Qp<S> {
                     opcode: WcOpcode::Recv,
                     byte_len: 0,
                     imm: None,
+                    invalidated: None,
+                    src_qpn: None,
                     solicited: true,
                     signalled: true,
                     qpn: self.config.qpn,
@@ -504,6 +531,7 @@ impl Responder {
     /// An expected request was carried out; the next one is `next`.
     fn on_expected(&mut self, next: Psn, ends: bool) {
         self.expected = next;
+        self.used = true;
         self.gap = None;
         self.quiet_until = None;
         if ends {

@@ -52,6 +52,7 @@ pub mod opcode;
 pub mod psn;
 pub mod qp;
 pub mod time;
+pub mod tombstone;
 pub mod wire;
 pub mod wqe;
 

@@ -4,7 +4,8 @@
 
 use crate::completion::WcStatus;
 use crate::keys::{Access, Key};
-use crate::psn::Psn;
+use crate::psn::{Psn, Qpn};
+use crate::qp::QpKind;
 use crate::wire::HeaderBuf;
 
 /// What the engine borrows while it runs: the user's queues and memory.
@@ -37,6 +38,121 @@ pub trait Host {
     ///
     /// The fault that stopped it. A partial copy is allowed: the message fails as a whole.
     fn place(&mut self, to: Target, payload: Span) -> Result<(), Fault>;
+
+    /// Put the 40-byte GRH area of the datagram being handled at the start of receive `slot`: for
+    /// IPv4 20 bytes whose content nobody reads and the IP header, for IPv6 the IP header. Its payload
+    /// is placed at offset 40 afterwards.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::place`].
+    fn place_grh(&mut self, _slot: u32) -> Result<(), Fault> {
+        Err(Fault::LocalQpOp)
+    }
+
+    /// Carry out an atomic of the peer on the 8 bytes at `va`, which are aligned and have not been
+    /// checked: the host checks key, [`Access::REMOTE_ATOMIC`] and bounds itself. The result is the
+    /// value before, in this CPU's order. Called once per request, never for a duplicate.
+    ///
+    /// # Errors
+    ///
+    /// The fault; then memory is as it was.
+    fn atomic(&mut self, _op: AtomicOp, _rkey: Key, _va: u64) -> Result<u64, Fault> {
+        Err(Fault::RemoteInvalid)
+    }
+
+    /// Put the result of our own atomic into the 8 bytes of send `slot`, in this CPU's order.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::place`].
+    fn atomic_result(&mut self, _slot: u32, _value: u64) -> Result<(), Fault> {
+        Err(Fault::LocalQpOp)
+    }
+
+    /// The peer's ATOMIC WRITE: as [`Host::place`] to a region, but the 8 aligned bytes appear at once.
+    /// They have not been checked: the host checks key, [`Access::REMOTE_WRITE`] and bounds itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::place`].
+    fn atomic_write(&mut self, _rkey: Key, _va: u64, _payload: Span) -> Result<(), Fault> {
+        Err(Fault::RemoteInvalid)
+    }
+
+    /// Carry out the peer's FLUSH: everything written before to the range, which has not been checked,
+    /// is made visible or persistent as `kind` says.
+    ///
+    /// # Errors
+    ///
+    /// The fault. A host without FLUSH refuses.
+    fn flush(&mut self, _rkey: Key, _va: u64, _length: u32, _kind: FlushKind) -> Result<(), Fault> {
+        Err(Fault::RemoteInvalid)
+    }
+
+    /// Invalidate our own key, as the peer's SEND with invalidate asks.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::RemoteInvalid`] as a rule: no such key, another domain, or bound to something.
+    fn invalidate(&mut self, _key: Key) -> Result<(), Fault> {
+        Err(Fault::RemoteInvalid)
+    }
+
+    /// Carry out the local operation of send `slot` ([`SendOp::is_local`]): in queue order and once.
+    ///
+    /// # Errors
+    ///
+    /// The fault the send completes with.
+    fn local(&mut self, _slot: u32) -> Result<(), Fault> {
+        Err(Fault::LocalQpOp)
+    }
+}
+
+/// An atomic operation on 8 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AtomicOp {
+    /// Store `swap` if the value is `compare`.
+    CompareSwap {
+        /// Expected value.
+        compare: u64,
+        /// New value.
+        swap: u64,
+    },
+    /// Add, wrapping.
+    FetchAdd {
+        /// Addend.
+        add: u64,
+    },
+}
+
+/// What a FLUSH asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlushKind {
+    /// Placement type bits: 1 global visibility, 2 persistence.
+    pub placement: u8,
+    /// Selectivity level: 0 the range, 1 the whole region.
+    pub level: u8,
+}
+
+/// Where a datagram goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Datagram {
+    /// The destination queue pair.
+    pub dest: Qpn,
+    /// Its Q_Key as the user gave it. With the highest bit set, our own is sent instead (IBTA 10.2.5).
+    pub qkey: u32,
+    /// The host's number of the address handle; not looked at.
+    pub ah: u32,
+}
+
+/// What the host needs to find the path of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// [`SendWqe::slot`].
+    pub slot: u32,
+    /// [`Datagram::ah`].
+    pub ah: u32,
 }
 
 /// A range of payload bytes in the packet being handled, counted from the start of its BTH.
@@ -123,6 +239,8 @@ pub struct Transmit {
     pub pad: u8,
     /// The PSN in the header.
     pub psn: Psn,
+    /// Of a datagram: where to find its path. Connected queue pairs have theirs.
+    pub route: Option<Route>,
 }
 
 impl Transmit {
@@ -151,6 +269,56 @@ pub enum SendOp {
     WriteImm,
     /// RDMA READ.
     Read,
+    /// SEND that invalidates a key of the peer on its way.
+    SendInvalidate {
+        /// The peer's key.
+        key: Key,
+    },
+    /// Atomic on 8 remote bytes; `length` is 8.
+    Atomic(AtomicOp),
+    /// ATOMIC WRITE of 8 bytes; `length` is 8.
+    AtomicWrite,
+    /// FLUSH of `length` bytes at `remote_va`.
+    Flush(FlushKind),
+    /// Local: invalidate a key of ours.
+    LocalInvalidate,
+    /// Local: bind a memory window.
+    BindWindow,
+    /// Local: register memory by a fast-registration key.
+    Register,
+}
+
+impl SendOp {
+    /// Whether nothing of it goes on the wire.
+    #[must_use]
+    pub const fn is_local(self) -> bool {
+        matches!(self, Self::LocalInvalidate | Self::BindWindow | Self::Register)
+    }
+
+    /// Whether the peer holds a resource for it until it has answered: READ, atomics, ATOMIC WRITE, FLUSH.
+    #[must_use]
+    pub const fn is_answered(self) -> bool {
+        matches!(self, Self::Read | Self::Atomic(_) | Self::AtomicWrite | Self::Flush(_))
+    }
+
+    /// Whether it may be posted to a queue pair of `kind` (IBTA 10.7.2, table 91).
+    #[must_use]
+    pub const fn is_allowed(self, kind: QpKind) -> bool {
+        match kind {
+            QpKind::Rc => true,
+            QpKind::Uc => matches!(
+                self,
+                Self::Send
+                    | Self::SendImm
+                    | Self::Write
+                    | Self::WriteImm
+                    | Self::LocalInvalidate
+                    | Self::BindWindow
+                    | Self::Register
+            ),
+            QpKind::Ud | QpKind::Gsi => matches!(self, Self::Send | Self::SendImm),
+        }
+    }
 }
 
 /// A send work request as the host snapshot and validated it. The host has refused at posting, or
@@ -163,9 +331,9 @@ pub struct SendWqe {
     pub op: SendOp,
     /// Message length in bytes, at most [`crate::limits::MAX_MESSAGE_LEN`].
     pub length: u32,
-    /// Remote address of WRITE and READ.
+    /// Remote address of WRITE, READ, atomics and FLUSH.
     pub remote_va: u64,
-    /// Remote key of WRITE and READ.
+    /// Remote key of WRITE, READ, atomics and FLUSH.
     pub rkey: Key,
     /// Immediate data in wire order.
     pub imm: [u8; 4],
@@ -173,8 +341,10 @@ pub struct SendWqe {
     pub signalled: bool,
     /// Asks the peer for a solicited event.
     pub solicited: bool,
-    /// Waits until all READs before it have completed.
+    /// Waits until all READs and atomics before it have completed.
     pub fence: bool,
+    /// Destination, on UD and GSI.
+    pub datagram: Datagram,
     /// The caller's handle of this WQE.
     pub slot: u32,
     /// Found bad at the snapshot: completes in its turn with this fault, and the queue pair goes to
@@ -194,6 +364,11 @@ impl SendWqe {
         signalled: false,
         solicited: false,
         fence: false,
+        datagram: Datagram {
+            dest: Qpn::new(0),
+            qkey: 0,
+            ah: 0,
+        },
         slot: 0,
         fault: None,
     };
@@ -222,6 +397,7 @@ pub struct RecvWqe {
 /// | LocalQpOp | LOC_QP_OP_ERR | remote operational error |
 /// | RemoteAccess | REM_ACCESS_ERR | remote access error |
 /// | RemoteInvalid | REM_INV_REQ_ERR | invalid request |
+/// | Bind | MW_BIND_ERR | remote operational error |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// A local key, range, right or page is bad.
@@ -234,6 +410,8 @@ pub enum Fault {
     RemoteAccess,
     /// The peer's request makes no sense.
     RemoteInvalid,
+    /// A memory window cannot be bound so.
+    Bind,
 }
 
 impl Fault {
@@ -246,6 +424,7 @@ impl Fault {
             Self::LocalQpOp => WcStatus::LocalQpOp,
             Self::RemoteAccess => WcStatus::RemoteAccess,
             Self::RemoteInvalid => WcStatus::RemoteInvalidRequest,
+            Self::Bind => WcStatus::Bind,
         }
     }
 }

@@ -20,6 +20,8 @@ pub enum State {
     Rts = 3,
     /// Sends already started run to their end, no new ones start.
     Sqd = 4,
+    /// A send of an unreliable queue pair failed: sends are flushed, receives go on.
+    Sqe = 5,
     /// Everything is flushed.
     Err = 6,
 }
@@ -84,11 +86,36 @@ impl Mtu {
     }
 }
 
+/// Transport service of a queue pair, with the values of `enum ib_qp_type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum QpKind {
+    /// General services interface: datagrams to and from queue pair 1.
+    Gsi = 1,
+    /// Reliable connection.
+    #[default]
+    Rc = 2,
+    /// Unreliable connection.
+    Uc = 3,
+    /// Unreliable datagram.
+    Ud = 4,
+}
+
+impl QpKind {
+    /// Whether its messages are datagrams.
+    #[must_use]
+    pub const fn is_datagram(self) -> bool {
+        matches!(self, Self::Ud | Self::Gsi)
+    }
+}
+
 /// What is fixed when a queue pair is created.
 #[derive(Clone, Copy, Debug)]
 pub struct QpConfig {
     /// Our number.
     pub qpn: Qpn,
+    /// Transport service.
+    pub kind: QpKind,
     /// Receives come from a shared receive queue: posted ones are not flushed, the last-WQE event
     /// is raised instead.
     pub srq: bool,
@@ -99,11 +126,12 @@ pub struct QpConfig {
 }
 
 impl QpConfig {
-    /// The defaults of [`limits`] for queue pair `qpn`.
+    /// The defaults of [`limits`] for the reliable connected queue pair `qpn`.
     #[must_use]
     pub const fn new(qpn: Qpn) -> Self {
         Self {
             qpn,
+            kind: QpKind::Rc,
             srq: false,
             window_packets: limits::DEFAULT_WINDOW_PACKETS,
             read_window_packets: limits::DEFAULT_READ_WINDOW_PACKETS,
@@ -117,11 +145,13 @@ impl QpConfig {
 pub struct Modify {
     /// New state.
     pub state: Option<State>,
-    /// Path MTU; needed to enter RTR.
+    /// Path MTU; needed to enter RTR. For datagrams the MTU of the port, or nothing for 4096.
     pub path_mtu: Option<Mtu>,
-    /// The peer's queue pair; needed to enter RTR.
+    /// The peer's queue pair; needed to enter RTR if connected.
     pub dest_qpn: Option<Qpn>,
-    /// First PSN expected from the peer; taken when entering RTR, needed there.
+    /// Key of datagrams received; not of a GSI, whose is fixed.
+    pub qkey: Option<u32>,
+    /// First PSN expected from the peer; taken when entering RTR, needed there if connected.
     pub rq_psn: Option<Psn>,
     /// First PSN sent; taken when entering RTS from RTR, needed there.
     pub sq_psn: Option<Psn>,
@@ -177,6 +207,8 @@ pub struct QpAttrs {
     pub retry_cnt: u8,
     /// RNR retry budget.
     pub rnr_retry: u8,
+    /// Key of datagrams.
+    pub qkey: u32,
     /// Remote rights.
     pub access: Access,
     /// In SQD and not yet drained.
@@ -196,6 +228,7 @@ impl QpAttrs {
         timeout: 0,
         retry_cnt: 0,
         rnr_retry: 0,
+        qkey: 0,
         access: Access::NONE,
         sq_draining: false,
     };

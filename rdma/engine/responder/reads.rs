@@ -170,6 +170,7 @@ impl<S: Storage> Qp<S> {
             payload,
             pad,
             psn,
+            route: None,
         })
     }
 

@@ -10,6 +10,8 @@ use crate::wqe::Span;
 pub struct Packet {
     /// Base header.
     pub bth: Bth,
+    /// Its service class.
+    pub class: Class,
     /// Its decoded operation.
     pub opcode: Opcode,
     /// Address, key and length if the operation carries them.
@@ -63,6 +65,7 @@ impl Packet {
         };
         Ok(Self {
             bth,
+            class,
             opcode,
             reth,
             aeth,

@@ -75,6 +75,7 @@ pub fn on_send_completion(world: &World, e: usize, done: &Completion) -> Result<
         SendOp::Send | SendOp::SendImm => WcOpcode::Send,
         SendOp::Write | SendOp::WriteImm => WcOpcode::Write,
         SendOp::Read => WcOpcode::Read,
+        _ => return Err(Failure::new(format!("end {e}: {:?} is not of this world", op.op))),
     };
     ensure(done.opcode == opcode, || {
         format!("end {e}: send {index} has opcode {:?}", done.opcode)
@@ -217,8 +218,16 @@ pub fn verdict(world: &mut World) -> Result<(), Failure> {
 
 /// Without a fault of users or hosts everything has succeeded by itself.
 fn progress(world: &World, connection: &Connection, ends: [usize; 2]) -> Result<(), Failure> {
-    if !matches!(connection.twist, Twist::None | Twist::Drain { .. }) {
+    if !matches!(
+        connection.twist,
+        Twist::None | Twist::Drain { .. } | Twist::Leave { .. }
+    ) {
         return Ok(());
+    }
+    if let Twist::Leave { end, .. } = connection.twist {
+        ensure(!world.endpoints[ends[end]].alive, || {
+            format!("end {}: never left", ends[end])
+        })?;
     }
     for e in ends {
         let endpoint = &world.endpoints[e];
@@ -267,7 +276,7 @@ fn calm(world: &World, ends: [usize; 2]) -> Result<(), Failure> {
 fn faults(world: &World, connection: &Connection, ends: [usize; 2]) -> Result<(), Failure> {
     let disturbed = world.links.iter().any(|l| l.lost + l.disturbed > 0);
     match connection.twist {
-        Twist::None | Twist::Drain { .. } => Ok(()),
+        Twist::None | Twist::Drain { .. } | Twist::Leave { .. } => Ok(()),
         Twist::BadOp { end, index, bad } => bad_op(world, ends, end, index, bad, disturbed),
         Twist::Death { end, .. } => {
             let survivor = &world.endpoints[ends[1 - end]];
@@ -396,9 +405,13 @@ fn punctuality(world: &World, finished: u64) -> Result<(), Failure> {
     let mut granted = 5_000_000 + world.transmitted() * (slowest * 5 + 1_000) + disturbed * trip;
     for (c, connection) in world.connections.iter().enumerate() {
         let timeout = limits::ack_timeout(connection.timeout).map_or(0, |span| span.0);
-        granted += lost * (timeout + 2 * trip);
-        if !matches!(connection.twist, Twist::None | Twist::Drain { .. }) {
-            granted += 10 * timeout;
+        // A loss costs a timeout at worst; what is lost again and again costs four times that.
+        granted += lost * (4 * timeout + 2 * trip);
+        if !matches!(
+            connection.twist,
+            Twist::None | Twist::Drain { .. } | Twist::Leave { .. }
+        ) {
+            granted += 31 * timeout;
         }
         for (end, e) in [(0, 2 * c), (1, 2 * c + 1)] {
             let plan = &connection.ends[end];

@@ -73,6 +73,7 @@ impl Host for Chaos {
             fence: self.rng.chance(0.1),
             slot,
             fault: self.mostly_ok().err(),
+            ..SendWqe::EMPTY
         })
     }
 
@@ -141,6 +142,7 @@ fn attributes(rng: &mut Rng, state: Option<State>) -> Modify {
         retry_cnt: Some(rng.below(8) as u8),
         rnr_retry: Some(rng.below(8) as u8),
         access: Some(Access(rng.below(16) as u32)),
+        qkey: Some(0x11),
     }
 }
 
