@@ -7,6 +7,7 @@ use crate::holder;
 use crate::lab::Lab;
 use crate::runner::{self, Plan};
 use crate::spec::{Kernel, LabSpec, Profile, Tier, Topology};
+use crate::stat;
 use crate::verbs::Kind;
 use anyhow::{bail, Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -221,14 +222,10 @@ impl Cli {
             }
             Command::Stat { json, name } => {
                 let stat = Lab::attach(&name.name)?.stat()?;
-                println!(
-                    "{}",
-                    if json {
-                        stat.to_string()
-                    } else {
-                        serde_json::to_string_pretty(&stat)?
-                    }
-                );
+                match json {
+                    true => println!("{stat}"),
+                    false => print!("{}", stat::shown(&stat)),
+                }
             }
             Command::Test {
                 filter,
@@ -258,10 +255,11 @@ impl Cli {
                 json,
                 ours,
             } => bench::run(suite, runs, json.as_deref(), ours)?,
-            Command::Down { name } => match Lab::attach(&name.name)?.running() {
-                true => Lab::attach(&name.name)?.down()?,
-                false => println!("lab {} is not running", name.name),
-            },
+            Command::Down { name } => {
+                if !Lab::down_named(&name.name)? {
+                    println!("lab {} is not running", name.name);
+                }
+            }
             Command::Hold { state } => holder::hold(&state)?,
         }
         Ok(ExitCode::SUCCESS)

@@ -18,6 +18,9 @@ use std::time::Duration;
 /// Usual time limit of a program in a guest.
 pub const USUAL: Duration = Duration::from_secs(60);
 
+/// File in the state directory with the holder's process id.
+const PID: &str = "holder.pid";
+
 /// A running lab. Dropping one that was started here and not detached ends it.
 pub struct Lab {
     pub spec: LabSpec,
@@ -52,6 +55,7 @@ impl Lab {
             .stderr(File::create(state.join("holder.log"))?)
             .spawn()
             .context("starting the lab's holder")?;
+        fs::write(state.join(PID), child.id().to_string())?;
         let lifeline = child.stdin.take().context("holder without a lifeline")?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().context("holder without output")?).read_line(&mut line)?;
@@ -70,8 +74,39 @@ impl Lab {
         }
     }
 
-    /// A lab that another command has started.
+    /// A lab that another command has started and that takes commands.
     pub fn attach(name: &str) -> Result<Lab> {
+        let lab = Lab::named(name)?;
+        if lab.spec.virtual_time {
+            bail!("lab {name} runs in virtual time and takes no commands: put them into its --script");
+        }
+        Ok(lab)
+    }
+
+    /// Ends the lab of this name, whatever it is doing; false if it was not running.
+    pub fn down_named(name: &str) -> Result<bool> {
+        let lab = Lab::named(name)?;
+        if lab.running() {
+            lab.down()?;
+            return Ok(true);
+        }
+        // It may be booting, or play a scenario: the holder's end is the end of everything in it.
+        let pid: u32 = fs::read_to_string(lab.state.join(PID))
+            .ok()
+            .and_then(|t| t.trim().parse().ok())
+            .unwrap_or(0);
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).into_owned();
+        let words: Vec<&str> = command.split('\0').collect();
+        if words.get(1) != Some(&"hold") || words.get(2).map(Path::new) != Some(&lab.state) {
+            return Ok(false);
+        }
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::SIGKILL)?;
+        Ok(true)
+    }
+
+    /// The lab of this name as its state directory describes it.
+    fn named(name: &str) -> Result<Lab> {
         let state = state_dir(name)?;
         let text = fs::read_to_string(state.join("lab.json"))
             .with_context(|| format!("there is no lab {name}: start it with `usb4lab up --name {name}`"))?;

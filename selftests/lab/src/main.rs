@@ -22,6 +22,7 @@ mod paths;
 mod qemu;
 mod runner;
 mod spec;
+mod stat;
 mod uml;
 mod verbs;
 
