@@ -45,6 +45,7 @@ pub struct Device {
     pub host: usize,
     pub name: String,
     pub netdev: String,
+    pub cable: usize,
     pub ipv4: String,
     /// Index of the GID that carries the IPv4 address.
     pub gid: u32,
@@ -70,19 +71,28 @@ impl Device {
             ],
         )
         .with_context(|| format!("is {} built and in the lab? `make module`", kind.module()))?;
-        let (four, six) = (ipv4(cable, host), ipv6(cable, host));
-        let index = |address: &str| -> Result<u32> {
-            let index = lab.ok(host, &["/usb4lab/gid", &name, &gid(address)?])?;
-            index.trim().parse().context("GID index")
-        };
-        let (gid, gid6) = (index(&four)?, index(&six)?);
-        Ok(Device {
+        let device = Device {
             host,
             name,
             netdev,
-            ipv4: four,
-            gid,
-            gid6,
+            cable,
+            ipv4: ipv4(cable, host),
+            gid: 0,
+            gid6: 0,
+        };
+        device.find_gids(lab)
+    }
+
+    /// The same device with its GIDs looked up anew; waits for them a little.
+    pub fn find_gids(&self, lab: &Lab) -> Result<Device> {
+        let index = |address: &str| -> Result<u32> {
+            let index = lab.ok(self.host, &["/usb4lab/gid", &self.name, &gid(address)?])?;
+            index.trim().parse().context("GID index")
+        };
+        Ok(Device {
+            gid: index(&self.ipv4)?,
+            gid6: index(&ipv6(self.cable, self.host))?,
+            ..self.clone()
         })
     }
 

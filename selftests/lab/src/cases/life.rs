@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Coming and going: modules, links and cables, with nothing left behind.
 
-use super::{pair, Case, Context};
+use super::{pair, Case, Context, Skip};
 use crate::lab::Lab;
 use crate::parse;
 use crate::spec::ipv4;
@@ -25,6 +25,11 @@ pub const CASES: &[Case] = &[
         "life_netdev_gone",
         "the network device goes under a connected program: the link goes with it, cleanly",
         netdev_gone,
+    ),
+    pair(
+        "life_rxe_unload",
+        "rdma_rxe comes and goes beside our link: the link works on",
+        rxe_unload,
     ),
     pair(
         "life_fifty",
@@ -133,6 +138,31 @@ fn netdev_gone(context: &Context) -> Result<()> {
     pair.delete(lab)
 }
 
+fn rxe_unload(context: &Context) -> Result<()> {
+    let lab = context.lab()?;
+    if context.ours == Kind::Rxe {
+        return Err(Skip("ours is rxe".into()).into());
+    }
+    let pair = Pair::add(lab, context.ours, context.ours)?;
+    for host in 0..2 {
+        // Both drivers carry rxe's driver id, and rxe takes all devices of that id with it when it goes.
+        lab.sh(host, "modprobe rdma_rxe && rmmod rdma_rxe")?;
+        let back = format!(
+            "n=0; until [ -e /sys/class/infiniband/{} ]; do n=$((n+1)); [ $n -lt 200 ] || exit 1; sleep 0.05; done",
+            pair.client.name
+        );
+        lab.sh(host, &back)
+            .with_context(|| format!("our link on host {host} did not survive"))?;
+    }
+    let [client, server] = [&pair.client, &pair.server].map(|d| d.find_gids(lab));
+    let pair = Pair {
+        client: client?,
+        server: server?,
+    };
+    pair.pingpong(lab, "-c -n 50 -e", Duration::from_secs(30))?;
+    pair.delete(lab)
+}
+
 /// Endless traffic between the pair, running.
 fn traffic(lab: &Lab, pair: &Pair) -> Result<(crate::lab::Running, crate::lab::Running)> {
     let limit = Duration::from_secs(120);
@@ -231,6 +261,7 @@ impl Memory {
                     "vm_area",
                     "anon_vma",
                     "maple",
+                    "kmalloc-rcl",
                 ];
                 (more >= SLACK_OBJECTS && !files.iter().any(|f| name.contains(f))).then(|| format!("{name} +{more}"))
             })
