@@ -452,8 +452,8 @@ fn bad_op(world: &World, ends: [usize; 2], end: usize, index: usize, bad: Bad, d
         return Err(Failure::new(format!("end {culprit}: {bad:?} never failed")));
     };
     let status = user.send_completions[at].status;
-    // READ data that was lost cannot be had again once the peer is in ERR.
-    let excused = disturbed && status == WcStatus::RetryExceeded && user.plan.ops[at].op == SendOp::Read;
+    // An answer that was lost cannot be had again once the peer is in ERR.
+    let excused = disturbed && status == WcStatus::RetryExceeded && user.plan.ops[at].op.is_answered();
     ensure((at == index && status == bad.requester()) || excused, || {
         format!("end {culprit}: {bad:?} of send {index} came out as {status:?} of send {at}")
     })?;
