@@ -45,6 +45,7 @@ pub(crate) struct Device {
     #[pin]
     pub(crate) regions: Regions,
     pds: Atomic<u32>,
+    srqs: Atomic<u32>,
     /// 1 once somebody with a right to it has asked for the device's end.
     leaving: Atomic<u32>,
     icrc_errors: Atomic<u64>,
@@ -67,6 +68,7 @@ impl Device {
                 graves <- graves,
                 regions <- Table::new(),
                 pds: Atomic::new(1),
+                srqs: Atomic::new(1),
                 leaving: Atomic::new(0),
                 icrc_errors: Atomic::new(0),
                 retired <- new_bh_lock!([0; counters::NAMES.len()], c"usb4_counters"),
@@ -111,6 +113,11 @@ impl Device {
     /// A number for a protection domain.
     pub(crate) fn new_pd(&self) -> u32 {
         self.pds.fetch_add(1, Relaxed)
+    }
+
+    /// A number for a shared receive queue.
+    pub(crate) fn new_srq(&self) -> u32 {
+        self.srqs.fetch_add(1, Relaxed) & 0x00ff_ffff
     }
 
     /// A frame has come in.

@@ -20,6 +20,7 @@ use crate::{
     mr::Memory,
     recv::Payload,
     send::{self, Batch, NotBuilt, Way},
+    srq::Srq,
     wq::{RecvQueue, SendQueue},
 };
 use kernel::{
@@ -97,7 +98,7 @@ pub(crate) struct Qp {
     stalled: Atomic<i32>,
     /// Withdrawn where one may sleep.
     #[pin]
-    mappings: Mutex<Option<[Mapping; 2]>>,
+    mappings: Mutex<Option<[Option<Mapping>; 2]>>,
 }
 
 /// What a QP is made of.
@@ -106,6 +107,7 @@ pub(crate) struct NewQp {
     pub(crate) pd: u32,
     pub(crate) send_cq: Arc<Cq>,
     pub(crate) recv_cq: Arc<Cq>,
+    pub(crate) srq: Option<Arc<Srq>>,
     pub(crate) handle: QpHandle,
     pub(crate) signal_all: bool,
 }
@@ -128,7 +130,14 @@ impl Qp {
     }
 
     fn build(new: NewQp, number: u32, cap: &mut c::ib_qp_cap, udata: &Udata) -> Result<Arc<Self>> {
-        let (rq, rq_mapping) = RecvQueue::new(&mut cap.max_recv_wr, &mut cap.max_recv_sge, udata)?;
+        let has_srq = new.srq.is_some();
+        let (rq, rq_mapping) = if let Some(srq) = new.srq {
+            (cap.max_recv_wr, cap.max_recv_sge) = (0, 0);
+            (RecvQueue::shared(srq)?, None)
+        } else {
+            let (rq, mapping) = RecvQueue::new(&mut cap.max_recv_wr, cap.max_recv_sge, udata)?;
+            (rq, Some(mapping))
+        };
         let (sq, sq_mapping) = SendQueue::new(
             &mut cap.max_send_wr,
             &mut cap.max_send_sge,
@@ -138,7 +147,9 @@ impl Qp {
         )?;
         let mut answer = [0; 32];
         let (first, second) = answer.split_at_mut(16);
-        first.copy_from_slice(&rq_mapping.info.bytes());
+        if let Some(mapping) = &rq_mapping {
+            first.copy_from_slice(&mapping.info.bytes());
+        }
         second.copy_from_slice(&sq_mapping.info.bytes());
         let mut sends = KVVec::new();
         sends.resize(usize::try_from(sq.places())?, SendMessage::EMPTY, GFP_KERNEL)?;
@@ -153,9 +164,14 @@ impl Qp {
             recv_cq,
             handle,
             signal_all,
+            ..
         } = new;
+        let config = QpConfig {
+            srq: has_srq,
+            ..QpConfig::new(Qpn::new(number))
+        };
         let state = State {
-            engine: Engine::new(QpConfig::new(Qpn::new(number)), Slots { sends, reads }),
+            engine: Engine::new(config, Slots { sends, reads }),
             sq,
             rq,
             path: None,
@@ -178,7 +194,7 @@ impl Qp {
                 timer <- Timer::new(),
                 in_flight: Atomic::new(0),
                 stalled: Atomic::new(0),
-                mappings <- new_mutex!(Some([rq_mapping, sq_mapping]), "usb4_qp_mappings"),
+                mappings <- new_mutex!(Some([rq_mapping, Some(sq_mapping)]), "usb4_qp_mappings"),
             }),
             GFP_KERNEL,
         )?;
@@ -380,7 +396,7 @@ impl Qp {
         if let Some(at) = state.engine.poll_timeout() {
             self.timer.arm(at.0);
         }
-        if state.engine.state() == QpState::Err {
+        if state.engine.state() == QpState::Err && !state.engine.config().srq {
             self.timer.arm(now().saturating_add(state.flush_in));
             state.flush_in = (state.flush_in * 2).min(FLUSH_LAST);
         } else {

@@ -30,6 +30,7 @@ mod mr;
 mod qp;
 mod recv;
 mod send;
+mod srq;
 mod table;
 mod wq;
 
