@@ -288,7 +288,7 @@ pub fn on_event(endpoint: &mut Endpoint, event: Event) {
 
 /// All that must hold at the end of a run.
 pub fn verdict(world: &mut World) -> Result<(), Failure> {
-    let finished = world.now();
+    let finished = world.busy_until();
     for c in 0..world.connections.len() {
         let connection = world.connections[c].clone();
         let ends = [2 * c, 2 * c + 1];

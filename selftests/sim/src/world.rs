@@ -56,6 +56,7 @@ pub struct World {
     pub shared: Vec<Rc<Cell<u64>>>,
     hosts: usize,
     now: u64,
+    busy_until: u64,
     queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
     sequence: u64,
     trace: u64,
@@ -78,6 +79,7 @@ impl World {
             shared: (0..scenario.hosts).map(|_| Rc::default()).collect(),
             hosts: scenario.hosts,
             now: 0,
+            busy_until: 0,
             queue: BinaryHeap::new(),
             sequence: 0,
             trace: 0xcbf2_9ce4_8422_2325,
@@ -116,9 +118,20 @@ impl World {
                 return Err(Failure::new(format!("livelock at {at} ns")));
             }
             self.now = at;
+            // An armed timer is not moved for a deadline that goes away; its tick finds nothing to do.
+            let idle = matches!(event, Event::Timer(_)).then(|| self.stir());
             self.happen(event)?;
+            if idle != Some(self.stir()) {
+                self.busy_until = at;
+            }
         }
         Ok(())
+    }
+
+    /// Changes whenever a packet is sent or a request completes.
+    fn stir(&self) -> u64 {
+        let completed = |e: &Endpoint| e.user.send_completions.len() + e.user.recv_completions.len();
+        self.transmitted + self.endpoints.iter().map(|e| completed(e) as u64).sum::<u64>()
     }
 
     /// Figures of the run.
@@ -147,9 +160,9 @@ impl World {
             .sum()
     }
 
-    /// Virtual time.
-    pub fn now(&self) -> u64 {
-        self.now
+    /// When the last thing happened that anybody could notice, in virtual time.
+    pub fn busy_until(&self) -> u64 {
+        self.busy_until
     }
 
     /// Packets put on a wire.
