@@ -140,7 +140,11 @@ fn run(state: &Path) -> Result<()> {
         answer_up(&Answer::Done(result));
         return Ok(());
     }
-    holder.bring_up(&(0..holder.spec.hosts).collect::<Vec<_>>())?;
+    if let Err(error) = holder.bring_up(&(0..holder.spec.hosts).collect::<Vec<_>>()) {
+        // In order, or the guests' last words are complaints about a vanished fabric.
+        holder.end();
+        return Err(error);
+    }
     let listener = control::listen(state)?;
     answer_up(&Answer::Done(json!({"pid": std::process::id()})));
     for stream in listener.incoming().flatten() {

@@ -54,15 +54,18 @@ impl Metric {
         }
     }
 
-    /// Runs the program; again if it reported nonsense, which perftest does when its clock readings jump.
+    /// Runs the program; again if it reported nonsense, as perftest does when a busy machine spoils its estimate of the clock.
     pub fn measure(&self, lab: &Lab, pair: &Pair) -> Result<Reading> {
         for _ in 0..3 {
             let reading = self.once(lab, pair)?;
-            if reading.value > 0.0 {
+            if reading.value > 0.0 && reading.value.is_finite() {
                 return Ok(reading);
             }
         }
-        bail!("{} reported 0 three times", self.name())
+        bail!(
+            "{} reported nonsense three times: the machine is too busy to measure",
+            self.name()
+        )
     }
 
     fn once(&self, lab: &Lab, pair: &Pair) -> Result<Reading> {
