@@ -25,8 +25,9 @@ use roce::{
 
 /// Keys of windows have it, those of regions do not.
 const WINDOW_FLAG: u32 = 0x8000_0000;
-/// Rights that a window may give.
+/// Rights that a window may give. The owner's own, which changes nothing, may be asked for.
 const RIGHTS: u32 = Access::REMOTE_WRITE
+    .with(Access::LOCAL_WRITE)
     .with(Access::REMOTE_READ)
     .with(Access::REMOTE_ATOMIC)
     .with(Access::FLUSH_GLOBAL)
