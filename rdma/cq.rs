@@ -18,6 +18,8 @@ use roce::completion::{Completion, Queue, WcStatus};
 
 /// `struct ib_uverbs_wc`.
 const CQE_LEN: usize = 48;
+/// `IBV_WC_WITH_INV`.
+const WITH_INV: u32 = 1 << 3;
 /// `IBV_WC_WITH_IMM`.
 const WITH_IMM: u32 = 1 << 1;
 
@@ -175,6 +177,10 @@ fn cqe(completion: &Completion) -> [u8; CQE_LEN] {
     if let (Queue::Recv, Some(imm)) = (completion.queue, completion.imm) {
         put(24, &imm);
         put(36, &WITH_IMM.to_ne_bytes());
+    }
+    if let Some(key) = completion.invalidated {
+        put(24, &key.0.to_ne_bytes());
+        put(36, &WITH_INV.to_ne_bytes());
     }
     put(46, &[1]);
     out

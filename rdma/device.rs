@@ -13,6 +13,7 @@ use crate::{
     qp::Qp,
     recv,
     table::Table,
+    window::Window,
 };
 use kernel::{
     new_mutex,
@@ -26,8 +27,10 @@ use kernel::{
 /// QPs by QPN: 16 bits of slot, 7 random bits and the top bit, which keeps our numbers away from those of an rxe
 /// device over the same netdev.
 pub(crate) type Qps = Table<Qp, 16>;
-/// Regions by key: 20 bits of slot and 12 random bits.
+/// Regions by the upper 24 bits of their keys: 20 bits of slot and 3 random bits.
 pub(crate) type Regions = Table<Region, 20>;
+/// Windows by the upper 24 bits of their keys: 16 bits of slot, 7 random bits and the top bit.
+pub(crate) type Windows = Table<Window, 16>;
 
 /// Our half of an RDMA device.
 #[pin_data]
@@ -44,6 +47,8 @@ pub(crate) struct Device {
     pub(crate) graves: Graves,
     #[pin]
     pub(crate) regions: Regions,
+    #[pin]
+    pub(crate) windows: Windows,
     pds: Atomic<u32>,
     srqs: Atomic<u32>,
     /// 1 once somebody with a right to it has asked for the device's end.
@@ -67,6 +72,7 @@ impl Device {
                 qps <- Table::new(),
                 graves <- graves,
                 regions <- Table::new(),
+                windows <- Table::new(),
                 pds: Atomic::new(1),
                 srqs: Atomic::new(1),
                 leaving: Atomic::new(0),

@@ -9,6 +9,7 @@ use crate::{
     attr, context,
     cq::Cq,
     device::{Device, Qps},
+    host::Lent,
     kapi::{
         self,
         netdev::Netdev,
@@ -34,7 +35,6 @@ use kernel::{
 use roce::{
     completion::{Event, Queue},
     counters::Counters,
-    keys::{Access, Key},
     limits,
     psn::Qpn,
     qp::{QpConfig, ReadResource, SendMessage, Slots, State as QpState},
@@ -43,7 +43,6 @@ use roce::{
         udp::{Addresses, Datagram, Path},
         Packet,
     },
-    wqe::{Fault, Host, RecvWqe, SendWqe, Span, Target},
 };
 use usb4_bindings as c;
 
@@ -301,6 +300,7 @@ impl Qp {
         Memory {
             device: &self.device,
             pd: self.pd,
+            qp: self.number,
         }
     }
 
@@ -492,50 +492,6 @@ impl Timed for Qp {
         if let Some(this) = self.device.qps.find(self.number) {
             Self::drive(&this, None, |engine, _, now, host| engine.handle_timeout(now, host));
         }
-    }
-}
-
-/// What the engine is lent: the user's queues and memory, and the packet at hand.
-struct Lent<'a> {
-    sq: &'a mut SendQueue,
-    rq: &'a mut RecvQueue,
-    memory: Memory<'a>,
-    payload: Option<&'a Payload<'a>>,
-}
-
-impl Host for Lent<'_> {
-    fn take_send(&mut self) -> Option<SendWqe> {
-        self.sq.take()
-    }
-
-    fn take_recv(&mut self) -> Option<RecvWqe> {
-        self.rq.take()
-    }
-
-    fn check(&mut self, rkey: Key, va: u64, length: u32, access: Access) -> Result<(), Fault> {
-        self.memory.check(rkey, va, length, access)
-    }
-
-    fn place(&mut self, to: Target, payload: Span) -> Result<(), Fault> {
-        let source = self.payload.ok_or(Fault::LocalQpOp)?;
-        let mut done = 0u32;
-        let mut result = Ok(());
-        let whole = source.pieces(payload, |piece| {
-            result = match to {
-                Target::Recv { slot, offset } => self.rq.scatter(slot, offset.wrapping_add(done), piece, self.memory),
-                Target::ReadResult { slot, offset } => {
-                    self.sq.scatter(slot, offset.wrapping_add(done), piece, self.memory)
-                }
-                Target::Region { rkey, va } => {
-                    let va = va.wrapping_add(u64::from(done));
-                    self.memory.write(rkey, va, piece, Access::REMOTE_WRITE)
-                }
-            };
-            done = done.wrapping_add(u32::try_from(piece.len()).unwrap_or(0));
-            result.is_ok()
-        });
-        result?;
-        whole.then_some(()).ok_or(Fault::LocalLength)
     }
 }
 

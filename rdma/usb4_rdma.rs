@@ -26,12 +26,14 @@ mod counters;
 mod cq;
 mod device;
 mod graves;
+mod host;
 mod mr;
 mod qp;
 mod recv;
 mod send;
 mod srq;
 mod table;
+mod window;
 mod wq;
 
 module! {

@@ -53,6 +53,8 @@ int usb4_op_create_qp(struct ib_qp *qp, struct ib_qp_init_attr *init, struct ib_
 int usb4_op_modify_qp(struct ib_qp *qp, struct ib_qp_attr *attr, int mask, struct ib_udata *udata);
 int usb4_op_query_qp(struct ib_qp *qp, struct ib_qp_attr *attr, int mask, struct ib_qp_init_attr *init);
 int usb4_op_destroy_qp(struct ib_qp *qp, struct ib_udata *udata);
+int usb4_op_alloc_mw(struct ib_mw *mw, struct ib_udata *udata);
+int usb4_op_dealloc_mw(struct ib_mw *mw);
 int usb4_op_create_srq(struct ib_srq *srq, struct ib_srq_init_attr *init, struct ib_udata *udata);
 int usb4_op_modify_srq(struct ib_srq *srq, struct ib_srq_attr *attr, enum ib_srq_attr_mask mask,
 		       struct ib_udata *udata);
@@ -107,6 +109,8 @@ static const struct ib_device_ops usb4_device_ops = {
 	.query_qp = usb4_op_query_qp,
 	.destroy_qp = usb4_op_destroy_qp,
 	.post_send = usb4_op_post_send,
+	.alloc_mw = usb4_op_alloc_mw,
+	.dealloc_mw = usb4_op_dealloc_mw,
 	.create_srq = usb4_op_create_srq,
 	.modify_srq = usb4_op_modify_srq,
 	.query_srq = usb4_op_query_srq,
@@ -117,6 +121,7 @@ static const struct ib_device_ops usb4_device_ops = {
 	INIT_RDMA_OBJ_SIZE(ib_ucontext, usb4_ucontext, ib),
 	INIT_RDMA_OBJ_SIZE(ib_pd, usb4_pd, ib),
 	INIT_RDMA_OBJ_SIZE(ib_cq, usb4_cq, ib),
+	INIT_RDMA_OBJ_SIZE(ib_mw, usb4_mw, ib),
 	INIT_RDMA_OBJ_SIZE(ib_srq, usb4_srq, ib),
 	INIT_RDMA_OBJ_SIZE(ib_qp, usb4_qp, ib),
 };
@@ -318,6 +323,8 @@ void usb4_page_write(struct page *page, size_t offset, const void *from, size_t 
 	memcpy_to_page(page, offset, from, len);
 }
 
+void *usb4_page_map(struct page *page) { return kmap_local_page(page); }
+void usb4_page_unmap(void *base) { kunmap_local(base); }
 void *usb4_vmalloc_user(size_t size) { return vmalloc_user(size); }
 void usb4_mem_copy(void *to, const void *from, size_t len) { memcpy(to, from, len); }
 bool usb4_crc32_is_fast(void) { return crc32_optimizations() & CRC32_LE_OPTIMIZATION; }

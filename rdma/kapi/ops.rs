@@ -8,6 +8,7 @@
 
 #![allow(clippy::missing_safety_doc, reason = "one contract for all, above")]
 
+mod mw;
 mod srq;
 
 use super::{
@@ -330,6 +331,10 @@ unsafe extern "C" fn usb4_op_reg_user_mr(
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_dereg_mr(mr: *mut c::ib_mr, _udata: *mut c::ib_udata) -> c_int {
+    // SAFETY: Attached by `usb4_op_reg_user_mr`.
+    if !unsafe { attached::<Region>((*mr.cast::<c::usb4_mr>()).inner) }.may_go() {
+        return EINVAL.to_errno();
+    }
     // SAFETY: Made by `usb4_op_reg_user_mr`; the core lets go of it once.
     let (mut ours, device) = unsafe { (KBox::from_raw(mr.cast::<c::usb4_mr>()), ibdev::device((*mr).device)) };
     // SAFETY: Attached by `usb4_op_reg_user_mr`.

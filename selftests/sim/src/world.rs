@@ -56,7 +56,7 @@ pub struct World {
     pub shared: Vec<Rc<Cell<u64>>>,
     hosts: usize,
     now: u64,
-    busy_until: u64,
+    finished: u64,
     queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
     sequence: u64,
     trace: u64,
@@ -79,7 +79,7 @@ impl World {
             shared: (0..scenario.hosts).map(|_| Rc::default()).collect(),
             hosts: scenario.hosts,
             now: 0,
-            busy_until: 0,
+            finished: 0,
             queue: BinaryHeap::new(),
             sequence: 0,
             trace: 0xcbf2_9ce4_8422_2325,
@@ -118,20 +118,9 @@ impl World {
                 return Err(Failure::new(format!("livelock at {at} ns")));
             }
             self.now = at;
-            // An armed timer is not moved for a deadline that goes away; its tick finds nothing to do.
-            let idle = matches!(event, Event::Timer(_)).then(|| self.stir());
             self.happen(event)?;
-            if idle != Some(self.stir()) {
-                self.busy_until = at;
-            }
         }
         Ok(())
-    }
-
-    /// Changes whenever a packet is sent or a request completes.
-    fn stir(&self) -> u64 {
-        let completed = |e: &Endpoint| e.user.send_completions.len() + e.user.recv_completions.len();
-        self.transmitted + self.endpoints.iter().map(|e| completed(e) as u64).sum::<u64>()
     }
 
     /// Figures of the run.
@@ -160,9 +149,10 @@ impl World {
             .sum()
     }
 
-    /// When the last thing happened that anybody could notice, in virtual time.
-    pub fn busy_until(&self) -> u64 {
-        self.busy_until
+    /// When the last packet came, left or the last work request completed. A timer may still have run
+    /// for nothing.
+    pub fn finished(&self) -> u64 {
+        self.finished
     }
 
     /// Packets put on a wire.
@@ -280,6 +270,7 @@ impl World {
     /// A packet arrives at a host: what the kernel does from the IP header to the engine.
     fn deliver(&mut self, host: usize, mut bytes: Vec<u8>) -> Result<(), Failure> {
         self.packets += 1;
+        self.finished = self.now;
         let Some((e, start, packet)) = self.accept(host, &bytes) else {
             return Ok(());
         };
@@ -384,6 +375,7 @@ impl World {
     }
 
     fn record(&mut self, e: usize, completion: Completion) -> Result<(), Failure> {
+        self.finished = self.now;
         if self.chatty {
             println!("{:>10} {e} {completion:?}", self.now);
         }
@@ -448,6 +440,7 @@ impl World {
             }
         };
         self.transmitted += 1;
+        self.finished = self.now;
         if self.chatty {
             println!("{:>10} {e} -> {:02x?}", self.now, transmit.header.as_bytes());
         }
