@@ -33,8 +33,8 @@ impl Tombstone {
     }
 
     /// The answer to `packet`, which was addressed to the queue pair that was: an ACK to a SEND or
-    /// WRITE that had been carried out, or the NAK that ended it. Everything else, READs and atomics
-    /// that had been carried out too, has no answer.
+    /// WRITE that had been carried out and asks for one, or the NAK that ended it. Everything else has
+    /// no answer; nor have READs and atomics that had been carried out, whose data is gone.
     #[must_use]
     pub fn answer(&self, packet: &Packet) -> Option<Transmit> {
         if packet.class != Class::Rc || packet.opcode.is_response() {
@@ -44,7 +44,7 @@ impl Tombstone {
             Some(word) if !packet.bth.psn.before(word.psn) => word,
             _ if !packet.bth.psn.before(self.expected) => return None,
             _ => match packet.opcode {
-                Opcode::Send { .. } | Opcode::Write { .. } => Answer {
+                Opcode::Send { .. } | Opcode::Write { .. } if packet.bth.ack_request => Answer {
                     psn: self.acked,
                     syndrome: Syndrome::ACK,
                 },

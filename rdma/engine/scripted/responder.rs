@@ -251,3 +251,55 @@ fn a_shared_receive_queue_is_not_flushed() {
     assert_eq!(rig.user.recvs.len(), 1);
     assert_eq!(rig.qp.poll_event(), Some(Event::LastWqeReached));
 }
+
+#[test]
+fn a_destroyed_queue_pair_acknowledges_what_it_had_carried_out_and_nothing_else() {
+    let mut rig = Rig::new();
+    assert!(rig.qp.tombstone().is_none());
+    rig.recv(10);
+    rig.request(send(Place::Only), RQ_PSN, 10);
+    rig.request(write(Place::Only), RQ_PSN + 1, 4);
+    rig.qp
+        .modify(
+            rig.now,
+            &Modify {
+                state: Some(State::Err),
+                ..Modify::default()
+            },
+        )
+        .unwrap();
+    let tombstone = rig.qp.tombstone().unwrap();
+    assert_eq!(tombstone.dest(), Qpn::new(0x22));
+    let answer = |opcode: Opcode, psn| {
+        let reth = opcode.has_reth().then_some(Reth {
+            va: 0,
+            rkey: Key(9),
+            length: 4,
+        });
+        let transmit = tombstone.answer(&packet(opcode, psn, 0, reth, None))?;
+        let packet = Packet::parse(transmit.header.as_bytes(), transmit.transport_len()).unwrap();
+        Some((packet.bth.dest, packet.bth.psn, packet.aeth.unwrap()))
+    };
+    let aeth = Aeth {
+        syndrome: ACK,
+        msn: Msn::new(2),
+    };
+    let acked = Some((Qpn::new(0x22), Psn::new(RQ_PSN + 1), aeth));
+    assert_eq!(answer(send(Place::Only), RQ_PSN), acked);
+    assert_eq!(answer(write(Place::Only), RQ_PSN + 1), acked);
+    assert_eq!(answer(send(Place::Only), RQ_PSN + 2), None);
+    assert_eq!(answer(Opcode::ReadRequest, RQ_PSN), None);
+}
+
+#[test]
+fn a_destroyed_queue_pair_repeats_its_last_word() {
+    let mut rig = Rig::new();
+    rig.user.refuse = Some(Fault::RemoteAccess);
+    rig.request(write(Place::Only), RQ_PSN, 10);
+    let tombstone = rig.qp.tombstone().unwrap();
+    let again = tombstone
+        .answer(&packet(send(Place::Only), RQ_PSN, 1, None, None))
+        .unwrap();
+    let packet = Packet::parse(again.header.as_bytes(), again.transport_len()).unwrap();
+    assert_eq!(packet.aeth.unwrap().syndrome, Syndrome::Nak(NakCode::RemoteAccess));
+}

@@ -5,6 +5,7 @@ use crate::scenario::{Bad, EndPlan, Op, Recv, Region};
 use roce::completion::{Completion, Event};
 use roce::keys::{self, Access, Key};
 use roce::qp::{Qp, ReadResource, SendMessage, Slots};
+use roce::tombstone::Tombstone;
 use roce::wqe::{Fault, Host, RecvWqe, SendWqe, Source, Span, Target};
 
 /// The engine as the simulation builds it.
@@ -46,6 +47,8 @@ pub struct Endpoint {
     pub begun: usize,
     /// False once it has died.
     pub alive: bool,
+    /// What is left of it once its user has destroyed it.
+    pub tombstone: Option<Tombstone>,
 }
 
 impl User {

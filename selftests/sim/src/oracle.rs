@@ -218,8 +218,16 @@ pub fn verdict(world: &mut World) -> Result<(), Failure> {
 
 /// Without a fault of users or hosts everything has succeeded by itself.
 fn progress(world: &World, connection: &Connection, ends: [usize; 2]) -> Result<(), Failure> {
-    if !matches!(connection.twist, Twist::None | Twist::Drain { .. }) {
+    if !matches!(
+        connection.twist,
+        Twist::None | Twist::Drain { .. } | Twist::Leave { .. }
+    ) {
         return Ok(());
+    }
+    if let Twist::Leave { end, .. } = connection.twist {
+        ensure(!world.endpoints[ends[end]].alive, || {
+            format!("end {}: never left", ends[end])
+        })?;
     }
     for e in ends {
         let endpoint = &world.endpoints[e];
@@ -268,7 +276,7 @@ fn calm(world: &World, ends: [usize; 2]) -> Result<(), Failure> {
 fn faults(world: &World, connection: &Connection, ends: [usize; 2]) -> Result<(), Failure> {
     let disturbed = world.links.iter().any(|l| l.lost + l.disturbed > 0);
     match connection.twist {
-        Twist::None | Twist::Drain { .. } => Ok(()),
+        Twist::None | Twist::Drain { .. } | Twist::Leave { .. } => Ok(()),
         Twist::BadOp { end, index, bad } => bad_op(world, ends, end, index, bad, disturbed),
         Twist::Death { end, .. } => {
             let survivor = &world.endpoints[ends[1 - end]];
@@ -398,7 +406,10 @@ fn punctuality(world: &World, finished: u64) -> Result<(), Failure> {
     for (c, connection) in world.connections.iter().enumerate() {
         let timeout = limits::ack_timeout(connection.timeout).map_or(0, |span| span.0);
         granted += lost * (timeout + 2 * trip);
-        if !matches!(connection.twist, Twist::None | Twist::Drain { .. }) {
+        if !matches!(
+            connection.twist,
+            Twist::None | Twist::Drain { .. } | Twist::Leave { .. }
+        ) {
             granted += 10 * timeout;
         }
         for (end, e) in [(0, 2 * c), (1, 2 * c + 1)] {

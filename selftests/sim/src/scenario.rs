@@ -113,6 +113,9 @@ pub enum Twist {
     Death { end: usize, at: u64 },
     /// The user of `end` moves it to ERR.
     LocalError { end: usize, at: u64 },
+    /// The user of `end` destroys its queue pair the moment its own work is complete, `abruptly` before
+    /// it has sent the last answer.
+    Leave { end: usize, abruptly: bool },
     /// The user of `end` drains its send queue and resumes.
     Drain { end: usize, at: u64, resume: u64 },
 }
@@ -277,13 +280,27 @@ fn connection(rng: &mut Rng, hosts: usize) -> Connection {
             };
             // From the starved request on, nobody posts receives.
             let fed = !matches!(twist, Twist::BadOp { end: e, index: i, bad: Bad::NoRecv } if e == end && i <= index);
-            // A queue pair without remote rights takes nothing but SENDs.
-            let open = !matches!(twist, Twist::BadOp { end: e, bad: Bad::QpRight, .. } if e == end);
+            let choice: &[SendOp] = match twist {
+                // A queue pair without remote rights takes nothing but SENDs, and who leaves knows of
+                // nothing but receives. The data of a READ leaves with it.
+                Twist::BadOp {
+                    end: e,
+                    bad: Bad::QpRight,
+                    ..
+                } if e == end => &[SendOp::Send, SendOp::SendImm],
+                Twist::Leave { end: e, .. } if e != end && index + 1 == counts[end] => {
+                    &[SendOp::Send, SendOp::SendImm, SendOp::WriteImm]
+                }
+                Twist::Leave { end: e, .. } if e != end => {
+                    &[SendOp::Send, SendOp::SendImm, SendOp::Write, SendOp::WriteImm]
+                }
+                _ => &ALL,
+            };
             let op = make_op(
                 rng,
                 mtu,
                 bad,
-                open,
+                choice,
                 end,
                 &mut layouts,
                 fed.then_some(&mut recvs[1 - end]),
@@ -291,10 +308,19 @@ fn connection(rng: &mut Rng, hosts: usize) -> Connection {
             ops[end].push(op);
         }
     }
-    let starved = |end: usize| matches!(twist, Twist::BadOp { end: e, bad: Bad::NoRecv, .. } if e != end);
-    // Receives nobody will use, to be flushed; not where a starved sender would find them.
+    let exact = |end: usize| match twist {
+        Twist::BadOp {
+            end: e,
+            bad: Bad::NoRecv,
+            ..
+        } => e != end,
+        Twist::Leave { end: e, .. } => e == end,
+        _ => false,
+    };
+    // Receives nobody will use, to be flushed; not where a starved sender would find them, nor where
+    // somebody waits for all of them.
     for end in 0..2 {
-        for _ in 0..if starved(end) { 0 } else { rng.below(4) } {
+        for _ in 0..if exact(end) { 0 } else { rng.below(4) } {
             let local = layouts[end].take(rng, 64);
             recvs[end].push(Recv {
                 length: 64,
@@ -375,6 +401,10 @@ fn twist(rng: &mut Rng, counts: [usize; 2]) -> Twist {
             at,
             resume: at + rng.below(300_000),
         },
+        9 | 10 => Twist::Leave {
+            end,
+            abruptly: rng.chance(0.3),
+        },
         _ => Twist::None,
     }
 }
@@ -398,19 +428,28 @@ impl Layout {
     }
 }
 
+/// Every operation of a connection.
+const ALL: [SendOp; 5] = [
+    SendOp::Send,
+    SendOp::SendImm,
+    SendOp::Write,
+    SendOp::WriteImm,
+    SendOp::Read,
+];
+
 fn make_op(
     rng: &mut Rng,
     mtu: Mtu,
     bad: Option<Bad>,
-    open: bool,
+    choice: &[SendOp],
     end: usize,
     layouts: &mut [Layout; 2],
     peer_recvs: Option<&mut Vec<Recv>>,
 ) -> Op {
     use SendOp::{Read, Send, SendImm, Write, WriteImm};
     let op = rng.pick(match bad {
-        None if !open => &[Send, SendImm],
-        None | Some(Bad::Snapshot(_)) => &[Send, SendImm, Write, WriteImm, Read],
+        None => choice,
+        Some(Bad::Snapshot(_)) => &ALL,
         Some(Bad::Key | Bad::Bounds | Bad::Domain | Bad::Right | Bad::QpRight) => &[Write, WriteImm, Read],
         Some(Bad::Gather) => &[Send, SendImm, Write, WriteImm],
         Some(Bad::Result | Bad::Vanish) => &[Read],

@@ -92,7 +92,7 @@ impl World {
                     world.at(at, Event::Modify(first + end, State::Sqd as u8));
                     world.at(resume, Event::Modify(first + end, State::Rts as u8));
                 }
-                Twist::None | Twist::BadOp { .. } => {}
+                Twist::None | Twist::BadOp { .. } | Twist::Leave { .. } => {}
             }
         }
         world
@@ -183,6 +183,7 @@ impl World {
             silent_until: 0,
             begun: 0,
             alive: true,
+            tombstone: None,
         });
     }
 
@@ -272,6 +273,12 @@ impl World {
                 packet.aeth
             );
         }
+        if let Some(tombstone) = self.endpoints[e].tombstone {
+            if let Some(answer) = tombstone.answer(&packet) {
+                self.transmit(e, &answer);
+            }
+            return Ok(());
+        }
         bytes.drain(..start);
         self.endpoints[e].user.packet = bytes;
         let before = *self.endpoints[e].engine.counters();
@@ -292,7 +299,8 @@ impl World {
         let packet = Packet::parse(transport, transport.len()).ok()?;
         let e = packet.bth.dest.value().checked_sub(FIRST_QPN)? as usize;
         let endpoint = self.endpoints.get(e)?;
-        (endpoint.alive && endpoint.host == host).then_some((e, start, packet))
+        let there = endpoint.alive || endpoint.tombstone.is_some();
+        (there && endpoint.host == host).then_some((e, start, packet))
     }
 
     /// Everything a call to an engine may have made possible.
@@ -301,7 +309,32 @@ impl World {
             return Ok(());
         }
         self.drain(e)?;
-        self.pump(self.endpoints[e].link)
+        let leaves = self.leaves(e);
+        if leaves == Some(true) {
+            self.leave(e);
+        }
+        self.pump(self.endpoints[e].link)?;
+        if leaves == Some(false) {
+            self.leave(e);
+        }
+        Ok(())
+    }
+
+    /// Whether the user of `e` has done all it wanted and goes, and whether without another packet.
+    fn leaves(&self, e: usize) -> Option<bool> {
+        let user = &self.endpoints[e].user;
+        let complete =
+            user.send_completions.len() == user.plan.ops.len() && user.recv_completions.len() == user.plan.recvs.len();
+        match self.connections[e / 2].twist {
+            Twist::Leave { end, abruptly } if end == e % 2 && complete => Some(abruptly),
+            _ => None,
+        }
+    }
+
+    fn leave(&mut self, e: usize) {
+        let endpoint = &mut self.endpoints[e];
+        endpoint.tombstone = endpoint.engine.tombstone();
+        endpoint.alive = false;
     }
 
     /// Poll completions and events, re-arm the timer, check the rules that hold at any time.
