@@ -18,8 +18,20 @@ use roce::completion::{Completion, Queue, WcStatus};
 
 /// `struct ib_uverbs_wc`.
 const CQE_LEN: usize = 48;
+/// `IBV_WC_GRH`.
+const GRH: u32 = 1 << 0;
+/// What the service level of a datagram says to those who do not see its headers (UCX): IPv4 or IPv6, with UDP.
+const SL_IPV4: u8 = 0xa;
+/// See [`SL_IPV4`].
+const SL_IPV6: u8 = 0x9;
 /// `IBV_WC_WITH_IMM`.
 const WITH_IMM: u32 = 1 << 1;
+
+/// What a completion says beyond the engine's part.
+pub(crate) struct Extra {
+    /// The last datagram came over IPv6.
+    pub(crate) ipv6: bool,
+}
 
 /// What wakes the owner.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -123,7 +135,7 @@ impl Cq {
     }
 
     /// Adds a completion, and wakes the owner if that was asked for. Called under the QP's lock.
-    pub(crate) fn push(&self, completion: &Completion) {
+    pub(crate) fn push(&self, completion: &Completion, extra: &Extra) {
         let mut state = self.state.lock();
         let next = state.ring.next(state.producer);
         if next == state.ring.consumer() {
@@ -135,7 +147,7 @@ impl Cq {
             }
             return;
         }
-        state.ring.write(state.producer, 0, &cqe(completion));
+        state.ring.write(state.producer, 0, &cqe(completion, extra));
         state.producer = next;
         state.ring.publish_producer(next);
         let wakes = match state.armed {
@@ -160,7 +172,7 @@ impl Cq {
 }
 
 /// The bytes of `struct ib_uverbs_wc`.
-fn cqe(completion: &Completion) -> [u8; CQE_LEN] {
+fn cqe(completion: &Completion, extra: &Extra) -> [u8; CQE_LEN] {
     let mut out = [0; CQE_LEN];
     let mut put = |at: usize, bytes: &[u8]| {
         if let Some(to) = out.get_mut(at..at + bytes.len()) {
@@ -172,10 +184,17 @@ fn cqe(completion: &Completion) -> [u8; CQE_LEN] {
     put(12, &u32::from(completion.opcode as u8).to_ne_bytes());
     put(20, &completion.byte_len.to_ne_bytes());
     put(28, &completion.qpn.value().to_ne_bytes());
+    let mut flags = 0;
     if let (Queue::Recv, Some(imm)) = (completion.queue, completion.imm) {
         put(24, &imm);
-        put(36, &WITH_IMM.to_ne_bytes());
+        flags |= WITH_IMM;
     }
+    if let Some(sender) = completion.src_qpn {
+        put(32, &sender.value().to_ne_bytes());
+        flags |= GRH;
+        put(44, &[if extra.ipv6 { SL_IPV6 } else { SL_IPV4 }]);
+    }
+    put(36, &flags.to_ne_bytes());
     put(46, &[1]);
     out
 }

@@ -2,11 +2,12 @@
 //! One RDMA device over one netdev: its tables, and the way in for packets.
 
 use crate::{
+    ah::Ah,
     counters,
     kapi::{
         ibdev::IbDev,
         netdev::{Hook, Netdev, RxFrame, Verdict},
-        sync::{new_bh_lock, BhLock},
+        sync::{new_bh_lock, new_irq_lock, BhLock, IrqLock},
     },
     mr::Region,
     qp::Qp,
@@ -28,19 +29,24 @@ pub(crate) type Qps = Table<Qp, 16>;
 /// Regions by key: 20 bits of slot and 12 random bits.
 pub(crate) type Regions = Table<Region, 20>;
 
+/// Address handles of user space, by number.
+pub(crate) type Ahs = Table<Ah, 16>;
+
 /// Our half of an RDMA device.
 #[pin_data]
 pub(crate) struct Device {
     ib: IbDev,
     /// None once the netdev has gone.
     #[pin]
-    netdev: BhLock<Option<Netdev>>,
+    netdev: IrqLock<Option<Netdev>>,
     #[pin]
     hook: Mutex<Option<Hook>>,
     #[pin]
     pub(crate) qps: Qps,
     #[pin]
     pub(crate) regions: Regions,
+    #[pin]
+    pub(crate) ahs: Ahs,
     pds: Atomic<u32>,
     /// 1 once somebody with a right to it has asked for the device's end.
     leaving: Atomic<u32>,
@@ -57,10 +63,11 @@ impl Device {
         Arc::pin_init(
             pin_init!(Self {
                 ib,
-                netdev <- new_bh_lock!(Some(netdev), c"usb4_netdev"),
+                netdev <- new_irq_lock!(Some(netdev), c"usb4_netdev"),
                 hook <- new_mutex!(None, "usb4_hook"),
                 qps <- Table::new(),
                 regions <- Table::new(),
+                ahs <- Table::new(),
                 pds: Atomic::new(1),
                 leaving: Atomic::new(0),
                 icrc_errors: Atomic::new(0),

@@ -7,7 +7,7 @@
 
 use crate::{
     attr, context,
-    cq::Cq,
+    cq::{Cq, Extra},
     device::{Device, Qps},
     kapi::{
         self,
@@ -15,7 +15,7 @@ use crate::{
         queue::Mapping,
         sync::{new_bh_lock, wait_for_packets, BhLock},
         timer::{now, Timed, Timer},
-        uverbs::{KeptAttr, QpAttr, QpEvent, QpHandle, Udata},
+        uverbs::{is_our_gid, udp_sport, KeptAttr, QpAttr, QpEvent, QpHandle, Udata},
     },
     mr::Memory,
     recv::Payload,
@@ -36,13 +36,13 @@ use roce::{
     keys::{Access, Key},
     limits,
     psn::Qpn,
-    qp::{QpConfig, ReadResource, SendMessage, Slots, State as QpState},
+    qp::{QpConfig, QpKind, ReadResource, SendMessage, Slots, State as QpState},
     time::Instant,
     wire::{
         udp::{Addresses, Datagram, Path},
         Packet,
     },
-    wqe::{Fault, Host, RecvWqe, SendWqe, Span, Target},
+    wqe::{Fault, Host, RecvWqe, Route, SendWqe, Span, Target},
 };
 use usb4_bindings as c;
 
@@ -68,6 +68,8 @@ struct State {
     sq: SendQueue,
     rq: RecvQueue,
     path: Option<Path>,
+    /// The last datagram came over IPv6.
+    ipv6: bool,
     ip_id: u16,
     /// Somebody is sending and will look again before it stops.
     sending: bool,
@@ -78,7 +80,7 @@ struct State {
     kept: KeptAttr,
 }
 
-/// A reliable connected queue pair.
+/// A queue pair.
 #[pin_data]
 pub(crate) struct Qp {
     number: u32,
@@ -86,6 +88,7 @@ pub(crate) struct Qp {
     pd: u32,
     send_cq: Arc<Cq>,
     recv_cq: Arc<Cq>,
+    kind: QpKind,
     signal_all: bool,
     #[pin]
     state: BhLock<State>,
@@ -107,6 +110,7 @@ pub(crate) struct NewQp {
     pub(crate) send_cq: Arc<Cq>,
     pub(crate) recv_cq: Arc<Cq>,
     pub(crate) handle: QpHandle,
+    pub(crate) kind: QpKind,
     pub(crate) signal_all: bool,
 }
 
@@ -129,13 +133,16 @@ impl Qp {
 
     fn build(new: NewQp, number: u32, cap: &mut c::ib_qp_cap, udata: &Udata) -> Result<Arc<Self>> {
         let (rq, rq_mapping) = RecvQueue::new(&mut cap.max_recv_wr, &mut cap.max_recv_sge, udata)?;
-        let (sq, sq_mapping) = SendQueue::new(
+        let (mut sq, sq_mapping) = SendQueue::new(
             &mut cap.max_send_wr,
             &mut cap.max_send_sge,
             &mut cap.max_inline_data,
             new.signal_all,
             udata,
         )?;
+        if new.kind.is_datagram() {
+            sq.keep_vectors()?;
+        }
         let mut answer = [0; 32];
         let (first, second) = answer.split_at_mut(16);
         first.copy_from_slice(&rq_mapping.info.bytes());
@@ -152,13 +159,19 @@ impl Qp {
             send_cq,
             recv_cq,
             handle,
+            kind,
             signal_all,
         } = new;
+        let config = QpConfig {
+            kind,
+            ..QpConfig::new(Qpn::new(number))
+        };
         let state = State {
-            engine: Engine::new(QpConfig::new(Qpn::new(number)), Slots { sends, reads }),
+            engine: Engine::new(config, Slots { sends, reads }),
             sq,
             rq,
             path: None,
+            ipv6: false,
             ip_id: 0,
             sending: false,
             flush_in: FLUSH_FIRST,
@@ -173,6 +186,7 @@ impl Qp {
                 pd,
                 send_cq,
                 recv_cq,
+                kind,
                 signal_all,
                 state <- new_bh_lock!(state, c"usb4_qp"),
                 timer <- Timer::new(),
@@ -211,11 +225,24 @@ impl Qp {
         if packet.bth.pkey & 0x7fff != context::PKEY & 0x7fff {
             return;
         }
+        if this.kind.is_datagram() && !this.is_for_us(datagram) {
+            return;
+        }
         Self::drive(this, Some(payload), |engine, path, now, host| {
-            if path.is_some_and(|path| is_from_peer(&path.addresses, &datagram.addresses)) {
+            if this.kind.is_datagram() || path.is_some_and(|path| is_from_peer(&path.addresses, &datagram.addresses)) {
                 engine.handle_packet(now, packet, host);
             }
         });
+    }
+
+    /// Whether a datagram is addressed to the device.
+    fn is_for_us(&self, datagram: &Datagram) -> bool {
+        let gid = match datagram.addresses {
+            Addresses::V6 { dst, .. } => dst,
+            Addresses::V4 { dst: [a, b, c, d], .. } => [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d],
+        };
+        let netdev = self.device.netdev();
+        netdev.is_some_and(|netdev| is_our_gid(self.device.ib(), &netdev, &gid))
     }
 
     /// The stack has let go of a frame. Any context but hard interrupts.
@@ -234,7 +261,6 @@ impl Qp {
     ) {
         let netdev = this.device.netdev();
         let mut batch = Batch::new();
-        let to_us;
         {
             let mut guard = this.state.lock();
             let state = &mut *guard;
@@ -246,6 +272,7 @@ impl Qp {
                 rq: &mut state.rq,
                 memory: this.memory(),
                 payload,
+                ipv6: &mut state.ipv6,
             };
             act(&mut state.engine, state.path.as_ref(), Instant(now()), &mut host);
             this.settle(state);
@@ -258,12 +285,11 @@ impl Qp {
                 return;
             }
             state.sending = true;
-            to_us = state.path.is_some_and(|path| path.src_mac == path.dst_mac);
         }
         let mut sent = 0;
         loop {
             sent += batch.len();
-            batch.send(to_us);
+            batch.send();
             let mut state = this.state.lock();
             if state.handle.is_some() && sent < ROUND {
                 this.fill(&mut state, netdev.as_ref(), &mut batch);
@@ -290,9 +316,12 @@ impl Qp {
 
     /// Builds what may be sent now.
     fn fill(self: &Arc<Self>, state: &mut State, netdev: Option<&Netdev>, batch: &mut Batch) {
-        let (Some(netdev), Some(path)) = (netdev, state.path) else {
+        let Some(netdev) = netdev else {
             return;
         };
+        if state.path.is_none() && !self.kind.is_datagram() {
+            return;
+        }
         let now = Instant(now());
         while !batch.is_full() && self.may_send() {
             let mut host = Lent {
@@ -300,9 +329,20 @@ impl Qp {
                 rq: &mut state.rq,
                 memory: self.memory(),
                 payload: None,
+                ipv6: &mut state.ipv6,
             };
             let Some(transmit) = state.engine.poll_transmit(now, &mut host) else {
                 break;
+            };
+            let path = match transmit.route {
+                Some(route) => self.route(route, host.sq, netdev),
+                None => state.path,
+            };
+            let Some(path) = path else {
+                state
+                    .engine
+                    .handle_gather_fault(now, &transmit, Fault::LocalQpOp, &mut host);
+                continue;
             };
             state.ip_id = state.ip_id.wrapping_add(1);
             let way = Way {
@@ -313,7 +353,7 @@ impl Qp {
             match send::build(&transmit, &way, host.sq, self.memory(), self) {
                 Ok(frame) => {
                     self.in_flight.fetch_add(1, Full);
-                    batch.push(frame);
+                    batch.push(frame, path.src_mac == path.dst_mac);
                 }
                 Err(NotBuilt::Fault(fault)) => {
                     state.engine.handle_gather_fault(now, &transmit, fault, &mut host);
@@ -322,6 +362,16 @@ impl Qp {
             }
         }
         self.settle(state);
+    }
+
+    /// The path of a datagram.
+    fn route(&self, route: Route, sq: &SendQueue, netdev: &Netdev) -> Option<Path> {
+        // One source port a QP: its datagrams stay in order.
+        let src_port = 0xc000 | u16::try_from(self.number & 0x3fff).unwrap_or(0);
+        match route.ah {
+            0 => sq.vector(route.slot)?.path(&self.device, netdev, src_port),
+            number => self.device.ahs.find(number)?.path(self.pd, netdev, src_port),
+        }
     }
 
     /// Whether the stack holds few enough of our frames. If not, their return will restart us.
@@ -341,6 +391,7 @@ impl Qp {
             rq: &mut state.rq,
             memory: self.memory(),
             payload: None,
+            ipv6: &mut state.ipv6,
         };
         for left in (0..SETTLE).rev() {
             let Some(completion) = state.engine.poll_completion(&mut host) else {
@@ -349,16 +400,17 @@ impl Qp {
             if left == 0 {
                 self.timer.kick();
             }
+            let extra = Extra { ipv6: *host.ipv6 };
             match completion.queue {
                 Queue::Send => {
                     host.sq.complete();
                     if completion.signalled {
-                        self.send_cq.push(&completion);
+                        self.send_cq.push(&completion, &extra);
                     }
                 }
                 Queue::Recv => {
                     host.rq.complete();
-                    self.recv_cq.push(&completion);
+                    self.recv_cq.push(&completion, &extra);
                 }
             }
         }
@@ -395,8 +447,7 @@ impl Qp {
         let unknown = has(c::ib_qp_attr_mask_IB_QP_ALT_PATH
             | c::ib_qp_attr_mask_IB_QP_PATH_MIG_STATE
             | c::ib_qp_attr_mask_IB_QP_RATE_LIMIT
-            | c::ib_qp_attr_mask_IB_QP_CAP
-            | c::ib_qp_attr_mask_IB_QP_QKEY);
+            | c::ib_qp_attr_mask_IB_QP_CAP);
         if unknown || mask & !c::ib_qp_attr_mask_IB_QP_ATTR_STANDARD_BITS != 0 {
             return Err(EOPNOTSUPP);
         }
@@ -404,15 +455,22 @@ impl Qp {
         {
             let mut guard = this.state.lock();
             let state = &mut *guard;
-            let modify = attr::read_modify(state.engine.state(), &wanted, mask, context::active_mtu(netdev.mtu()))?;
+            let modify = attr::read_modify(
+                state.engine.state(),
+                this.kind,
+                &wanted,
+                mask,
+                context::active_mtu(netdev.mtu()),
+            )?;
             let path = if has(c::ib_qp_attr_mask_IB_QP_AV) {
                 let dest = if has(c::ib_qp_attr_mask_IB_QP_DEST_QPN) {
                     wanted.fields().dest_qp_num
                 } else {
                     state.kept.fields().dest_qp_num
                 };
-                let flat = wanted.path(this.number, dest, &netdev).ok_or(EINVAL)?;
-                Some(attr::path(&flat, netdev.mac()))
+                let flat = wanted.path(&netdev).ok_or(EINVAL)?;
+                let src_port = udp_sport(flat.flow_label, this.number, dest);
+                Some(attr::path(&flat, netdev.mac(), src_port))
             } else {
                 None
             };
@@ -474,6 +532,7 @@ struct Lent<'a> {
     rq: &'a mut RecvQueue,
     memory: Memory<'a>,
     payload: Option<&'a Payload<'a>>,
+    ipv6: &'a mut bool,
 }
 
 impl Host for Lent<'_> {
@@ -487,6 +546,13 @@ impl Host for Lent<'_> {
 
     fn check(&mut self, rkey: Key, va: u64, length: u32, access: Access) -> Result<(), Fault> {
         self.memory.check(rkey, va, length, access)
+    }
+
+    fn place_grh(&mut self, slot: u32) -> Result<(), Fault> {
+        let grh = self.payload.and_then(Payload::grh).ok_or(Fault::LocalQpOp)?;
+        let [version, ..] = grh;
+        *self.ipv6 = version != 0;
+        self.rq.scatter(slot, 0, &grh, self.memory)
     }
 
     fn place(&mut self, to: Target, payload: Span) -> Result<(), Fault> {

@@ -20,6 +20,7 @@ use kernel::prelude::*;
 
 mod kapi;
 
+mod ah;
 mod attr;
 mod context;
 mod counters;

@@ -5,6 +5,7 @@
 //! What was copied stays in a place of ours until its completion, which is also when user space gets the slot back.
 
 use crate::{
+    ah::Vector,
     context,
     kapi::{
         queue::{Mapping, Ring},
@@ -16,11 +17,14 @@ use kernel::prelude::*;
 use roce::{
     keys::{Access, Key},
     limits::MAX_MESSAGE_LEN,
-    wqe::{Fault, RecvWqe, SendOp, SendWqe},
+    psn::Qpn,
+    wqe::{Datagram, Fault, RecvWqe, SendOp, SendWqe},
 };
 
 /// `rxe_send_wqe` before its scatter list or inline data.
 const SEND_HEADER: usize = 208;
+/// `rxe_av` in an `rxe_send_wqe`.
+const VECTOR: usize = 56;
 /// `rxe_recv_wqe` before its scatter list.
 const RECV_HEADER: usize = 40;
 /// `rxe_sge`: address, length, lkey.
@@ -187,6 +191,8 @@ pub(crate) struct SendQueue {
     max_sge: usize,
     max_inline: usize,
     signal_all: bool,
+    /// The address vectors of taken requests, on datagram queues.
+    vectors: KVVec<Vector>,
     /// Next slot to take.
     taken: u32,
     /// Next slot to give back.
@@ -219,10 +225,23 @@ impl SendQueue {
             max_sge,
             max_inline: room,
             signal_all,
+            vectors: KVVec::new(),
             taken: 0,
             consumer: 0,
         };
         Ok((queue, mapping))
+    }
+
+    /// Keeps the address vectors of requests from now on.
+    pub(crate) fn keep_vectors(&mut self) -> Result {
+        self.vectors
+            .resize(usize::try_from(self.places.count)?, Vector::default(), GFP_KERNEL)?;
+        Ok(())
+    }
+
+    /// The address vector of a taken request.
+    pub(crate) fn vector(&self, slot: u32) -> Option<Vector> {
+        self.vectors.get(slot as usize).copied()
     }
 
     /// Most requests in flight at once.
@@ -265,6 +284,9 @@ impl SendQueue {
         } else {
             self.keep_sges(from, slot, u32_at(raw, 196))
         };
+        if let Some(vector) = self.vectors.get_mut(slot as usize) {
+            *vector = Vector::parse(&bytes_at(raw, VECTOR));
+        }
         SendWqe {
             wr_id: u64_at(raw, 0),
             op,
@@ -275,6 +297,11 @@ impl SendQueue {
             signalled: self.signal_all || flags & SIGNALED != 0,
             solicited: flags & SOLICITED != 0,
             fence: flags & FENCE != 0,
+            datagram: Datagram {
+                dest: Qpn::new(u32_at(raw, 24)),
+                qkey: u32_at(raw, 28),
+                ah: u32_at(raw, 36),
+            },
             slot,
             fault: kept.err(),
             ..SendWqe::EMPTY

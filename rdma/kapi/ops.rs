@@ -8,6 +8,8 @@
 
 #![allow(clippy::missing_safety_doc, reason = "one contract for all, above")]
 
+mod ah;
+
 use super::{
     ibdev,
     netdev::{self, Netdev, RxFrame, Verdict},
@@ -28,15 +30,16 @@ use kernel::{
     str::as_char_ptr_in_const_context,
     sync::Arc,
 };
+use roce::qp::QpKind;
 use usb4_bindings as c;
 
 /// Result as the core wants it.
-fn errno(result: Result) -> c_int {
+pub(super) fn errno(result: Result) -> c_int {
     result.map_or_else(|err| err.to_errno(), |()| 0)
 }
 
 /// Gives `value` to an object of the core.
-fn attach<T>(slot: &mut *mut c_void, value: Arc<T>) {
+pub(super) fn attach<T>(slot: &mut *mut c_void, value: Arc<T>) {
     *slot = Arc::into_raw(value).cast_mut().cast();
 }
 
@@ -45,7 +48,7 @@ fn attach<T>(slot: &mut *mut c_void, value: Arc<T>) {
 /// # Safety
 ///
 /// `slot` holds an attached `T`, which is not detached during `'a`.
-unsafe fn attached<'a, T>(slot: *mut c_void) -> &'a T {
+pub(super) unsafe fn attached<'a, T>(slot: *mut c_void) -> &'a T {
     // SAFETY: By the caller's promise.
     unsafe { &*slot.cast::<T>() }
 }
@@ -55,7 +58,7 @@ unsafe fn attached<'a, T>(slot: *mut c_void) -> &'a T {
 /// # Safety
 ///
 /// As for [`attached`].
-unsafe fn share<T>(slot: *mut c_void) -> Arc<T> {
+pub(super) unsafe fn share<T>(slot: *mut c_void) -> Arc<T> {
     // SAFETY: By the caller's promise.
     let held = unsafe { Arc::from_raw(slot.cast::<T>()) };
     let share = held.clone();
@@ -68,7 +71,7 @@ unsafe fn share<T>(slot: *mut c_void) -> Arc<T> {
 /// # Safety
 ///
 /// `slot` holds an attached `T` and is not used again.
-unsafe fn detach<T>(slot: &mut *mut c_void) -> Option<Arc<T>> {
+pub(super) unsafe fn detach<T>(slot: &mut *mut c_void) -> Option<Arc<T>> {
     let raw = core::mem::replace(slot, ptr::null_mut());
     // SAFETY: By the caller's promise.
     (!raw.is_null()).then(|| unsafe { Arc::from_raw(raw.cast()) })
@@ -336,6 +339,16 @@ unsafe extern "C" fn usb4_op_dereg_mr(mr: *mut c::ib_mr, _udata: *mut c::ib_udat
     0
 }
 
+/// The engine's name of a QP type.
+fn kind(of: c::ib_qp_type) -> Option<QpKind> {
+    match of {
+        c::ib_qp_type_IB_QPT_RC => Some(QpKind::Rc),
+        c::ib_qp_type_IB_QPT_UC => Some(QpKind::Uc),
+        c::ib_qp_type_IB_QPT_UD => Some(QpKind::Ud),
+        _ => None,
+    }
+}
+
 #[no_mangle]
 unsafe extern "C" fn usb4_op_create_qp(
     qp: *mut c::ib_qp,
@@ -351,9 +364,12 @@ unsafe extern "C" fn usb4_op_create_qp(
         return EOPNOTSUPP.to_errno();
     }
     let other = !init.srq.is_null() || !init.xrcd.is_null() || !init.rwq_ind_tbl.is_null();
-    if other || init.create_flags != 0 || init.qp_type != c::ib_qp_type_IB_QPT_RC {
+    if other || init.create_flags != 0 {
         return EOPNOTSUPP.to_errno();
     }
+    let Some(kind) = kind(init.qp_type) else {
+        return EOPNOTSUPP.to_errno();
+    };
     // SAFETY: The parents are alive, and stay so while the QP is. `usb4_op_destroy_qp` closes the QP, which drops
     // the handle.
     let new = unsafe {
@@ -363,6 +379,7 @@ unsafe extern "C" fn usb4_op_create_qp(
             send_cq: share::<Cq>((*init.send_cq.cast::<c::usb4_cq>()).inner),
             recv_cq: share::<Cq>((*init.recv_cq.cast::<c::usb4_cq>()).inner),
             handle: QpHandle::new(handle),
+            kind,
             signal_all: init.sq_sig_type == c::ib_sig_type_IB_SIGNAL_ALL_WR,
         }
     };
