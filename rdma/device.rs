@@ -4,6 +4,7 @@
 use crate::{
     ah::Ah,
     counters,
+    graves::Graves,
     kapi::{
         ibdev::IbDev,
         netdev::{Hook, Netdev, RxFrame, Verdict},
@@ -44,6 +45,8 @@ pub(crate) struct Device {
     #[pin]
     pub(crate) qps: Qps,
     #[pin]
+    pub(crate) graves: Graves,
+    #[pin]
     pub(crate) regions: Regions,
     #[pin]
     pub(crate) ahs: Ahs,
@@ -60,12 +63,14 @@ impl Device {
     /// A device that hears nothing yet.
     pub(crate) fn new(ib: IbDev, netdev: &Netdev) -> Result<Arc<Self>> {
         let netdev = netdev.clone();
+        let graves = Graves::new()?;
         Arc::pin_init(
             pin_init!(Self {
                 ib,
                 netdev <- new_irq_lock!(Some(netdev), c"usb4_netdev"),
                 hook <- new_mutex!(None, "usb4_hook"),
                 qps <- Table::new(),
+                graves <- graves,
                 regions <- Table::new(),
                 ahs <- Table::new(),
                 pds: Atomic::new(1),

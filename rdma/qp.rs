@@ -507,8 +507,19 @@ impl Qp {
 
     /// The end: on return nobody works on this QP any more. Frames in the stack may still hold it, inert.
     pub(crate) fn close(&self) {
-        let found = self.device.qps.release(self.number);
-        self.state.lock().handle = None;
+        let buried = {
+            let mut state = self.state.lock();
+            state.handle = None;
+            state.path.zip(state.engine.tombstone())
+        };
+        let found = if let Some((path, stone)) = buried {
+            if let Some(forgotten) = self.device.graves.bury(self.number, path, stone) {
+                drop(self.device.qps.release(forgotten));
+            }
+            self.device.qps.withdraw(self.number)
+        } else {
+            self.device.qps.release(self.number)
+        };
         self.timer.close();
         wait_for_packets();
         self.device.retire(&self.counters());
@@ -579,7 +590,7 @@ impl Host for Lent<'_> {
 }
 
 /// Whether a datagram goes the opposite way of `path`.
-fn is_from_peer(path: &Addresses, datagram: &Addresses) -> bool {
+pub(crate) fn is_from_peer(path: &Addresses, datagram: &Addresses) -> bool {
     match (*path, *datagram) {
         (Addresses::V4 { src, dst }, Addresses::V4 { src: from, dst: to }) => src == to && dst == from,
         (Addresses::V6 { src, dst }, Addresses::V6 { src: from, dst: to }) => src == to && dst == from,

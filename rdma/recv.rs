@@ -55,9 +55,10 @@ pub(crate) fn receive(device: &Device, frame: &RxFrame) -> Verdict {
     if bth.dest.value() & QPN_FLAG == 0 || bth.dest == MULTICAST {
         return Verdict::Pass;
     }
-    let Some(qp) = device.qps.find(bth.dest.value()) else {
+    let qp = device.qps.find(bth.dest.value());
+    if qp.is_none() && !device.graves.has(bth.dest.value()) {
         return Verdict::Taken;
-    };
+    }
     match icrc(frame, head, &datagram) {
         Some((computed, carried)) if computed == carried => {}
         _ => {
@@ -68,7 +69,11 @@ pub(crate) fn receive(device: &Device, frame: &RxFrame) -> Verdict {
     let len = datagram.transport.len as usize;
     let transport = transport.get(..len).unwrap_or(transport);
     if let Ok(packet) = Packet::parse(transport, len) {
-        Qp::receive(&qp, &packet, &datagram, &Payload { frame, start });
+        match (qp, device.netdev()) {
+            (Some(qp), _) => Qp::receive(&qp, &packet, &datagram, &Payload { frame, start }),
+            (None, Some(netdev)) => device.graves.receive(&packet, &datagram, &netdev),
+            (None, None) => {}
+        }
     }
     Verdict::Taken
 }

@@ -87,6 +87,25 @@ pub(crate) fn build(
     memory: Memory<'_>,
     qp: &Arc<Qp>,
 ) -> Result<ReadyFrame, NotBuilt> {
+    let gather = |payload: &mut [u8]| match transmit.payload {
+        Source::None => Ok(()),
+        Source::Send { slot, offset, .. } => queue.gather(slot, offset, payload, memory),
+        Source::Region { rkey, va, .. } => memory.read(rkey, va, payload, Access::REMOTE_READ),
+    };
+    build_with(transmit, way, gather, Some(qp.clone()))
+}
+
+/// Builds the frame for a packet without payload that no QP is told the end of.
+pub(crate) fn build_bare(transmit: &Transmit, way: &Way<'_>) -> Result<ReadyFrame, NotBuilt> {
+    build_with(transmit, way, |_| Err(Fault::LocalQpOp), None)
+}
+
+fn build_with(
+    transmit: &Transmit,
+    way: &Way<'_>,
+    gather: impl FnOnce(&mut [u8]) -> Result<(), Fault>,
+    credit: Option<Arc<Qp>>,
+) -> Result<ReadyFrame, NotBuilt> {
     let transport_len = transmit.transport_len();
     let headers = PathHeaders::build(way.path, way.ip_id, transport_len).map_err(|_| NotBuilt::Lost)?;
     let below = headers.frame().len();
@@ -106,12 +125,9 @@ pub(crate) fn build(
     let (payload, pad) = data
         .split_at_mut_checked(data_len - usize::from(transmit.pad))
         .ok_or(NotBuilt::Lost)?;
-    match transmit.payload {
-        Source::None => Ok(()),
-        Source::Send { slot, offset, .. } => queue.gather(slot, offset, payload, memory),
-        Source::Region { rkey, va, .. } => memory.read(rkey, va, payload, Access::REMOTE_READ),
+    if transmit.payload != Source::None {
+        gather(payload).map_err(NotBuilt::Fault)?;
     }
-    .map_err(NotBuilt::Fault)?;
     pad.fill(0);
     let icrc = Icrc::seed(headers.ip_udp())
         .and_then(|icrc| icrc.transport(transport))
@@ -119,5 +135,5 @@ pub(crate) fn build(
     trailer.copy_from_slice(&pure::icrc(icrc, data).finish());
     let network = u32::try_from(ETHERNET_LEN).map_err(|_| NotBuilt::Lost)?;
     let transport = network + u32::try_from(way.path.addresses.ip_len()).map_err(|_| NotBuilt::Lost)?;
-    Ok(frame.finish(network, transport, qp.clone()))
+    Ok(frame.finish(network, transport, credit))
 }

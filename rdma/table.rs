@@ -111,6 +111,16 @@ impl<T, const SLOT_BITS: u32> Table<T, SLOT_BITS> {
         }
     }
 
+    /// Takes the object out of the table, but leaves its slot in use until [`Self::release`].
+    pub(crate) fn withdraw(&self, number: u32) -> Option<Arc<T>> {
+        let mut table = self.inner.lock();
+        let slot = table.slots.get_mut((number & Self::SLOT_MASK) as usize)?;
+        match core::mem::replace(slot, Slot::Reserved) {
+            Slot::Used { object, .. } => Some(object),
+            Slot::Free | Slot::Reserved => None,
+        }
+    }
+
     /// A share in the object with this number.
     pub(crate) fn find(&self, wanted: u32) -> Option<Arc<T>> {
         let table = self.inner.lock();

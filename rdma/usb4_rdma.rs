@@ -26,6 +26,7 @@ mod context;
 mod counters;
 mod cq;
 mod device;
+mod graves;
 mod mr;
 mod qp;
 mod recv;

@@ -56,6 +56,25 @@ pub const fn ack_timeout(exponent: u8) -> Option<Duration> {
     }
 }
 
+/// The local ACK timeout of a packet that has timed out `before` times in a row: once, twice, then four
+/// times the nominal one. IBTA 9.9.2.1.1 (C9-140 ff) leaves the timer that much room, and a slow peer lives
+/// four times as long on its retry budget.
+#[inline]
+#[must_use]
+pub const fn ack_timeout_again(exponent: u8, before: u8) -> Option<Duration> {
+    match ack_timeout(exponent) {
+        None => None,
+        Some(span) => Some(Duration(
+            span.0
+                << match before {
+                    0 => 0,
+                    1 => 1,
+                    _ => 2,
+                },
+        )),
+    }
+}
+
 /// RNR NAK timer of IBTA table 45 in units of 10 us, by the 5-bit code.
 const RNR_TIMER_10US: [u32; 32] = [
     65_536, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1_024, 1_536, 2_048, 3_072,
@@ -81,6 +100,8 @@ mod tests {
         assert_eq!(ack_timeout(1), Some(Duration(8_192)));
         assert_eq!(ack_timeout(14), Some(Duration(67_108_864)));
         assert_eq!(ack_timeout(255), ack_timeout(31));
+        let spans = [0, 1, 2, 3, 7].map(|before| ack_timeout_again(1, before));
+        assert_eq!(spans, [1, 2, 4, 4, 4].map(|n| Some(Duration(n * 8_192))));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub(crate) struct Requester {
     pub(crate) retries: u8,
     /// RNR retries left without progress.
     pub(crate) rnr_retries: u8,
+    /// Local ACK timeouts without progress.
+    pub(crate) timeouts: u8,
     /// A retry was started since the last progress.
     pub(crate) rewound: bool,
     /// The send queue may hold untaken WQEs.
@@ -252,7 +254,8 @@ impl<S: Storage> Qp<S> {
             requester.window.step();
         }
         if requester.ack_deadline.is_none() {
-            requester.ack_deadline = limits::ack_timeout(self.attrs.timeout).map(|span| now.after(span));
+            requester.ack_deadline =
+                limits::ack_timeout_again(self.attrs.timeout, requester.timeouts).map(|span| now.after(span));
         }
         Counters::bump(&mut self.counters.sent_requests);
     }

@@ -2,7 +2,8 @@
 //! Timers and retries of the requester. IBTA 9.9.2.
 //!
 //! One deadline per queue pair: the RNR wait, or the local ACK timeout of the oldest unacknowledged
-//! PSN. Progress restarts the timeout and refills both retry budgets.
+//! PSN. Progress restarts the timeout and refills both retry budgets; without it the timeout grows from one
+//! retry to the next.
 
 use crate::completion::WcStatus;
 use crate::counters::Counters;
@@ -31,6 +32,7 @@ impl<S: Storage> Qp<S> {
             self.requester.ack_deadline = None;
             if self.requester.una != self.requester.max {
                 Counters::bump(&mut self.counters.timeouts);
+                self.requester.timeouts = self.requester.timeouts.saturating_add(1);
                 self.retry();
             }
         }
@@ -41,6 +43,7 @@ impl<S: Storage> Qp<S> {
         let requester = &mut self.requester;
         requester.retries = self.attrs.retry_cnt;
         requester.rnr_retries = self.attrs.rnr_retry;
+        requester.timeouts = 0;
         requester.rewound = false;
         requester.wait_until = None;
         requester.ack_deadline = if requester.una == requester.max {
@@ -98,6 +101,7 @@ impl<S: Storage> Qp<S> {
         }
         // The packet itself got through: the path works.
         requester.retries = self.attrs.retry_cnt;
+        requester.timeouts = 0;
         requester.wait_until = Some(now.after(limits::rnr_delay(code)));
         self.rewind();
     }

@@ -270,18 +270,12 @@ impl TxFrame {
         unsafe { slice::from_raw_parts_mut(self.bytes.as_ptr(), self.len) }
     }
 
-    /// Makes the frame complete: header offsets, and `qp` to tell when the stack is done with it.
-    pub(crate) fn finish(self, network: u32, transport: u32, qp: Arc<Qp>) -> ReadyFrame {
+    /// Makes the frame complete: header offsets, and `qp` to tell when the stack is done with it, if there is one.
+    pub(crate) fn finish(self, network: u32, transport: u32, qp: Option<Arc<Qp>>) -> ReadyFrame {
         OUTSTANDING.fetch_add(1, Relaxed);
+        let credit = qp.map_or(ptr::null_mut(), |qp| Arc::into_raw(qp).cast_mut().cast());
         // SAFETY: The skb is ours; `frame_done` takes the reference back.
-        unsafe {
-            c::usb4_skb_send_prepare(
-                self.skb.as_ptr(),
-                network,
-                transport,
-                Arc::into_raw(qp).cast_mut().cast(),
-            )
-        };
+        unsafe { c::usb4_skb_send_prepare(self.skb.as_ptr(), network, transport, credit) };
         ReadyFrame(self)
     }
 }
@@ -317,9 +311,10 @@ impl ReadyFrame {
 ///
 /// `credit` is what [`TxFrame::finish`] attached, and this is called once for it.
 pub(super) unsafe fn frame_done(credit: *const Qp) {
-    // SAFETY: By the caller's promise.
-    let qp = unsafe { Arc::from_raw(credit) };
-    qp.on_frame_done();
-    drop(qp);
+    if !credit.is_null() {
+        // SAFETY: By the caller's promise.
+        let qp = unsafe { Arc::from_raw(credit) };
+        qp.on_frame_done();
+    }
     OUTSTANDING.fetch_sub(1, Release);
 }

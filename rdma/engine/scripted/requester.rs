@@ -97,14 +97,15 @@ fn a_silent_peer_exhausts_a_finite_retry_budget() {
     let mut rig = Rig::new();
     rig.post(SendOp::Send, 1);
     rig.post(SendOp::Send, 1);
-    for _ in 0..7 {
+    for times in [1, 2, 4, 4, 4, 4, 4] {
+        let span = Duration(times * TIMEOUT.0);
         assert_eq!(rig.sent().len(), 2);
-        assert_eq!(rig.qp.poll_timeout(), Some(rig.now.after(TIMEOUT)));
-        rig.wait(TIMEOUT);
+        assert_eq!(rig.qp.poll_timeout(), Some(rig.now.after(span)));
+        rig.wait(span);
         assert_eq!(rig.qp.state(), State::Rts);
     }
     rig.sent();
-    rig.wait(Duration(TIMEOUT.0 - 1));
+    rig.wait(Duration(4 * TIMEOUT.0 - 1));
     assert_eq!(rig.qp.state(), State::Rts);
     rig.recv(5);
     rig.wait(Duration(1));

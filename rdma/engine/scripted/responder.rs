@@ -258,6 +258,7 @@ fn a_destroyed_queue_pair_acknowledges_what_it_had_carried_out_and_nothing_else(
     assert!(rig.qp.tombstone().is_none());
     rig.recv(10);
     rig.request(send(Place::Only), RQ_PSN, 10);
+    rig.done();
     rig.request(write(Place::Only), RQ_PSN + 1, 4);
     rig.qp
         .modify(

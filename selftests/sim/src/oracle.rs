@@ -405,12 +405,13 @@ fn punctuality(world: &World, finished: u64) -> Result<(), Failure> {
     let mut granted = 5_000_000 + world.transmitted() * (slowest * 5 + 1_000) + disturbed * trip;
     for (c, connection) in world.connections.iter().enumerate() {
         let timeout = limits::ack_timeout(connection.timeout).map_or(0, |span| span.0);
-        granted += lost * (timeout + 2 * trip);
+        // A loss costs a timeout at worst; what is lost again and again costs four times that.
+        granted += lost * (4 * timeout + 2 * trip);
         if !matches!(
             connection.twist,
             Twist::None | Twist::Drain { .. } | Twist::Leave { .. }
         ) {
-            granted += 10 * timeout;
+            granted += 31 * timeout;
         }
         for (end, e) in [(0, 2 * c), (1, 2 * c + 1)] {
             let plan = &connection.ends[end];

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! What a device remembers of destroyed QPs, so that a peer whose last ACK was lost gets it still.
+//!
+//! A grave keeps its QP's number out of use. It goes when it is old, when there are too many, or with the device.
+
+use crate::{
+    kapi::{
+        netdev::Netdev,
+        sync::{new_bh_lock, BhLock},
+        timer::now,
+    },
+    qp::is_from_peer,
+    send::{self, Way},
+};
+use kernel::prelude::*;
+use roce::{
+    tombstone::Tombstone,
+    wire::{
+        udp::{Datagram, Path},
+        Packet,
+    },
+};
+
+/// Graves of a device at most.
+const COUNT: usize = 256;
+/// Nanoseconds a grave lasts: longer than a peer with common timeouts and seven retries asks.
+const AGE: u64 = 8_000_000_000;
+
+/// One destroyed QP.
+struct Grave {
+    number: u32,
+    until: u64,
+    path: Path,
+    stone: Tombstone,
+    ip_id: u16,
+}
+
+/// The graves, the oldest first from `oldest` on.
+struct Ring {
+    graves: KVVec<Grave>,
+    oldest: usize,
+}
+
+/// The destroyed QPs of a device.
+#[pin_data]
+pub(crate) struct Graves {
+    #[pin]
+    ring: BhLock<Ring>,
+}
+
+impl Graves {
+    /// No graves, and room for all there may be.
+    pub(crate) fn new() -> Result<impl PinInit<Self>> {
+        let graves = KVVec::with_capacity(COUNT, GFP_KERNEL)?;
+        Ok(pin_init!(Self {
+            ring <- new_bh_lock!(Ring { graves, oldest: 0 }, c"usb4_graves"),
+        }))
+    }
+
+    /// Remembers a QP. The result is the number of another that is forgotten for it.
+    pub(crate) fn bury(&self, number: u32, path: Path, stone: Tombstone) -> Option<u32> {
+        let grave = Grave {
+            number,
+            until: now().saturating_add(AGE),
+            path,
+            stone,
+            ip_id: 0,
+        };
+        let mut ring = self.ring.lock();
+        let Err(full) = ring.graves.push_within_capacity(grave) else {
+            return None;
+        };
+        let at = ring.oldest;
+        ring.oldest = (at + 1) % COUNT;
+        let place = ring.graves.get_mut(at)?;
+        Some(core::mem::replace(place, full.0).number)
+    }
+
+    /// Answers a packet for a destroyed QP, if it comes from its peer and has an answer. Its ICRC is right.
+    pub(crate) fn receive(&self, packet: &Packet, datagram: &Datagram, netdev: &Netdev) {
+        let (transmit, path, ip_id) = {
+            let mut ring = self.ring.lock();
+            let number = packet.bth.dest.value();
+            let Some(grave) = ring.graves.iter_mut().find(|grave| grave.number == number) else {
+                return;
+            };
+            if grave.until < now() || !is_from_peer(&grave.path.addresses, &datagram.addresses) {
+                return;
+            }
+            let Some(transmit) = grave.stone.answer(packet) else {
+                return;
+            };
+            grave.ip_id = grave.ip_id.wrapping_add(1);
+            (transmit, grave.path, grave.ip_id)
+        };
+        let way = Way {
+            netdev,
+            path: &path,
+            ip_id,
+        };
+        if let Ok(frame) = send::build_bare(&transmit, &way) {
+            frame.send(path.src_mac == path.dst_mac);
+        }
+    }
+
+    /// Whether a QP of this number is remembered.
+    pub(crate) fn has(&self, number: u32) -> bool {
+        self.ring.lock().graves.iter().any(|grave| grave.number == number)
+    }
+}
