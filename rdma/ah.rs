@@ -59,6 +59,22 @@ impl Vector {
         this
     }
 
+    /// The bytes that [`Self::parse`] reads; the rest is zero.
+    pub(crate) fn bytes(&self) -> [u8; Self::LEN] {
+        let mut out = [0; Self::LEN];
+        let mut put = |at: usize, bytes: &[u8]| {
+            if let Some(to) = out.get_mut(at..at + bytes.len()) {
+                to.copy_from_slice(bytes);
+            }
+        };
+        put(0, &[1, self.network]);
+        put(2, &self.dmac);
+        put(8, &self.dgid);
+        put(24, &self.flow_label.to_ne_bytes());
+        put(28, &[self.sgid_index, self.hop_limit, self.traffic_class]);
+        out
+    }
+
     /// The path it means, if its source is an address of the device now and of the same family as its destination.
     pub(crate) fn path(&self, device: &Device, netdev: &Netdev, src_port: u16) -> Option<Path> {
         let wanted = c::usb4_path {
@@ -168,5 +184,19 @@ impl Ah {
     pub(crate) fn path(&self, pd: u32, netdev: &Netdev, src_port: u16) -> Option<Path> {
         let flat = self.state.lock().flat;
         (self.pd == pd).then(|| attr::path(&flat, netdev.mac(), src_port))
+    }
+
+    /// As a vector in a send.
+    pub(crate) fn vector(&self) -> Option<Vector> {
+        let flat = self.state.lock().flat;
+        Some(Vector {
+            network: if flat.ipv6 == 0 { NETWORK_IPV4 } else { NETWORK_IPV6 },
+            dmac: flat.dmac,
+            dgid: flat.dgid,
+            flow_label: flat.flow_label,
+            sgid_index: u8::try_from(flat.sgid_index).ok()?,
+            hop_limit: flat.hop_limit,
+            traffic_class: flat.traffic_class,
+        })
     }
 }

@@ -50,6 +50,8 @@ pub(crate) struct Device {
     pub(crate) regions: Regions,
     #[pin]
     pub(crate) ahs: Ahs,
+    /// The number in `qps` of the queue pair that is 1 to the world, or 0.
+    gsi: Atomic<u32>,
     pds: Atomic<u32>,
     /// 1 once somebody with a right to it has asked for the device's end.
     leaving: Atomic<u32>,
@@ -73,6 +75,7 @@ impl Device {
                 graves <- graves,
                 regions <- Table::new(),
                 ahs <- Table::new(),
+                gsi: Atomic::new(0),
                 pds: Atomic::new(1),
                 leaving: Atomic::new(0),
                 icrc_errors: Atomic::new(0),
@@ -113,6 +116,18 @@ impl Device {
     /// The netdev, while it is there.
     pub(crate) fn netdev(&self) -> Option<Netdev> {
         self.netdev.lock().clone()
+    }
+
+    /// Who is queue pair 1 from now on; 0: nobody.
+    pub(crate) fn set_gsi(&self, number: u32) {
+        self.gsi.store(number, Relaxed);
+    }
+
+    /// Who is queue pair 1 for packets of the netdev. Nobody while an rxe device is over it as well: that one has no
+    /// other way to get them, and the core's connection manager knows its answers whichever device brings them.
+    pub(crate) fn gsi(&self) -> Option<u32> {
+        let number = self.gsi.load(Relaxed);
+        (number != 0 && self.netdev().is_some_and(|netdev| !netdev.has_rxe())).then_some(number)
     }
 
     /// A number for a protection domain.

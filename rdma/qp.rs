@@ -13,11 +13,12 @@ use crate::{
         self,
         netdev::Netdev,
         queue::Mapping,
-        sync::{new_bh_lock, wait_for_packets, BhLock},
+        sync::{new_bh_lock, new_irq_lock, wait_for_packets, BhLock, IrqLock},
         timer::{now, Timed, Timer},
         uverbs::{is_our_gid, udp_sport, KeptAttr, QpAttr, QpEvent, QpHandle, Udata},
     },
     mr::Memory,
+    post::{Poster, Send},
     recv::Payload,
     send::{self, Batch, NotBuilt, Way},
     wq::{RecvQueue, SendQueue},
@@ -100,7 +101,13 @@ pub(crate) struct Qp {
     stalled: Atomic<i32>,
     /// Withdrawn where one may sleep.
     #[pin]
-    mappings: Mutex<Option<[Mapping; 2]>>,
+    mappings: Mutex<[Option<Mapping>; 2]>,
+    /// Where a kernel caller posts.
+    #[pin]
+    sends: IrqLock<Option<Poster>>,
+    /// See `sends`.
+    #[pin]
+    recvs: IrqLock<Option<Poster>>,
 }
 
 /// What a QP is made of.
@@ -116,22 +123,31 @@ pub(crate) struct NewQp {
 
 impl Qp {
     /// A QP in RESET. `cap` becomes what it really has.
-    pub(crate) fn create(new: NewQp, cap: &mut c::ib_qp_cap, udata: &Udata) -> Result<Arc<Self>> {
-        if udata.in_len() != 0 || udata.out_len() < 32 {
+    pub(crate) fn create(new: NewQp, cap: &mut c::ib_qp_cap, udata: Option<&Udata>) -> Result<Arc<Self>> {
+        if udata.is_some_and(|udata| udata.in_len() != 0 || udata.out_len() < 32) {
             return Err(EINVAL);
+        }
+        let is_gsi = new.kind == QpKind::Gsi;
+        if is_gsi && udata.is_some() {
+            return Err(EPERM);
         }
         let slot = new.device.qps.reserve(kapi::pure::random())?;
         let number = Qps::number(slot, kapi::pure::random()) & 0x00ff_ffff | QPN_FLAG;
         let device = new.device.clone();
         let made = Self::build(new, number, cap, udata);
         match &made {
-            Ok(qp) => device.qps.fill(number, qp.clone()),
+            Ok(qp) => {
+                device.qps.fill(number, qp.clone());
+                if is_gsi {
+                    device.set_gsi(number);
+                }
+            }
             Err(_) => drop(device.qps.release(number)),
         }
         made
     }
 
-    fn build(new: NewQp, number: u32, cap: &mut c::ib_qp_cap, udata: &Udata) -> Result<Arc<Self>> {
+    fn build(new: NewQp, number: u32, cap: &mut c::ib_qp_cap, udata: Option<&Udata>) -> Result<Arc<Self>> {
         let (rq, rq_mapping) = RecvQueue::new(&mut cap.max_recv_wr, &mut cap.max_recv_sge, udata)?;
         let (mut sq, sq_mapping) = SendQueue::new(
             &mut cap.max_send_wr,
@@ -145,8 +161,11 @@ impl Qp {
         }
         let mut answer = [0; 32];
         let (first, second) = answer.split_at_mut(16);
-        first.copy_from_slice(&rq_mapping.info.bytes());
-        second.copy_from_slice(&sq_mapping.info.bytes());
+        for (to, mapping) in [(first, &rq_mapping), (second, &sq_mapping)] {
+            if let Some(mapping) = mapping {
+                to.copy_from_slice(&mapping.info.bytes());
+            }
+        }
         let mut sends = KVVec::new();
         sends.resize(usize::try_from(sq.places())?, SendMessage::EMPTY, GFP_KERNEL)?;
         let mut reads = KVVec::new();
@@ -166,7 +185,7 @@ impl Qp {
             kind,
             ..QpConfig::new(Qpn::new(number))
         };
-        let state = State {
+        let mut state = State {
             engine: Engine::new(config, Slots { sends, reads }),
             sq,
             rq,
@@ -178,7 +197,18 @@ impl Qp {
             handle: Some(handle),
             kept,
         };
-        udata.reply(&answer)?;
+        let (sends, recvs) = match udata {
+            Some(udata) => {
+                udata.reply(&answer)?;
+                (None, None)
+            }
+            None => {
+                // Nothing is copied at posting.
+                state.kept.fields().cap.max_inline_data = 0;
+                *cap = state.kept.fields().cap;
+                (Some(state.sq.poster()), Some(state.rq.poster()))
+            }
+        };
         let qp = Arc::pin_init(
             pin_init!(Self {
                 number,
@@ -192,7 +222,9 @@ impl Qp {
                 timer <- Timer::new(),
                 in_flight: Atomic::new(0),
                 stalled: Atomic::new(0),
-                mappings <- new_mutex!(Some([rq_mapping, sq_mapping]), "usb4_qp_mappings"),
+                mappings <- new_mutex!([rq_mapping, sq_mapping], "usb4_qp_mappings"),
+                sends <- new_irq_lock!(sends, c"usb4_sends"),
+                recvs <- new_irq_lock!(recvs, c"usb4_recvs"),
             }),
             GFP_KERNEL,
         )?;
@@ -218,6 +250,21 @@ impl Qp {
     /// New sends are posted, or receives, or the user just wants us to look.
     pub(crate) fn doorbell(this: &Arc<Self>) {
         Self::drive(this, None, |engine, _, now, host| engine.handle_doorbell(now, host));
+    }
+
+    /// Posts a kernel caller's send; [`Self::kick`] makes it go. Any context.
+    pub(crate) fn post_send(&self, send: &Send<'_>) -> Result {
+        self.sends.lock().as_mut().ok_or(EINVAL)?.send(send)
+    }
+
+    /// Posts a kernel caller's receive. Any context.
+    pub(crate) fn post_recv(&self, wr_id: u64, sges: &[c::ib_sge]) -> Result {
+        self.recvs.lock().as_mut().ok_or(EINVAL)?.recv(wr_id, sges)
+    }
+
+    /// Has a softirq look at what was posted. Any context.
+    pub(crate) fn kick(&self) {
+        self.timer.kick();
     }
 
     /// A packet for this QP, whose ICRC is right.
@@ -386,6 +433,9 @@ impl Qp {
 
     /// Writes completions and raises events.
     fn settle(&self, state: &mut State) {
+        let Some(mark) = state.handle.as_ref().map(QpHandle::mark) else {
+            return;
+        };
         let mut host = Lent {
             sq: &mut state.sq,
             rq: &mut state.rq,
@@ -400,7 +450,10 @@ impl Qp {
             if left == 0 {
                 self.timer.kick();
             }
-            let extra = Extra { ipv6: *host.ipv6 };
+            let extra = Extra {
+                ipv6: *host.ipv6,
+                qp: mark,
+            };
             match completion.queue {
                 Queue::Send => {
                     host.sq.complete();
@@ -507,6 +560,9 @@ impl Qp {
 
     /// The end: on return nobody works on this QP any more. Frames in the stack may still hold it, inert.
     pub(crate) fn close(&self) {
+        if self.kind == QpKind::Gsi {
+            self.device.set_gsi(0);
+        }
         let buried = {
             let mut state = self.state.lock();
             state.handle = None;
@@ -523,7 +579,7 @@ impl Qp {
         self.timer.close();
         wait_for_packets();
         self.device.retire(&self.counters());
-        let mappings = self.mappings.lock().take();
+        let mappings = core::mem::take(&mut *self.mappings.lock());
         drop(mappings);
         drop(found);
     }
@@ -532,7 +588,11 @@ impl Qp {
 impl Timed for Qp {
     fn on_timer(&self) {
         if let Some(this) = self.device.qps.find(self.number) {
-            Self::drive(&this, None, |engine, _, now, host| engine.handle_timeout(now, host));
+            Self::drive(&this, None, |engine, _, now, host| {
+                engine.handle_timeout(now, host);
+                // A kernel caller's sends are announced this way.
+                engine.handle_doorbell(now, host);
+            });
         }
     }
 }

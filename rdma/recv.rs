@@ -20,6 +20,8 @@ use roce::{
     wqe::Span,
 };
 
+/// IBTA 3.9: the queue pair of management datagrams.
+const GSI: Qpn = Qpn::new(1);
 /// IBTA 9.2.4: the destination of multicast packets.
 const MULTICAST: Qpn = Qpn::new(0xff_ffff);
 const ETHERTYPES: [u16; 2] = [0x0800, 0x86dd];
@@ -52,11 +54,16 @@ pub(crate) fn receive(device: &Device, frame: &RxFrame) -> Verdict {
         return Verdict::Pass;
     };
     // Numbers without our flag are those of an rxe device over the same netdev, and a multicast is for all.
-    if bth.dest.value() & QPN_FLAG == 0 || bth.dest == MULTICAST {
+    let number = match bth.dest {
+        MULTICAST => None,
+        GSI => device.gsi(),
+        dest => Some(dest.value()).filter(|number| number & QPN_FLAG != 0),
+    };
+    let Some(number) = number else {
         return Verdict::Pass;
-    }
-    let qp = device.qps.find(bth.dest.value());
-    if qp.is_none() && !device.graves.has(bth.dest.value()) {
+    };
+    let qp = device.qps.find(number);
+    if qp.is_none() && !device.graves.has(number) {
         return Verdict::Taken;
     }
     match icrc(frame, head, &datagram) {

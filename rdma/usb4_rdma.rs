@@ -28,6 +28,7 @@ mod cq;
 mod device;
 mod graves;
 mod mr;
+mod post;
 mod qp;
 mod recv;
 mod send;

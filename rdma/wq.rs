@@ -12,6 +12,7 @@ use crate::{
         uverbs::Udata,
     },
     mr::Memory,
+    post::Poster,
 };
 use kernel::prelude::*;
 use roce::{
@@ -22,13 +23,13 @@ use roce::{
 };
 
 /// `rxe_send_wqe` before its scatter list or inline data.
-const SEND_HEADER: usize = 208;
+pub(crate) const SEND_HEADER: usize = 208;
 /// `rxe_av` in an `rxe_send_wqe`.
-const VECTOR: usize = 56;
+pub(crate) const VECTOR: usize = 56;
 /// `rxe_recv_wqe` before its scatter list.
-const RECV_HEADER: usize = 40;
+pub(crate) const RECV_HEADER: usize = 40;
 /// `rxe_sge`: address, length, lkey.
-const SGE_LEN: usize = 16;
+pub(crate) const SGE_LEN: usize = 16;
 /// Fewer slots than this look full for ever to librxe before v39.
 const MIN_SEND_SLOTS: u32 = 4;
 /// Places for sends taken and not yet completed; the engine's window is not larger.
@@ -39,7 +40,7 @@ const RECV_PLACES: u32 = 4;
 const FENCE: u32 = 1;
 const SIGNALED: u32 = 2;
 const SOLICITED: u32 = 4;
-const INLINE: u32 = 8;
+pub(crate) const INLINE: u32 = 8;
 
 /// One scatter entry.
 #[derive(Clone, Copy, Default)]
@@ -206,14 +207,14 @@ impl SendQueue {
         sge: &mut u32,
         inline: &mut u32,
         signal_all: bool,
-        udata: &Udata,
-    ) -> Result<(Self, Mapping)> {
+        udata: Option<&Udata>,
+    ) -> Result<(Self, Option<Mapping>)> {
         if *wr > context::MAX_WR || *sge > context::MAX_SGE || *inline > context::MAX_INLINE {
             return Err(EINVAL);
         }
         let room = (usize::try_from(*sge)? * SGE_LEN).max(usize::try_from(*inline)?);
         let room = room.div_ceil(SGE_LEN) * SGE_LEN;
-        let (ring, mapping) = Ring::new(&udata.context()?, *wr, SEND_HEADER + room, MIN_SEND_SLOTS)?;
+        let (ring, mapping) = Ring::offered(udata, *wr, SEND_HEADER + room, MIN_SEND_SLOTS)?;
         let max_sge = room / SGE_LEN;
         let places = Places::new(ring.capacity().min(SEND_PLACES), max_sge, room)?;
         *wr = ring.capacity();
@@ -230,6 +231,11 @@ impl SendQueue {
             consumer: 0,
         };
         Ok((queue, mapping))
+    }
+
+    /// The ring, for a kernel caller to post to.
+    pub(crate) fn poster(&self) -> Poster {
+        Poster::new(self.ring.share(), self.max_sge)
     }
 
     /// Keeps the address vectors of requests from now on.
@@ -375,12 +381,12 @@ pub(crate) struct RecvQueue {
 
 impl RecvQueue {
     /// A queue for `wr` requests of `sge` entries; both are raised to what is really there.
-    pub(crate) fn new(wr: &mut u32, sge: &mut u32, udata: &Udata) -> Result<(Self, Mapping)> {
+    pub(crate) fn new(wr: &mut u32, sge: &mut u32, udata: Option<&Udata>) -> Result<(Self, Option<Mapping>)> {
         if *wr > context::MAX_WR || *sge > context::MAX_SGE {
             return Err(EINVAL);
         }
         let max_sge = usize::try_from(*sge)?;
-        let (ring, mapping) = Ring::new(&udata.context()?, *wr, RECV_HEADER + max_sge * SGE_LEN, 2)?;
+        let (ring, mapping) = Ring::offered(udata, *wr, RECV_HEADER + max_sge * SGE_LEN, 2)?;
         let places = Places::new(RECV_PLACES, max_sge, 0)?;
         *wr = ring.capacity();
         Ok((
@@ -393,6 +399,11 @@ impl RecvQueue {
             },
             mapping,
         ))
+    }
+
+    /// The ring, for a kernel caller to post to.
+    pub(crate) fn poster(&self) -> Poster {
+        Poster::new(self.ring.share(), self.max_sge)
     }
 
     /// The next request, copied and checked.
@@ -471,16 +482,16 @@ fn message_len(total: u64) -> Result<u32, Fault> {
     }
 }
 
-fn bytes_at<const N: usize>(raw: &[u8], at: usize) -> [u8; N] {
+pub(crate) fn bytes_at<const N: usize>(raw: &[u8], at: usize) -> [u8; N] {
     raw.get(at..at + N)
         .and_then(|bytes| bytes.try_into().ok())
         .unwrap_or([0; N])
 }
 
-fn u32_at(raw: &[u8], at: usize) -> u32 {
+pub(crate) fn u32_at(raw: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes(bytes_at(raw, at))
 }
 
-fn u64_at(raw: &[u8], at: usize) -> u64 {
+pub(crate) fn u64_at(raw: &[u8], at: usize) -> u64 {
     u64::from_ne_bytes(bytes_at(raw, at))
 }

@@ -58,6 +58,9 @@ int usb4_op_modify_ah(struct ib_ah *ah, struct rdma_ah_attr *attr);
 int usb4_op_query_ah(struct ib_ah *ah, struct rdma_ah_attr *attr);
 int usb4_op_destroy_ah(struct ib_ah *ah, u32 flags);
 int usb4_op_post_send(struct ib_qp *qp, const struct ib_send_wr *wr, const struct ib_send_wr **bad);
+int usb4_op_post_recv(struct ib_qp *qp, const struct ib_recv_wr *wr, const struct ib_recv_wr **bad);
+int usb4_op_poll_cq(struct ib_cq *cq, int count, struct ib_wc *to);
+struct ib_mr *usb4_op_get_dma_mr(struct ib_pd *pd, int access);
 struct rdma_hw_stats *usb4_op_alloc_stats(struct ib_device *ib, u32 port);
 int usb4_op_get_stats(struct ib_device *ib, struct rdma_hw_stats *stats, u32 port, int index);
 
@@ -71,10 +74,6 @@ static void usb4_disassociate(struct ib_ucontext *context)
 {
 }
 
-/*
- * No get_dma_mr, poll_cq, post_recv: the core then knows that kernel users (ib_mad, ULPs) are not served and leaves the device to
- * user space.
- */
 static const struct ib_device_ops usb4_device_ops = {
 	.owner = THIS_MODULE,
 	.driver_id = RDMA_DRIVER_RXE,
@@ -106,6 +105,9 @@ static const struct ib_device_ops usb4_device_ops = {
 	.query_qp = usb4_op_query_qp,
 	.destroy_qp = usb4_op_destroy_qp,
 	.post_send = usb4_op_post_send,
+	.post_recv = usb4_op_post_recv,
+	.poll_cq = usb4_op_poll_cq,
+	.get_dma_mr = usb4_op_get_dma_mr,
 	.create_ah = usb4_op_create_ah,
 	.create_user_ah = usb4_op_create_ah,
 	.modify_ah = usb4_op_modify_ah,

@@ -9,6 +9,7 @@
 #![allow(clippy::missing_safety_doc, reason = "one contract for all, above")]
 
 mod ah;
+mod kernel_callers;
 
 use super::{
     ibdev,
@@ -248,14 +249,14 @@ unsafe extern "C" fn usb4_op_create_cq(
             Udata::new(c::usb4_attrs_udata(attrs)),
         )
     };
-    let (Some(udata), Some(handle)) = (udata, NonNull::new(cq)) else {
-        return EOPNOTSUPP.to_errno();
+    let Some(handle) = NonNull::new(cq) else {
+        return EINVAL.to_errno();
     };
     if attr.flags != 0 {
         return EOPNOTSUPP.to_errno();
     }
     // SAFETY: `usb4_op_destroy_cq` closes the queue, which drops the handle.
-    match Cq::create(unsafe { CqHandle::new(handle) }, attr.cqe, &udata) {
+    match Cq::create(unsafe { CqHandle::new(handle) }, attr.cqe, udata.as_ref()) {
         Ok(new) => {
             ours.ib.cqe = c_int::try_from(new.capacity()).unwrap_or(c_int::MAX);
             attach(&mut ours.inner, new);
@@ -330,9 +331,9 @@ unsafe extern "C" fn usb4_op_reg_user_mr(
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_dereg_mr(mr: *mut c::ib_mr, _udata: *mut c::ib_udata) -> c_int {
-    // SAFETY: Made by `usb4_op_reg_user_mr`; the core lets go of it once.
+    // SAFETY: Made by one of the ops that make regions; the core lets go of it once.
     let (mut ours, device) = unsafe { (KBox::from_raw(mr.cast::<c::usb4_mr>()), ibdev::device((*mr).device)) };
-    // SAFETY: Attached by `usb4_op_reg_user_mr`.
+    // SAFETY: Attached by the op that made it.
     if let Some(region) = unsafe { detach::<Region>(&mut ours.inner) } {
         Region::deregister(device, region);
     }
@@ -342,6 +343,7 @@ unsafe extern "C" fn usb4_op_dereg_mr(mr: *mut c::ib_mr, _udata: *mut c::ib_udat
 /// The engine's name of a QP type.
 fn kind(of: c::ib_qp_type) -> Option<QpKind> {
     match of {
+        c::ib_qp_type_IB_QPT_GSI => Some(QpKind::Gsi),
         c::ib_qp_type_IB_QPT_RC => Some(QpKind::Rc),
         c::ib_qp_type_IB_QPT_UC => Some(QpKind::Uc),
         c::ib_qp_type_IB_QPT_UD => Some(QpKind::Ud),
@@ -357,8 +359,8 @@ unsafe extern "C" fn usb4_op_create_qp(
 ) -> c_int {
     // SAFETY: The core passes a zeroed QP of our size, its wishes, and the caller's data or null.
     let (ours, init, udata) = unsafe { (&mut *qp.cast::<c::usb4_qp>(), &mut *init, Udata::new(udata)) };
-    let (Some(udata), Some(handle)) = (udata, NonNull::new(qp)) else {
-        return EOPNOTSUPP.to_errno();
+    let Some(handle) = NonNull::new(qp) else {
+        return EINVAL.to_errno();
     };
     if init.send_cq.is_null() || init.recv_cq.is_null() || ours.ib.pd.is_null() {
         return EOPNOTSUPP.to_errno();
@@ -383,9 +385,9 @@ unsafe extern "C" fn usb4_op_create_qp(
             signal_all: init.sq_sig_type == c::ib_sig_type_IB_SIGNAL_ALL_WR,
         }
     };
-    match Qp::create(new, &mut init.cap, &udata) {
+    match Qp::create(new, &mut init.cap, udata.as_ref()) {
         Ok(new) => {
-            ours.ib.qp_num = new.number();
+            ours.ib.qp_num = if kind == QpKind::Gsi { 1 } else { new.number() };
             attach(&mut ours.inner, new);
             0
         }
@@ -437,24 +439,6 @@ unsafe extern "C" fn usb4_op_destroy_qp(qp: *mut c::ib_qp, _udata: *mut c::ib_ud
     if let Some(qp) = unsafe { detach::<Qp>(&mut (*qp.cast::<c::usb4_qp>()).inner) } {
         qp.close();
     }
-    0
-}
-
-/// Rings the doorbell: the requests themselves are in the shared ring.
-#[no_mangle]
-unsafe extern "C" fn usb4_op_post_send(
-    qp: *mut c::ib_qp,
-    wr: *const c::ib_send_wr,
-    bad: *mut *const c::ib_send_wr,
-) -> c_int {
-    if !wr.is_null() {
-        // SAFETY: The core passes a place for it.
-        unsafe { *bad = wr };
-        return EOPNOTSUPP.to_errno();
-    }
-    // SAFETY: The core passes a QP of ours.
-    let qp = unsafe { share::<Qp>((*qp.cast::<c::usb4_qp>()).inner) };
-    Qp::doorbell(&qp);
     0
 }
 

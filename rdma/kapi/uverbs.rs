@@ -184,6 +184,7 @@ pub(crate) fn modify_is_allowed(from: u32, to: u32, kind: u32, mask: u32) -> boo
 /// # Invariants
 ///
 /// Valid until the queue's destruction, which takes it away from its holder first.
+#[derive(Clone, Copy)]
 pub(crate) struct CqHandle(NonNull<c::ib_cq>);
 
 // SAFETY: The core's handlers may be called from any CPU.
@@ -238,7 +239,16 @@ pub(crate) struct QpHandle(NonNull<c::ib_qp>);
 // SAFETY: The core's handlers may be called from any CPU.
 unsafe impl Send for QpHandle {}
 
+/// The core's half of a QP as a plain number, which a completion carries back to it.
+#[derive(Clone, Copy)]
+pub(crate) struct QpMark(pub(crate) u64);
+
 impl QpHandle {
+    /// What completions carry.
+    pub(crate) fn mark(&self) -> QpMark {
+        QpMark(self.0.as_ptr() as u64)
+    }
+
     /// # Safety
     ///
     /// The holder drops the handle before the QP is gone.
