@@ -20,6 +20,10 @@ pub(crate) const MAX_SGE: u32 = 32;
 pub(crate) const MAX_INLINE: u32 = 512;
 /// Completions of a queue.
 pub(crate) const MAX_CQE: u32 = 32_767;
+/// Receives of a shared queue.
+pub(crate) const MAX_SRQ_WR: u32 = 1 << 20;
+/// Scatter entries of a receive in a shared queue.
+pub(crate) const MAX_SRQ_SGE: u32 = 27;
 /// Source addresses the core keeps for the port.
 const GID_TABLE_LEN: i32 = 1024;
 /// IP and UDP headers, transport headers and ICRC that do not count in the RDMA MTU, as rxe reckons.
@@ -37,8 +41,9 @@ pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
     attr.hw_ver = 1;
     attr.max_qp = u32::try_from(Qps::CAPACITY).unwrap_or(u32::MAX);
     attr.max_qp_wr = MAX_WR;
-    attr.device_cap_flags =
-        (c::ib_device_cap_flags_IB_DEVICE_RC_RNR_NAK_GEN | c::ib_device_cap_flags_IB_DEVICE_SYS_IMAGE_GUID) as u64;
+    attr.device_cap_flags = (c::ib_device_cap_flags_IB_DEVICE_RC_RNR_NAK_GEN
+        | c::ib_device_cap_flags_IB_DEVICE_SYS_IMAGE_GUID
+        | c::ib_device_cap_flags_IB_DEVICE_SRQ_RESIZE) as u64;
     attr.kernel_cap_flags = u64::from(c::ib_kernel_cap_flags_IBK_ALLOW_USER_UNREG);
     attr.max_send_sge = MAX_SGE;
     attr.max_recv_sge = MAX_SGE;
@@ -48,6 +53,9 @@ pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
     attr.max_mr = u32::try_from(Regions::CAPACITY).unwrap_or(u32::MAX);
     attr.max_pd = 1 << 20;
     attr.max_ah = u32::from(i16::MAX.unsigned_abs());
+    attr.max_srq = 1 << 20;
+    attr.max_srq_wr = MAX_SRQ_WR;
+    attr.max_srq_sge = MAX_SRQ_SGE;
     let rd_atomic = u32::try_from(limits::MAX_RD_ATOMIC).unwrap_or(u32::MAX);
     attr.max_qp_rd_atom = rd_atomic;
     attr.max_qp_init_rd_atom = rd_atomic;

@@ -53,6 +53,7 @@ pub(crate) struct Device {
     /// The number in `qps` of the queue pair that is 1 to the world, or 0.
     gsi: Atomic<u32>,
     pds: Atomic<u32>,
+    srqs: Atomic<u32>,
     /// 1 once somebody with a right to it has asked for the device's end.
     leaving: Atomic<u32>,
     icrc_errors: Atomic<u64>,
@@ -77,6 +78,7 @@ impl Device {
                 ahs <- Table::new(),
                 gsi: Atomic::new(0),
                 pds: Atomic::new(1),
+                srqs: Atomic::new(1),
                 leaving: Atomic::new(0),
                 icrc_errors: Atomic::new(0),
                 retired <- new_bh_lock!([0; counters::NAMES.len()], c"usb4_counters"),
@@ -133,6 +135,11 @@ impl Device {
     /// A number for a protection domain.
     pub(crate) fn new_pd(&self) -> u32 {
         self.pds.fetch_add(1, Relaxed)
+    }
+
+    /// A number for a shared receive queue.
+    pub(crate) fn new_srq(&self) -> u32 {
+        self.srqs.fetch_add(1, Relaxed) & 0x00ff_ffff
     }
 
     /// A frame has come in.

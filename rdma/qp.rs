@@ -21,6 +21,7 @@ use crate::{
     post::{Poster, Send},
     recv::Payload,
     send::{self, Batch, NotBuilt, Way},
+    srq::Srq,
     wq::{RecvQueue, SendQueue},
 };
 use kernel::{
@@ -116,6 +117,7 @@ pub(crate) struct NewQp {
     pub(crate) pd: u32,
     pub(crate) send_cq: Arc<Cq>,
     pub(crate) recv_cq: Arc<Cq>,
+    pub(crate) srq: Option<Arc<Srq>>,
     pub(crate) handle: QpHandle,
     pub(crate) kind: QpKind,
     pub(crate) signal_all: bool,
@@ -148,7 +150,13 @@ impl Qp {
     }
 
     fn build(new: NewQp, number: u32, cap: &mut c::ib_qp_cap, udata: Option<&Udata>) -> Result<Arc<Self>> {
-        let (rq, rq_mapping) = RecvQueue::new(&mut cap.max_recv_wr, &mut cap.max_recv_sge, udata)?;
+        let has_srq = new.srq.is_some();
+        let (rq, rq_mapping) = if let Some(srq) = new.srq {
+            (cap.max_recv_wr, cap.max_recv_sge) = (0, 0);
+            (RecvQueue::shared(srq)?, None)
+        } else {
+            RecvQueue::new(&mut cap.max_recv_wr, cap.max_recv_sge, udata)?
+        };
         let (mut sq, sq_mapping) = SendQueue::new(
             &mut cap.max_send_wr,
             &mut cap.max_send_sge,
@@ -180,9 +188,11 @@ impl Qp {
             handle,
             kind,
             signal_all,
+            ..
         } = new;
         let config = QpConfig {
             kind,
+            srq: has_srq,
             ..QpConfig::new(Qpn::new(number))
         };
         let mut state = State {
@@ -206,7 +216,7 @@ impl Qp {
                 // Nothing is copied at posting.
                 state.kept.fields().cap.max_inline_data = 0;
                 *cap = state.kept.fields().cap;
-                (Some(state.sq.poster()), Some(state.rq.poster()))
+                (Some(state.sq.poster()), state.rq.poster())
             }
         };
         let qp = Arc::pin_init(
@@ -254,12 +264,12 @@ impl Qp {
 
     /// Posts a kernel caller's send; [`Self::kick`] makes it go. Any context.
     pub(crate) fn post_send(&self, send: &Send<'_>) -> Result {
-        self.sends.lock().as_mut().ok_or(EINVAL)?.send(send)
+        (*self.sends.lock()).as_mut().ok_or(EINVAL)?.send(send)
     }
 
     /// Posts a kernel caller's receive. Any context.
     pub(crate) fn post_recv(&self, wr_id: u64, sges: &[c::ib_sge]) -> Result {
-        self.recvs.lock().as_mut().ok_or(EINVAL)?.recv(wr_id, sges)
+        (*self.recvs.lock()).as_mut().ok_or(EINVAL)?.recv(wr_id, sges)
     }
 
     /// Has a softirq look at what was posted. Any context.
@@ -485,7 +495,7 @@ impl Qp {
         if let Some(at) = state.engine.poll_timeout() {
             self.timer.arm(at.0);
         }
-        if state.engine.state() == QpState::Err {
+        if state.engine.state() == QpState::Err && !state.engine.config().srq {
             self.timer.arm(now().saturating_add(state.flush_in));
             state.flush_in = (state.flush_in * 2).min(FLUSH_LAST);
         } else {

@@ -76,10 +76,10 @@ pub(crate) fn receive(device: &Device, frame: &RxFrame) -> Verdict {
     let len = datagram.transport.len as usize;
     let transport = transport.get(..len).unwrap_or(transport);
     if let Ok(packet) = Packet::parse(transport, len) {
-        match (qp, device.netdev()) {
-            (Some(qp), _) => Qp::receive(&qp, &packet, &datagram, &Payload { frame, start }),
-            (None, Some(netdev)) => device.graves.receive(&packet, &datagram, &netdev),
-            (None, None) => {}
+        if let Some(qp) = qp {
+            Qp::receive(&qp, &packet, &datagram, &Payload { frame, start });
+        } else if let Some(netdev) = device.netdev() {
+            device.graves.receive(&packet, &datagram, &netdev);
         }
     }
     Verdict::Taken

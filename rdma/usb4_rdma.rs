@@ -32,6 +32,7 @@ mod post;
 mod qp;
 mod recv;
 mod send;
+mod srq;
 mod table;
 mod wq;
 

@@ -42,6 +42,11 @@ struct usb4_cq {
 	void *inner;
 };
 
+struct usb4_srq {
+	struct ib_srq ib;
+	void *inner;
+};
+
 struct usb4_qp {
 	struct ib_qp ib;
 	void *inner;
@@ -96,6 +101,9 @@ struct ib_udata *usb4_attrs_udata(struct uverbs_attr_bundle *attrs);
 size_t usb4_udata_inlen(const struct ib_udata *udata);
 size_t usb4_udata_outlen(const struct ib_udata *udata);
 int usb4_udata_reply(struct ib_udata *udata, void *src, size_t len);
+int usb4_udata_read(struct ib_udata *udata, void *dest, size_t len);
+int usb4_user_write(u64 address, const void *src, size_t len);
+void usb4_srq_limit_event(struct ib_srq *srq);
 u64 usb4_mmap_offset(const struct rdma_user_mmap_entry *entry);
 void usb4_cq_complete(struct ib_cq *cq);
 struct ib_mr *usb4_err_mr(int err);

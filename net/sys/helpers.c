@@ -57,6 +57,11 @@ int usb4_op_create_ah(struct ib_ah *ah, struct rdma_ah_init_attr *init, struct i
 int usb4_op_modify_ah(struct ib_ah *ah, struct rdma_ah_attr *attr);
 int usb4_op_query_ah(struct ib_ah *ah, struct rdma_ah_attr *attr);
 int usb4_op_destroy_ah(struct ib_ah *ah, u32 flags);
+int usb4_op_create_srq(struct ib_srq *srq, struct ib_srq_init_attr *init, struct ib_udata *udata);
+int usb4_op_modify_srq(struct ib_srq *srq, struct ib_srq_attr *attr, enum ib_srq_attr_mask mask,
+		       struct ib_udata *udata);
+int usb4_op_query_srq(struct ib_srq *srq, struct ib_srq_attr *attr);
+int usb4_op_destroy_srq(struct ib_srq *srq, struct ib_udata *udata);
 int usb4_op_post_send(struct ib_qp *qp, const struct ib_send_wr *wr, const struct ib_send_wr **bad);
 int usb4_op_post_recv(struct ib_qp *qp, const struct ib_recv_wr *wr, const struct ib_recv_wr **bad);
 int usb4_op_poll_cq(struct ib_cq *cq, int count, struct ib_wc *to);
@@ -113,12 +118,17 @@ static const struct ib_device_ops usb4_device_ops = {
 	.modify_ah = usb4_op_modify_ah,
 	.query_ah = usb4_op_query_ah,
 	.destroy_ah = usb4_op_destroy_ah,
+	.create_srq = usb4_op_create_srq,
+	.modify_srq = usb4_op_modify_srq,
+	.query_srq = usb4_op_query_srq,
+	.destroy_srq = usb4_op_destroy_srq,
 	.alloc_hw_port_stats = usb4_op_alloc_stats,
 	.get_hw_stats = usb4_op_get_stats,
 
 	INIT_RDMA_OBJ_SIZE(ib_ucontext, usb4_ucontext, ib),
 	INIT_RDMA_OBJ_SIZE(ib_pd, usb4_pd, ib),
 	INIT_RDMA_OBJ_SIZE(ib_cq, usb4_cq, ib),
+	INIT_RDMA_OBJ_SIZE(ib_srq, usb4_srq, ib),
 	INIT_RDMA_OBJ_SIZE(ib_qp, usb4_qp, ib),
 	INIT_RDMA_OBJ_SIZE(ib_ah, usb4_ah, ib),
 };
@@ -217,6 +227,21 @@ struct ib_udata *usb4_attrs_udata(struct uverbs_attr_bundle *attrs) { return att
 size_t usb4_udata_inlen(const struct ib_udata *udata) { return udata->inlen; }
 size_t usb4_udata_outlen(const struct ib_udata *udata) { return udata->outlen; }
 int usb4_udata_reply(struct ib_udata *udata, void *src, size_t len) { return ib_copy_to_udata(udata, src, len); }
+int usb4_udata_read(struct ib_udata *udata, void *dest, size_t len) { return ib_copy_from_udata(dest, udata, len); }
+
+int usb4_user_write(u64 address, const void *src, size_t len)
+{
+	return copy_to_user(u64_to_user_ptr(address), src, len) ? -EFAULT : 0;
+}
+
+void usb4_srq_limit_event(struct ib_srq *srq)
+{
+	struct ib_event event = { .device = srq->device, .event = IB_EVENT_SRQ_LIMIT_REACHED, .element.srq = srq };
+
+	if (srq->event_handler)
+		srq->event_handler(&event, srq->srq_context);
+}
+
 u64 usb4_mmap_offset(const struct rdma_user_mmap_entry *entry) { return rdma_user_mmap_get_offset(entry); }
 void usb4_cq_complete(struct ib_cq *cq) { cq->comp_handler(cq, cq->cq_context); }
 struct ib_mr *usb4_err_mr(int err) { return ERR_PTR(err); }

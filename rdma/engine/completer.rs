@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The requester's view of responses: acknowledgements and READ data. IBTA 9.7.5, 9.9.2.
+//! The requester's view of responses: acknowledgements, READ data, results of atomics. IBTA 9.7.5, 9.9.2.
 
 use crate::completion::WcStatus;
 use crate::counters::Counters;
@@ -8,7 +8,7 @@ use crate::psn::Psn;
 use crate::qp::{Qp, State, Storage};
 use crate::time::Instant;
 use crate::wire::{NakCode, Packet, Syndrome};
-use crate::wqe::{Host, Target};
+use crate::wqe::{Host, SendOp, Target};
 
 impl<S: Storage> Qp<S> {
     /// Handle a packet of the responder-to-requester direction.
@@ -26,6 +26,7 @@ impl<S: Storage> Qp<S> {
             (Opcode::ReadResponse { place }, _) => {
                 self.on_read_response(now, packet, place, host);
             }
+            (Opcode::AtomicResponse, Some(Syndrome::Ack(_))) => self.on_atomic_response(now, packet, host),
             (Opcode::Acknowledge, Some(Syndrome::Ack(_))) => {
                 if !self.acknowledge_before(now, psn.next()) {
                     self.on_response_gap();
@@ -68,7 +69,10 @@ impl<S: Storage> Qp<S> {
         }
         let requester = &self.requester;
         let message = requester.window.at(self.storage.sends(), requester.window.done());
-        let Some(message) = message.copied().filter(|m| m.is_read()) else {
+        let Some(message) = message
+            .copied()
+            .filter(|m| m.is_answered() && !matches!(m.wqe.op, SendOp::Atomic(_)))
+        else {
             Counters::bump(&mut self.counters.dropped);
             return;
         };
@@ -76,7 +80,11 @@ impl<S: Storage> Qp<S> {
         let ends = index.wrapping_add(1) == message.packets;
         let mtu = self.attrs.path_mtu;
         let offset = index.wrapping_shl(mtu.shift());
-        let expected = message.wqe.length.saturating_sub(offset).min(mtu.bytes());
+        let expected = match message.wqe.op {
+            SendOp::Read => message.wqe.length.saturating_sub(offset).min(mtu.bytes()),
+            // ATOMIC WRITE and FLUSH are answered by an empty READ response (IBTA annex A19).
+            _ => 0,
+        };
         let refused = packet
             .aeth
             .is_some_and(|aeth| !matches!(aeth.syndrome, Syndrome::Ack(_)));
@@ -97,8 +105,39 @@ impl<S: Storage> Qp<S> {
         requester.read_psns = requester.read_psns.saturating_sub(1);
         if ends {
             requester.reads_out = requester.reads_out.saturating_sub(1);
-            requester.window.complete();
+            requester.window.complete(self.storage.sends());
         }
+        self.on_progress(now);
+    }
+
+    /// Take the answer of an atomic, if it is the one awaited.
+    fn on_atomic_response(&mut self, now: Instant, packet: &Packet, host: &mut impl Host) {
+        let psn = packet.bth.psn;
+        if !self.acknowledge_before(now, psn) {
+            self.on_response_gap();
+            return;
+        }
+        let requester = &self.requester;
+        let message = requester.window.at(self.storage.sends(), requester.window.done());
+        let (Some(message), Some(original)) = (message.copied(), packet.original) else {
+            Counters::bump(&mut self.counters.dropped);
+            return;
+        };
+        if !matches!(message.wqe.op, SendOp::Atomic(_)) {
+            Counters::bump(&mut self.counters.dropped);
+            return;
+        }
+        if packet.payload.len != 0 {
+            return self.fail(WcStatus::BadResponse);
+        }
+        if let Err(fault) = host.atomic_result(message.wqe.slot, original) {
+            return self.fail(fault.status());
+        }
+        let requester = &mut self.requester;
+        requester.advance(psn.next());
+        requester.read_psns = requester.read_psns.saturating_sub(1);
+        requester.reads_out = requester.reads_out.saturating_sub(1);
+        requester.window.complete(self.storage.sends());
         self.on_progress(now);
     }
 
@@ -114,7 +153,7 @@ impl<S: Storage> Qp<S> {
             let requester = &mut self.requester;
             let message = requester.window.at(self.storage.sends(), requester.window.done());
             let Some(message) = message.copied() else { break };
-            if message.is_read() {
+            if message.is_answered() {
                 whole = false;
                 break;
             }
@@ -125,7 +164,7 @@ impl<S: Storage> Qp<S> {
                 break;
             }
             requester.advance(message_end);
-            requester.window.complete();
+            requester.window.complete(self.storage.sends());
         }
         if self.requester.una != start {
             self.on_progress(now);

@@ -33,6 +33,13 @@ pub const MAX_RETRY: u8 = 7;
 /// The RNR retry count that means "for ever": IBTA 9.9.2.1.1.
 pub const RNR_RETRY_INFINITE: u8 = 7;
 
+/// How far behind a packet of an unreliable connection is taken for a copy or a latecomer. Ours: more than a
+/// network holds back, and little enough that a peer that has lost its place is soon understood again.
+pub const UNRELIABLE_GHOSTS: u32 = 1 << 12;
+
+/// Bytes an atomic acts on: IBTA 9.4.5.
+pub const ATOMIC_LEN: u32 = 8;
+
 /// Key of every GSI: IBTA 10.2.5 and 13.4.2.
 pub const GSI_QKEY: u32 = 0x8001_0000;
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! BTH opcodes of the reliable connected service and what each packet carries.
+//! BTH opcodes and what each packet carries.
 //!
 //! The low five bits name the operation, the high three the service class (IBTA 9.2.1, table 38).
+
+use crate::qp::QpKind;
 
 /// Service class bits of the BTH opcode.
 const CLASS_MASK: u8 = 0xe0;
@@ -83,6 +85,22 @@ pub enum Opcode {
     },
     /// Acknowledge: ACK, NAK or RNR NAK by its syndrome.
     Acknowledge,
+    /// SEND request that invalidates a key; last and only packets. The others of its message are
+    /// plain SENDs.
+    SendInvalidate {
+        /// Last or only.
+        place: Place,
+    },
+    /// Atomic compare and swap request.
+    CompareSwap,
+    /// Atomic fetch and add request.
+    FetchAdd,
+    /// Answer to an atomic: an acknowledgement with the value before.
+    AtomicResponse,
+    /// FLUSH request.
+    Flush,
+    /// ATOMIC WRITE request.
+    AtomicWrite,
     /// An operation this engine does not speak. Requests get NAK invalid request.
     Unsupported(u8),
 }
@@ -97,7 +115,14 @@ impl Opcode {
             0x60 => Class::Ud,
             _ => Class::Other,
         };
-        let op = match byte & !CLASS_MASK {
+        let low = byte & !CLASS_MASK;
+        // What a class lacks: UC knows SEND and WRITE, UD knows SEND in one packet.
+        match class {
+            Class::Uc if low > 0x0b => return (class, Self::Unsupported(low)),
+            Class::Ud if low != 0x04 && low != 0x05 => return (class, Self::Unsupported(low)),
+            _ => {}
+        }
+        let op = match low {
             0x00 => Self::Send {
                 place: Place::First,
                 imm: false,
@@ -152,6 +177,13 @@ impl Opcode {
             0x0f => Self::ReadResponse { place: Place::Last },
             0x10 => Self::ReadResponse { place: Place::Only },
             0x11 => Self::Acknowledge,
+            0x12 => Self::AtomicResponse,
+            0x13 => Self::CompareSwap,
+            0x14 => Self::FetchAdd,
+            0x16 => Self::SendInvalidate { place: Place::Last },
+            0x17 => Self::SendInvalidate { place: Place::Only },
+            0x1c => Self::Flush,
+            0x1d => Self::AtomicWrite,
             other => Self::Unsupported(other),
         };
         (class, op)
@@ -171,8 +203,30 @@ impl Opcode {
                 Place::Only => 0x10,
             },
             Self::Acknowledge => 0x11,
+            Self::AtomicResponse => 0x12,
+            Self::CompareSwap => 0x13,
+            Self::FetchAdd => 0x14,
+            Self::SendInvalidate { place } => match place {
+                Place::First | Place::Middle => send_like(0x00, place, false),
+                Place::Last => 0x16,
+                Place::Only => 0x17,
+            },
+            Self::Flush => 0x1c,
+            Self::AtomicWrite => 0x1d,
             Self::Unsupported(low) => low & !CLASS_MASK,
         }
+    }
+
+    /// The BTH opcode byte in the class of a queue pair of `kind`.
+    #[inline]
+    #[must_use]
+    pub const fn encode(self, kind: QpKind) -> u8 {
+        let class = match kind {
+            QpKind::Rc => 0x00,
+            QpKind::Uc => 0x20,
+            QpKind::Ud | QpKind::Gsi => 0x60,
+        };
+        class | self.encode_rc()
     }
 
     /// Whether a RETH follows the BTH.
@@ -180,7 +234,7 @@ impl Opcode {
     pub const fn has_reth(self) -> bool {
         match self {
             Self::Write { place, .. } => place.starts(),
-            Self::ReadRequest => true,
+            Self::ReadRequest | Self::Flush | Self::AtomicWrite => true,
             _ => false,
         }
     }
@@ -190,7 +244,7 @@ impl Opcode {
     pub const fn has_aeth(self) -> bool {
         match self {
             Self::ReadResponse { place } => !matches!(place, Place::Middle),
-            Self::Acknowledge => true,
+            Self::Acknowledge | Self::AtomicResponse => true,
             _ => false,
         }
     }
@@ -201,13 +255,18 @@ impl Opcode {
         matches!(self, Self::Send { imm: true, .. } | Self::Write { imm: true, .. })
     }
 
-    /// Whether the packet belongs to the responder-to-requester direction. The unsupported ATOMIC
-    /// acknowledge (0x12) is a response too.
+    /// Whether an AtomicETH follows.
+    #[must_use]
+    pub const fn has_atomic(self) -> bool {
+        matches!(self, Self::CompareSwap | Self::FetchAdd)
+    }
+
+    /// Whether the packet belongs to the responder-to-requester direction.
     #[must_use]
     pub const fn is_response(self) -> bool {
         matches!(
             self,
-            Self::ReadResponse { .. } | Self::Acknowledge | Self::Unsupported(0x12)
+            Self::ReadResponse { .. } | Self::Acknowledge | Self::AtomicResponse
         )
     }
 }
@@ -236,6 +295,19 @@ mod tests {
             assert_eq!(class, Class::Rc);
             assert_eq!(op.encode_rc(), byte);
         }
+    }
+
+    #[test]
+    fn a_class_has_only_its_own_operations() {
+        assert_eq!(Opcode::decode(0x2c), (Class::Uc, Opcode::Unsupported(0x0c)));
+        assert_eq!(Opcode::decode(0x60), (Class::Ud, Opcode::Unsupported(0x00)));
+        let only = Opcode::Send {
+            place: Place::Only,
+            imm: true,
+        };
+        assert_eq!(Opcode::decode(0x65), (Class::Ud, only));
+        assert_eq!(only.encode(QpKind::Ud), 0x65);
+        assert_eq!(only.encode(QpKind::Uc), 0x25);
     }
 
     #[test]

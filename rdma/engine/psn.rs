@@ -70,6 +70,9 @@ impl Psn {
 pub struct Qpn(u32);
 
 impl Qpn {
+    /// The general services interface of every port: IBTA 13.5.1.
+    pub const GSI: Self = Self(1);
+
     /// The queue pair number with the low 24 bits of `value`.
     #[must_use]
     pub const fn new(value: u32) -> Self {

@@ -9,16 +9,18 @@
 //!     +------------- modify ------------ ERR <---- any fatal fault, modify
 //! ```
 //!
-//! IBTA 10.3.1. The SQE state belongs to unreliable services only.
+//! IBTA 10.3.1. A failed send moves a queue pair of an unreliable service from RTS to SQE instead:
+//! sends are flushed, receives go on, and a modify leads back to RTS.
 
 use crate::completion::{Completion, Event, Events, Queue, WcOpcode, WcStatus};
 use crate::counters::Counters;
 use crate::limits;
+use crate::opcode::Class;
 use crate::requester::Requester;
 use crate::responder::Responder;
 use crate::time::Instant;
 use crate::wire::Packet;
-use crate::wqe::{AtomicOp, Fault, Host, SendOp, Source, Transmit};
+use crate::wqe::{AtomicOp, Fault, Host, Route, SendOp, Source, Transmit};
 
 mod attrs;
 
@@ -93,7 +95,7 @@ impl<S: Storage> Qp<S> {
     pub fn new(config: QpConfig, storage: S) -> Self {
         Self {
             config,
-            attrs: QpAttrs::RESET,
+            attrs: QpAttrs::reset(config.kind),
             requester: Requester::default(),
             responder: Responder::default(),
             events: Events::default(),
@@ -118,7 +120,7 @@ impl<S: Storage> Qp<S> {
         let to = modify.state.unwrap_or(from);
         match (from, to) {
             (_, State::Reset) => {
-                self.attrs = QpAttrs::RESET;
+                self.attrs = QpAttrs::reset(self.config.kind);
                 self.requester = Requester::default();
                 self.responder = Responder::default();
                 self.events = Events::default();
@@ -134,6 +136,10 @@ impl<S: Storage> Qp<S> {
             (State::Reset | State::Init, State::Init)
             | (State::Rtr, State::Rtr)
             | (State::Rts | State::Sqd, State::Rts) => attrs.sq_draining = false,
+            (State::Sqe, State::Rts) => self.requester.resume(),
+            (State::Init, State::Rtr) if self.config.kind.is_datagram() => {
+                self.responder.start(attrs.rq_psn);
+            }
             (State::Init, State::Rtr) => {
                 let (Some(psn), Some(_), Some(_)) = (modify.rq_psn, modify.dest_qpn, modify.path_mtu) else {
                     return Err(ModifyError::Missing);
@@ -145,7 +151,7 @@ impl<S: Storage> Qp<S> {
                 self.requester.start(psn, &attrs);
             }
             (State::Rts, State::Sqd) => attrs.sq_draining = true,
-            (State::Sqd, State::Sqd) => {}
+            (State::Sqd, State::Sqd) | (State::Sqe, State::Sqe) => {}
             _ => return Err(ModifyError::Transition),
         }
         attrs.state = to;
@@ -186,10 +192,12 @@ impl<S: Storage> Qp<S> {
     /// it waits further requests are dropped as if lost.
     pub fn handle_packet(&mut self, now: Instant, packet: &Packet, host: &mut impl Host) {
         Counters::bump(&mut self.counters.received);
-        if packet.opcode.is_response() {
-            self.handle_response(now, packet, host);
-        } else {
-            self.handle_request(now, packet, host);
+        match (self.config.kind, packet.class) {
+            (QpKind::Rc, Class::Rc) if packet.opcode.is_response() => self.handle_response(now, packet, host),
+            (QpKind::Rc, Class::Rc) => self.handle_request(now, packet, host),
+            (QpKind::Uc, Class::Uc) => self.handle_unreliable(packet, host),
+            (QpKind::Ud | QpKind::Gsi, Class::Ud) => self.handle_datagram(packet, host),
+            _ => Counters::bump(&mut self.counters.dropped),
         }
     }
 
@@ -224,13 +232,14 @@ impl<S: Storage> Qp<S> {
 
     /// The payload of `transmit` could not be read, and the packet was not sent.
     ///
-    /// A send completes in its turn with the fault's status and the queue pair goes to ERR. A
-    /// READ response becomes NAK remote access error.
+    /// A send completes in its turn with the fault's status and the queue pair goes to ERR, an
+    /// unreliable one to SQE. A READ response becomes NAK remote access error. Of an unreliable queue
+    /// pair report it before its completions are polled: a datagram whose path is unknown too.
     pub fn handle_gather_fault(&mut self, _now: Instant, transmit: &Transmit, fault: Fault, _host: &mut impl Host) {
-        match transmit.payload {
-            Source::None => {}
-            Source::Send { slot, .. } => self.on_send_fault(slot, fault),
-            Source::Region { .. } => self.on_response_fault(transmit.psn),
+        match (transmit.route, transmit.payload) {
+            (Some(Route { slot, .. }), _) | (None, Source::Send { slot, .. }) => self.on_send_fault(slot, fault),
+            (None, Source::Region { .. }) => self.on_response_fault(transmit.psn),
+            (None, Source::None) => {}
         }
     }
 
@@ -246,7 +255,7 @@ impl<S: Storage> Qp<S> {
             Counters::bump(&mut self.counters.recvs_completed);
             return Some(done);
         }
-        if self.attrs.state != State::Err {
+        if !matches!(self.attrs.state, State::Err | State::Sqe) {
             return None;
         }
         if let Some((wqe, status)) = self.pop_failed_send() {
@@ -254,6 +263,9 @@ impl<S: Storage> Qp<S> {
         }
         if let Some(wqe) = host.take_send() {
             return Some(self.send_completion(&wqe, WcStatus::Flushed));
+        }
+        if self.attrs.state == State::Sqe {
+            return None;
         }
         let recv = match self.responder.take_incoming() {
             Some(recv) => recv,
@@ -298,7 +310,7 @@ impl<S: Storage> Qp<S> {
             _ => attrs.rq_psn = self.responder.expected(),
         }
         match attrs.state {
-            State::Rts | State::Sqd => attrs.sq_psn = self.requester.next_psn(),
+            State::Rts | State::Sqd | State::Sqe => attrs.sq_psn = self.requester.next_psn(),
             _ => {}
         }
         attrs
@@ -321,6 +333,14 @@ impl<S: Storage> Qp<S> {
         self.requester.stop();
         if self.config.srq {
             self.events.raise(Event::LastWqeReached);
+        }
+    }
+
+    /// The key of datagrams.
+    pub(crate) fn qkey(&self) -> u32 {
+        match self.config.kind {
+            QpKind::Gsi => limits::GSI_QKEY,
+            _ => self.attrs.qkey,
         }
     }
 

@@ -8,12 +8,12 @@ use crate::completion::WcStatus;
 use crate::counters::Counters;
 use crate::limits;
 use crate::opcode::{Opcode, Place};
-use crate::psn::Psn;
-use crate::qp::{Qp, QpAttrs, State, Storage};
+use crate::psn::{Psn, Qpn};
+use crate::qp::{Mtu, Qp, QpAttrs, QpKind, State, Storage};
 use crate::time::Instant;
 use crate::window::{SendSlot, Window};
-use crate::wire::{Bth, HeaderBuf, Reth};
-use crate::wqe::{Fault, Host, SendOp, SendWqe, Source, Transmit};
+use crate::wire::{feth, AtomicEth, Bth, Deth, HeaderBuf, Reth};
+use crate::wqe::{AtomicOp, Fault, Host, Route, SendOp, SendWqe, Source, Transmit};
 
 /// Requester half of a queue pair.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,9 +22,9 @@ pub(crate) struct Requester {
     pub(crate) una: Psn,
     pub(crate) nxt: Psn,
     pub(crate) max: Psn,
-    /// PSNs of READ responses awaited among `una..nxt`.
+    /// PSNs of answers awaited among `una..nxt`: READ responses and those of atomics.
     pub(crate) read_psns: u32,
-    /// READs started and not completed.
+    /// READs and the like started and not completed.
     pub(crate) reads_out: u32,
     /// Request packets sent since one asked for an acknowledgement.
     pub(crate) unasked: u32,
@@ -71,6 +71,12 @@ impl Requester {
         self.ack_deadline = None;
     }
 
+    /// Sends run again after a failure of an unreliable queue pair.
+    pub(crate) fn resume(&mut self) {
+        self.failed = None;
+        self.rung = true;
+    }
+
     /// Next PSN to be assigned.
     pub(crate) const fn next_psn(&self) -> Psn {
         self.max
@@ -94,18 +100,27 @@ impl<S: Storage> Qp<S> {
         if !matches!(self.attrs.state, State::Rts | State::Sqd) || self.requester.wait_until.is_some() {
             return None;
         }
-        if self.requester.window.cur() == self.requester.window.started() {
-            self.start_message(host)?;
-        }
-        let slot = *self
-            .requester
-            .window
-            .at(self.storage.sends(), self.requester.window.cur())?;
-        if slot.wqe.fault.is_some() {
-            return None;
-        }
-        if slot.is_read() {
-            Some(self.read_request(now, &slot))
+        // Each turn but the last passes a message that takes no packet; the window holds only so many.
+        let slot = loop {
+            let requester = &mut self.requester;
+            if requester.window.cur() == requester.window.started() {
+                self.start_message(host)?;
+            }
+            let requester = &mut self.requester;
+            let slot = *requester.window.at(self.storage.sends(), requester.window.cur())?;
+            if slot.wqe.fault.is_some() {
+                return None;
+            }
+            if slot.packets > 0 {
+                break slot;
+            }
+            requester.window.step();
+            requester.window.complete_idle(self.storage.sends());
+        };
+        if slot.is_answered() {
+            Some(self.answered_request(now, &slot))
+        } else if self.config.kind.is_datagram() {
+            Some(self.datagram(now, &slot))
         } else if self.requester.in_flight() < self.config.window_packets.max(1) {
             Some(self.data_request(now, &slot))
         } else {
@@ -125,7 +140,7 @@ impl<S: Storage> Qp<S> {
         if slot.wqe.fault.is_some() || self.attrs.state != State::Rts {
             return None;
         }
-        let packets = self.attrs.path_mtu.packets(slot.wqe.length);
+        let packets = packets(&slot.wqe, self.config.kind, self.attrs.path_mtu);
         let outstanding = requester.nxt.distance(requester.una);
         // The acknowledgement of every outstanding PSN must be unambiguous (IBTA 9.7.2).
         if outstanding != 0 && outstanding.wrapping_add(packets) > Psn::HALF {
@@ -134,7 +149,16 @@ impl<S: Storage> Qp<S> {
         if slot.wqe.fence && requester.reads_out > 0 {
             return None;
         }
-        if slot.is_read() {
+        if slot.wqe.op.is_local() {
+            // What is still to be sent again may need the key: wait for all before it.
+            if slot.wqe.op == SendOp::LocalInvalidate && requester.window.done() != index {
+                return None;
+            }
+            if let Err(fault) = host.local(slot.wqe.slot) {
+                slot.wqe.fault = Some(fault);
+                return None;
+            }
+        } else if slot.is_answered() {
             if requester.reads_out >= u32::from(self.attrs.max_rd_atomic)
                 || requester.read_psns >= self.config.read_window_packets.max(1)
             {
@@ -162,14 +186,14 @@ impl<S: Storage> Qp<S> {
             return None;
         };
         if wqe.fault.is_none() {
-            wqe.fault = impossible(&wqe, &self.attrs);
+            wqe.fault = impossible(&wqe, self.config.kind, &self.attrs);
         }
         requester.window.push(self.storage.sends_mut(), wqe);
         Some(())
     }
 
-    /// A READ request from `nxt` to the end of the message.
-    fn read_request(&mut self, now: Instant, slot: &SendSlot) -> Transmit {
+    /// The request of an operation with an answer of its own: of a READ from `nxt` to its end.
+    fn answered_request(&mut self, now: Instant, slot: &SendSlot) -> Transmit {
         let sent = self.requester.nxt.distance(slot.first);
         let offset = sent.wrapping_shl(self.attrs.path_mtu.shift());
         let rest = slot.packets.saturating_sub(sent);
@@ -179,13 +203,48 @@ impl<S: Storage> Qp<S> {
             length: slot.wqe.length.saturating_sub(offset),
         };
         let psn = self.requester.nxt;
-        let mut header = self.request_header(Opcode::ReadRequest, psn, 0, true, false);
-        header.push(&reth.bytes());
+        let opcode = match slot.wqe.op {
+            SendOp::Atomic(AtomicOp::CompareSwap { .. }) => Opcode::CompareSwap,
+            SendOp::Atomic(AtomicOp::FetchAdd { .. }) => Opcode::FetchAdd,
+            SendOp::AtomicWrite => Opcode::AtomicWrite,
+            SendOp::Flush(_) => Opcode::Flush,
+            _ => Opcode::ReadRequest,
+        };
+        let mut header = self.request_header(opcode, psn, 0, true, false);
+        let mut payload = Source::None;
+        match slot.wqe.op {
+            SendOp::Atomic(op) => {
+                let (swap_add, compare) = match op {
+                    AtomicOp::CompareSwap { compare, swap } => (swap, compare),
+                    AtomicOp::FetchAdd { add } => (add, 0),
+                };
+                let operands = AtomicEth {
+                    va: reth.va,
+                    rkey: reth.rkey,
+                    swap_add,
+                    compare,
+                };
+                header.push(&operands.bytes());
+            }
+            SendOp::Flush(kind) => {
+                header.push(&feth::bytes(kind));
+                header.push(&reth.bytes());
+            }
+            SendOp::AtomicWrite => {
+                header.push(&reth.bytes());
+                payload = Source::Send {
+                    slot: slot.wqe.slot,
+                    offset: 0,
+                    len: limits::ATOMIC_LEN,
+                };
+            }
+            _ => header.push(&reth.bytes()),
+        }
         self.requester.read_psns = self.requester.read_psns.wrapping_add(rest);
         self.on_request_sent(now, rest, true, true);
         Transmit {
             header,
-            payload: Source::None,
+            payload,
             pad: 0,
             psn,
             route: None,
@@ -206,11 +265,13 @@ impl<S: Storage> Qp<S> {
             SendOp::Send => (Opcode::Send { place, imm: false }, false),
             SendOp::SendImm => (Opcode::Send { place, imm: ends }, ends),
             SendOp::WriteImm => (Opcode::Write { place, imm: ends }, ends),
+            SendOp::SendInvalidate { .. } => (Opcode::SendInvalidate { place }, false),
             _ => (Opcode::Write { place, imm: false }, false),
         };
         let solicited = wqe.solicited && ends && !matches!(wqe.op, SendOp::Write);
         let ack_every = (self.config.window_packets / 2).clamp(1, limits::MAX_PACKETS_PER_ACK);
-        let ask = ends || self.requester.unasked.wrapping_add(1) >= ack_every;
+        let reliable = self.config.kind == QpKind::Rc;
+        let ask = reliable && (ends || self.requester.unasked.wrapping_add(1) >= ack_every);
         let pad = (len.wrapping_neg() & 3) as u8;
         let mut header = self.request_header(opcode, psn, pad, ask, solicited);
         if opcode.has_reth() {
@@ -223,6 +284,9 @@ impl<S: Storage> Qp<S> {
         }
         if imm {
             header.push(&wqe.imm);
+        }
+        if let (SendOp::SendInvalidate { key }, true) = (wqe.op, ends) {
+            header.push(&key.0.to_be_bytes());
         }
         let payload = match len {
             0 => Source::None,
@@ -242,10 +306,75 @@ impl<S: Storage> Qp<S> {
         }
     }
 
+    /// The packet of a datagram.
+    fn datagram(&mut self, now: Instant, slot: &SendSlot) -> Transmit {
+        let wqe = &slot.wqe;
+        let psn = self.requester.nxt;
+        let imm = wqe.op == SendOp::SendImm;
+        let place = Place::Only;
+        let pad = (wqe.length.wrapping_neg() & 3) as u8;
+        let bth = Bth {
+            opcode: Opcode::Send { place, imm }.encode(self.config.kind),
+            solicited: wqe.solicited,
+            migrated: false,
+            pad,
+            pkey: limits::DEFAULT_PKEY,
+            dest: wqe.datagram.dest,
+            ack_request: false,
+            psn,
+        };
+        // IBTA 10.2.5: a key with the highest bit stands for the queue pair's own.
+        let qkey = match wqe.datagram.qkey {
+            controlled if controlled >> 31 != 0 => self.qkey(),
+            given => given,
+        };
+        let src = match self.config.kind {
+            QpKind::Gsi => Qpn::GSI,
+            _ => self.config.qpn,
+        };
+        let mut header = HeaderBuf::new();
+        header.push(&bth.bytes());
+        header.push(&Deth { qkey, src }.bytes());
+        if imm {
+            header.push(&wqe.imm);
+        }
+        let payload = match wqe.length {
+            0 => Source::None,
+            len => Source::Send {
+                slot: wqe.slot,
+                offset: 0,
+                len,
+            },
+        };
+        let route = Some(Route {
+            slot: wqe.slot,
+            ah: wqe.datagram.ah,
+        });
+        self.on_request_sent(now, 1, false, true);
+        Transmit {
+            header,
+            payload,
+            pad,
+            psn,
+            route,
+        }
+    }
+
     /// Book a request packet that takes `psns` PSNs.
     fn on_request_sent(&mut self, now: Instant, psns: u32, asked: bool, ends: bool) {
+        Counters::bump(&mut self.counters.sent_requests);
         let requester = &mut self.requester;
         requester.nxt = requester.nxt.plus(psns);
+        if self.config.kind != QpKind::Rc {
+            // Sent is done.
+            requester.una = requester.nxt;
+            requester.max = requester.nxt;
+            if ends {
+                requester.window.step();
+                requester.window.complete(self.storage.sends());
+            }
+            return;
+        }
         if requester.nxt.distance(requester.una) > requester.max.distance(requester.una) {
             requester.max = requester.nxt;
         }
@@ -257,14 +386,13 @@ impl<S: Storage> Qp<S> {
             requester.ack_deadline =
                 limits::ack_timeout_again(self.attrs.timeout, requester.timeouts).map(|span| now.after(span));
         }
-        Counters::bump(&mut self.counters.sent_requests);
     }
 
     /// BTH of a request.
     fn request_header(&self, opcode: Opcode, psn: Psn, pad: u8, ack_request: bool, solicited: bool) -> HeaderBuf {
         let mut header = HeaderBuf::new();
         let bth = Bth {
-            opcode: opcode.encode_rc(),
+            opcode: opcode.encode(self.config.kind),
             solicited,
             migrated: false,
             pad,
@@ -279,6 +407,9 @@ impl<S: Storage> Qp<S> {
 
     /// The local buffer of send `slot` could not be read: stop there until its turn to fail.
     pub(crate) fn on_send_fault(&mut self, slot: u32, fault: Fault) {
+        if self.config.kind != QpKind::Rc {
+            return self.on_unsent(slot, fault);
+        }
         let requester = &mut self.requester;
         let mut read_psns = 0u32;
         for index in requester.window.done()..requester.window.started() {
@@ -291,15 +422,30 @@ impl<S: Storage> Qp<S> {
             } else {
                 message.first
             };
-            if message.wqe.slot == slot && !message.is_read() {
+            if message.wqe.slot == slot && message.packets > 0 && message.wqe.op != SendOp::Read {
                 message.wqe.fault = Some(fault);
                 requester.nxt = from;
                 requester.read_psns = read_psns;
                 requester.window.seek(index);
                 return;
             }
-            if message.is_read() {
+            if message.is_answered() {
                 read_psns = read_psns.wrapping_add(message.end().distance(from));
+            }
+        }
+    }
+
+    /// A packet of an unreliable message, which counts as sent, was not.
+    fn on_unsent(&mut self, slot: u32, fault: Fault) {
+        let window = &mut self.requester.window;
+        for index in (0..window.started()).rev() {
+            let Some(message) = window.at_mut(self.storage.sends_mut(), index) else {
+                return;
+            };
+            if message.wqe.slot == slot && message.packets > 0 {
+                message.wqe.fault = Some(fault);
+                window.reopen(index);
+                return;
             }
         }
     }
@@ -318,9 +464,16 @@ impl<S: Storage> Qp<S> {
         }
     }
 
-    /// Fail the oldest incomplete message and go to ERR.
+    /// Fail the oldest incomplete message and go to ERR, or an unreliable queue pair to SQE: there it
+    /// still receives (IBTA 10.3.1.7).
     pub(crate) fn fail(&mut self, status: WcStatus) {
         self.requester.failed = Some(status);
+        if self.config.kind != QpKind::Rc {
+            self.attrs.state = State::Sqe;
+            self.attrs.sq_draining = false;
+            self.requester.stop();
+            return;
+        }
         self.responder.silence();
         self.enter_error();
     }
@@ -340,16 +493,29 @@ impl<S: Storage> Qp<S> {
     }
 }
 
+/// PSNs a message takes.
+fn packets(wqe: &SendWqe, kind: QpKind, mtu: Mtu) -> u32 {
+    match wqe.op {
+        op if op.is_local() => 0,
+        SendOp::Atomic(_) | SendOp::AtomicWrite | SendOp::Flush(_) => 1,
+        // Too long for a datagram: nothing is sent and the send succeeds, as with rxe (C10-93.1.1).
+        _ if kind.is_datagram() => u32::from(wqe.length <= mtu.bytes()),
+        _ => mtu.packets(wqe.length),
+    }
+}
+
 /// A WQE that can never be carried out on this queue pair.
-fn impossible(wqe: &SendWqe, attrs: &QpAttrs) -> Option<Fault> {
+fn impossible(wqe: &SendWqe, kind: QpKind, attrs: &QpAttrs) -> Option<Fault> {
     if wqe.length > limits::MAX_MESSAGE_LEN {
         return Some(Fault::LocalLength);
     }
-    use SendOp::{Read, Send, SendImm, Write, WriteImm};
-    if !matches!(wqe.op, Send | SendImm | Write | WriteImm | Read) {
+    if !wqe.op.is_allowed(kind) {
         return Some(Fault::LocalQpOp);
     }
-    if wqe.op == SendOp::Read && attrs.max_rd_atomic == 0 {
+    if matches!(wqe.op, SendOp::Atomic(_) | SendOp::AtomicWrite) && wqe.length != limits::ATOMIC_LEN {
+        return Some(Fault::LocalLength);
+    }
+    if wqe.op.is_answered() && attrs.max_rd_atomic == 0 {
         return Some(Fault::LocalQpOp);
     }
     None

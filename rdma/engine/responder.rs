@@ -6,7 +6,9 @@
 //! behind the READ responses that precede it, and a newer one replaces it: that is all there is to
 //! coalescing.
 
+mod datagram;
 mod reads;
+mod unreliable;
 
 pub use reads::ReadSlot;
 
@@ -18,7 +20,7 @@ use crate::keys::Access;
 use crate::limits;
 use crate::opcode::{Opcode, Place};
 use crate::psn::{Msn, Psn};
-use crate::qp::{Qp, State, Storage};
+use crate::qp::{Qp, QpKind, State, Storage};
 use crate::time::Instant;
 use crate::wire::{Aeth, Bth, HeaderBuf, NakCode, Packet, Reth, Syndrome};
 use crate::wqe::{Fault, Host, RecvWqe, Source, Target, Transmit};
@@ -57,6 +59,8 @@ pub(crate) struct Responder {
     /// The newest SEND or WRITE carried out: what a duplicate is answered with.
     acked: Psn,
     incoming: Incoming,
+    /// A receive taken for a message of an unreliable connection that was lost: the next one's.
+    spare: Option<RecvWqe>,
     answer: Option<Answer>,
     gap: Option<Gap>,
     /// After an RNR NAK: until then what is ahead was sent before the peer knew.
@@ -152,11 +156,11 @@ impl Responder {
         self.done.take()
     }
 
-    /// The receive of an unfinished message, to be flushed.
+    /// The receive of an unfinished message, to be flushed, or one to spare.
     pub(crate) fn take_incoming(&mut self) -> Option<RecvWqe> {
         match core::mem::take(&mut self.incoming) {
             Incoming::Send { recv, .. } => Some(recv),
-            Incoming::Idle | Incoming::Write { .. } => None,
+            Incoming::Idle | Incoming::Write { .. } => self.spare.take(),
         }
     }
 
@@ -241,11 +245,17 @@ impl<S: Storage> Qp<S> {
 
     /// A request that was carried out before. IBTA 9.7.4.1.2, C9-105.
     fn on_duplicate(&mut self, packet: &Packet) {
-        match (packet.opcode, packet.reth) {
-            (Opcode::Send { .. } | Opcode::Write { .. }, _) => self.responder.acknowledge(),
-            (Opcode::ReadRequest, Some(reth)) => self.read_again(packet.bth.psn, &reth),
-            _ => Counters::bump(&mut self.counters.dropped),
+        match packet.opcode {
+            Opcode::Send { .. } | Opcode::SendInvalidate { .. } | Opcode::Write { .. } => {
+                self.responder.acknowledge();
+            }
+            _ => self.answer_again(packet),
         }
+    }
+
+    /// The receive for the message at hand.
+    fn next_recv(&mut self, host: &mut impl Host) -> Option<RecvWqe> {
+        self.responder.spare.take().or_else(|| host.take_recv())
     }
 
     /// Carry out the expected request.
@@ -254,12 +264,14 @@ impl<S: Storage> Qp<S> {
             return Err(Refusal::Busy);
         }
         match (packet.opcode, self.responder.incoming) {
-            (Opcode::Send { place, .. }, Incoming::Idle) if place.starts() => {
+            (Opcode::Send { place, .. } | Opcode::SendInvalidate { place }, Incoming::Idle) if place.starts() => {
                 self.check_payload(packet, place)?;
-                let recv = host.take_recv().ok_or(Refusal::NotReady)?;
+                let recv = self.next_recv(host).ok_or(Refusal::NotReady)?;
                 self.receive(packet, place, recv, 0, host)
             }
-            (Opcode::Send { place, .. }, Incoming::Send { recv, filled }) if !place.starts() => {
+            (Opcode::Send { place, .. } | Opcode::SendInvalidate { place }, Incoming::Send { recv, filled })
+                if !place.starts() =>
+            {
                 self.check_payload(packet, place)?;
                 self.receive(packet, place, recv, filled, host)
             }
@@ -278,6 +290,9 @@ impl<S: Storage> Qp<S> {
                 self.write(packet, place, rest, total, host)
             }
             (Opcode::ReadRequest, Incoming::Idle) => self.read(packet, host),
+            (Opcode::CompareSwap | Opcode::FetchAdd, Incoming::Idle) => self.atomic(packet, host),
+            (Opcode::AtomicWrite, Incoming::Idle) => self.atomic_write(packet, host),
+            (Opcode::Flush, Incoming::Idle) => self.flush(packet, host),
             _ => Err(Refusal::INVALID),
         }
     }
@@ -322,6 +337,9 @@ impl<S: Storage> Qp<S> {
             };
             host.place(to, packet.payload).map_err(fail)?;
         }
+        if let Some(key) = packet.invalidate {
+            host.invalidate(key).map_err(fail)?;
+        }
         self.responder.incoming = Incoming::Send { recv, filled: total };
         if place.ends() {
             self.complete_recv(packet, recv, WcOpcode::Recv, total);
@@ -346,7 +364,7 @@ impl<S: Storage> Qp<S> {
             return Err(Refusal::INVALID);
         }
         let recv = match packet.imm {
-            Some(_) => Some(host.take_recv().ok_or(Refusal::NotReady)?),
+            Some(_) => Some(self.next_recv(host).ok_or(Refusal::NotReady)?),
             None => None,
         };
         let fail = |fault| Refusal::fault(fault, recv);
@@ -381,6 +399,9 @@ impl<S: Storage> Qp<S> {
     fn on_carried_out(&mut self, packet: &Packet, ends: bool) {
         let responder = &mut self.responder;
         responder.on_expected(packet.bth.psn.next(), ends);
+        if self.config.kind != QpKind::Rc {
+            return;
+        }
         responder.acked = packet.bth.psn;
         responder.unanswered = responder.unanswered.wrapping_add(1);
         if packet.bth.ack_request || responder.unanswered >= limits::MAX_PACKETS_PER_ACK {
@@ -448,7 +469,7 @@ impl<S: Storage> Qp<S> {
             opcode,
             byte_len,
             imm: packet.imm,
-            invalidated: None,
+            invalidated: packet.invalidate,
             src_qpn: None,
             solicited: packet.bth.solicited,
             signalled: true,
@@ -467,20 +488,7 @@ impl<S: Storage> Qp<S> {
         });
         match recv.or(in_hand) {
             Some((recv, status)) => {
-                self.responder.done = Some(Completion {
-                    queue: Queue::Recv,
-                    wr_id: recv.wr_id,
-                    slot: recv.slot,
-                    status,
-                    opcode: WcOpcode::Recv,
-                    byte_len: 0,
-                    imm: None,
-                    invalidated: None,
-                    src_qpn: None,
-                    solicited: true,
-                    signalled: true,
-                    qpn: self.config.qpn,
-                });
+                self.fail_recv(recv, status);
             }
             // IBTA C9-222.1: without a receive to carry it, the error is an event.
             None => self.events.raise(match nak {
@@ -490,6 +498,24 @@ impl<S: Storage> Qp<S> {
         }
         self.say_last_word(psn, nak);
         self.enter_error();
+    }
+
+    /// The receive `recv` fails.
+    fn fail_recv(&mut self, recv: RecvWqe, status: WcStatus) {
+        self.responder.done = Some(Completion {
+            queue: Queue::Recv,
+            wr_id: recv.wr_id,
+            slot: recv.slot,
+            status,
+            opcode: WcOpcode::Recv,
+            byte_len: 0,
+            imm: None,
+            invalidated: None,
+            src_qpn: None,
+            solicited: true,
+            signalled: true,
+            qpn: self.config.qpn,
+        });
     }
 
     /// A READ response could not be read from memory.

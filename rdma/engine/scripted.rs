@@ -8,7 +8,7 @@ use crate::opcode::{Opcode, Place};
 use crate::psn::{Msn, Psn, Qpn};
 use crate::qp::{Modify, ModifyError, Mtu, Qp, QpConfig, ReadResource, SendMessage, Slots, State};
 use crate::time::{Duration, Instant};
-use crate::wire::{Aeth, Bth, HeaderBuf, NakCode, Packet, Reth, Syndrome};
+use crate::wire::{Aeth, AtomicEth, Bth, HeaderBuf, NakCode, Packet, Reth, Syndrome};
 use crate::wqe::{Fault, Host, RecvWqe, SendOp, SendWqe, Source, Span, Target, Transmit};
 use std::collections::VecDeque;
 
@@ -191,17 +191,33 @@ fn packet(opcode: Opcode, psn: u32, len: u32, reth: Option<Reth>, aeth: Option<A
     };
     let mut header = HeaderBuf::new();
     header.push(&bth.bytes());
+    if opcode == Opcode::Flush {
+        header.push(&[0; 4]);
+    }
     if let Some(reth) = reth {
         header.push(&reth.bytes());
     }
     if let Some(aeth) = aeth {
         header.push(&aeth.bytes());
     }
+    if let Some(operands) = atomic_of(opcode) {
+        header.push(&operands.bytes());
+    }
     if opcode.has_imm() {
         header.push(&[1, 2, 3, 4]);
     }
     let bytes = header.as_bytes();
     Packet::parse(bytes, bytes.len() + len as usize + usize::from(bth.pad)).unwrap()
+}
+
+/// Operands of the atomics of a script.
+fn atomic_of(opcode: Opcode) -> Option<AtomicEth> {
+    opcode.has_atomic().then_some(AtomicEth {
+        va: 0x2000,
+        rkey: Key(9),
+        swap_add: 5,
+        compare: 7,
+    })
 }
 
 const fn send(place: Place) -> Opcode {
@@ -244,5 +260,5 @@ fn a_queue_pair_is_small_and_can_be_sent_between_threads() {
     let rig = Rig::new();
     is_send(&rig.qp);
     assert!(size_of_val(&rig.qp) < 700, "{} bytes", size_of_val(&rig.qp));
-    assert!(size_of::<SendMessage>() <= 112 && size_of::<ReadResource>() <= 72);
+    assert!(size_of::<SendMessage>() <= 112 && size_of::<ReadResource>() <= 80);
 }

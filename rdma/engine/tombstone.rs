@@ -44,10 +44,14 @@ impl Tombstone {
             Some(word) if !packet.bth.psn.before(word.psn) => word,
             _ if !packet.bth.psn.before(self.expected) => return None,
             _ => match packet.opcode {
-                Opcode::Send { .. } | Opcode::Write { .. } if packet.bth.ack_request => Answer {
-                    psn: self.acked,
-                    syndrome: Syndrome::ACK,
-                },
+                Opcode::Send { .. } | Opcode::SendInvalidate { .. } | Opcode::Write { .. }
+                    if packet.bth.ack_request =>
+                {
+                    Answer {
+                        psn: self.acked,
+                        syndrome: Syndrome::ACK,
+                    }
+                }
                 _ => return None,
             },
         };

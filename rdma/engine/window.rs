@@ -11,7 +11,7 @@
 
 use crate::limits::MAX_SEND_SLOTS;
 use crate::psn::Psn;
-use crate::wqe::{SendOp, SendWqe};
+use crate::wqe::SendWqe;
 
 /// One message of the send window. Opaque to the caller, who supplies the memory.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,8 @@ pub struct SendSlot {
     pub(crate) wqe: SendWqe,
     /// PSN of its first packet, once started.
     pub(crate) first: Psn,
-    /// PSNs it takes, once started.
+    /// PSNs it takes, once started. None if nothing of it goes on the wire: then it is carried out once
+    /// it has started.
     pub(crate) packets: u32,
 }
 
@@ -36,8 +37,9 @@ impl SendSlot {
         self.first.plus(self.packets)
     }
 
-    pub(crate) const fn is_read(&self) -> bool {
-        matches!(self.wqe.op, SendOp::Read)
+    /// Whether it completes by an answer of its own.
+    pub(crate) const fn is_answered(&self) -> bool {
+        self.wqe.op.is_answered()
     }
 }
 
@@ -142,13 +144,29 @@ impl Window {
         }
     }
 
-    /// The oldest incomplete message has completed.
+    /// The oldest incomplete message has completed, and with it those behind it that wait for nothing
+    /// else.
     #[inline]
-    pub(crate) fn complete(&mut self) {
+    pub(crate) fn complete(&mut self, slots: &[SendSlot]) {
         if self.done < self.started {
             self.done = self.done.wrapping_add(1);
             self.cur = self.cur.max(self.done);
         }
+        self.complete_idle(slots);
+    }
+
+    /// Complete what is oldest and takes no PSN.
+    pub(crate) fn complete_idle(&mut self, slots: &[SendSlot]) {
+        while self.done < self.started && self.at(slots, self.done).is_some_and(|slot| slot.packets == 0) {
+            self.done = self.done.wrapping_add(1);
+            self.cur = self.cur.max(self.done);
+        }
+    }
+
+    /// The message at `index`, which was thought complete, is not.
+    pub(crate) fn reopen(&mut self, index: usize) {
+        self.done = self.done.min(index);
+        self.seek(index);
     }
 
     /// Go back to the message at `index`.

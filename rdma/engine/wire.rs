@@ -5,7 +5,10 @@
 //! pure function of bytes.
 
 mod aeth;
+mod atomic;
 mod bth;
+mod deth;
+pub(crate) mod feth;
 mod header;
 pub mod icrc;
 mod packet;
@@ -13,7 +16,9 @@ mod reth;
 pub mod udp;
 
 pub use aeth::{Aeth, NakCode, Syndrome};
+pub use atomic::AtomicEth;
 pub use bth::Bth;
+pub use deth::Deth;
 pub use header::HeaderBuf;
 pub use packet::Packet;
 pub use reth::Reth;
@@ -31,6 +36,6 @@ pub enum WireError {
     Protocol,
     /// The IPv4 header checksum is wrong.
     Checksum,
-    /// Not of the reliable connected class.
+    /// Of a service class we do not speak.
     Class,
 }

@@ -10,6 +10,7 @@
 
 mod ah;
 mod kernel_callers;
+mod srq;
 
 use super::{
     ibdev,
@@ -23,6 +24,7 @@ use crate::{
     device::Device,
     mr::Region,
     qp::{NewQp, Qp},
+    srq::Srq,
 };
 use core::ptr::{self, NonNull};
 use kernel::{
@@ -365,7 +367,7 @@ unsafe extern "C" fn usb4_op_create_qp(
     if init.send_cq.is_null() || init.recv_cq.is_null() || ours.ib.pd.is_null() {
         return EOPNOTSUPP.to_errno();
     }
-    let other = !init.srq.is_null() || !init.xrcd.is_null() || !init.rwq_ind_tbl.is_null();
+    let other = !init.xrcd.is_null() || !init.rwq_ind_tbl.is_null();
     if other || init.create_flags != 0 {
         return EOPNOTSUPP.to_errno();
     }
@@ -380,6 +382,7 @@ unsafe extern "C" fn usb4_op_create_qp(
             pd: (*ours.ib.pd.cast::<c::usb4_pd>()).number,
             send_cq: share::<Cq>((*init.send_cq.cast::<c::usb4_cq>()).inner),
             recv_cq: share::<Cq>((*init.recv_cq.cast::<c::usb4_cq>()).inner),
+            srq: (!init.srq.is_null()).then(|| share::<Srq>((*init.srq.cast::<c::usb4_srq>()).inner)),
             handle: QpHandle::new(handle),
             kind,
             signal_all: init.sq_sig_type == c::ib_sig_type_IB_SIGNAL_ALL_WR,
@@ -423,6 +426,7 @@ unsafe extern "C" fn usb4_op_query_qp(
     init.qp_context = ours.ib.qp_context;
     init.send_cq = ours.ib.send_cq;
     init.recv_cq = ours.ib.recv_cq;
+    init.srq = ours.ib.srq;
     init.qp_type = ours.ib.qp_type;
     init.cap = attr.cap;
     init.sq_sig_type = if inner.signal_all() {

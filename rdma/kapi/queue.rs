@@ -262,6 +262,11 @@ impl Ring {
         self.store(PRODUCER, index);
     }
 
+    /// Sets user space's producer index, in a ring that it has not mapped yet.
+    pub(crate) fn publish_user_producer(&self, index: u32) {
+        self.store(PRODUCER, index);
+    }
+
     /// Publishes our consumer index: user space may write the slots before it again.
     pub(crate) fn publish_consumer(&self, index: u32) {
         self.store(CONSUMER, index);

@@ -60,6 +60,24 @@ impl Udata {
     }
 }
 
+/// Places for the caller's data and answers outside of the usual ones.
+impl Udata {
+    /// Reads the driver's data that came in, which may not be less.
+    pub(crate) fn read(&self, to: &mut [u8]) -> Result {
+        if to.len() > self.in_len() {
+            return Err(EINVAL);
+        }
+        // SAFETY: Valid by `new`; `to` has the bytes.
+        to_result(unsafe { c::usb4_udata_read(self.0.as_ptr(), to.as_mut_ptr().cast(), to.len()) })
+    }
+
+    /// Writes to the caller's memory at `address`.
+    pub(crate) fn write_at(&self, address: u64, bytes: &[u8]) -> Result {
+        // SAFETY: Runs in the caller's system call; the bytes are only read.
+        to_result(unsafe { c::usb4_user_write(address, bytes.as_ptr().cast(), bytes.len()) })
+    }
+}
+
 /// The attributes of a QP, as `modify_qp` brings them.
 pub(crate) struct QpAttr<'a>(&'a mut c::ib_qp_attr);
 
@@ -215,6 +233,31 @@ impl CqHandle {
                 c::ib_event_type_IB_EVENT_CQ_ERR,
             )
         }
+    }
+}
+
+/// The core's half of a shared receive queue.
+///
+/// # Invariants
+///
+/// Valid until the queue's destruction, which takes it away from its holder first.
+pub(crate) struct SrqHandle(NonNull<c::ib_srq>);
+
+// SAFETY: The core's handlers may be called from any CPU.
+unsafe impl Send for SrqHandle {}
+
+impl SrqHandle {
+    /// # Safety
+    ///
+    /// The holder drops the handle before the queue is gone.
+    pub(super) unsafe fn new(srq: NonNull<c::ib_srq>) -> Self {
+        Self(srq)
+    }
+
+    /// Tells the owner that few receives are left.
+    pub(crate) fn limit_reached(&self) {
+        // SAFETY: Valid by the invariant.
+        unsafe { c::usb4_srq_limit_event(self.0.as_ptr()) }
     }
 }
 

@@ -216,7 +216,7 @@ pub struct QpAttrs {
 }
 
 impl QpAttrs {
-    pub(super) const RESET: Self = Self {
+    const RESET: Self = Self {
         state: State::Reset,
         path_mtu: Mtu::B256,
         dest_qpn: Qpn::new(0),
@@ -232,4 +232,16 @@ impl QpAttrs {
         access: Access::NONE,
         sq_draining: false,
     };
+
+    /// The attributes of a queue pair in RESET.
+    pub(super) const fn reset(kind: QpKind) -> Self {
+        // A datagram goes where the port's MTU lets it.
+        match kind {
+            QpKind::Rc | QpKind::Uc => Self::RESET,
+            QpKind::Ud | QpKind::Gsi => Self {
+                path_mtu: Mtu::B4096,
+                ..Self::RESET
+            },
+        }
+    }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Responder resources: the READs of the peer, answered and kept to be answered again. IBTA 9.7.4.1.
+//! Responder resources: the peer's READs, atomics and whatever else has an answer of its own, answered and
+//! kept to be answered again. IBTA 9.7.4.1. A READ is read again, an atomic is never carried out again.
 //!
 //! Responses leave in PSN order, whatever the order in which parts are asked for again.
 
@@ -11,14 +12,26 @@ use crate::opcode::{Opcode, Place};
 use crate::psn::Psn;
 use crate::qp::{Qp, Storage};
 use crate::wire::{Packet, Reth, Syndrome};
-use crate::wqe::{Host, Source, Transmit};
+use crate::wqe::{AtomicOp, Host, Source, Transmit};
 
-/// One responder resource: a READ that may be asked for again. Opaque to the caller, who supplies
+/// What is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// READ: by data.
+    Read,
+    /// Atomic: by the value there was before.
+    Atomic(u64),
+    /// ATOMIC WRITE and FLUSH: by an empty READ response.
+    Empty,
+}
+
+/// One responder resource: a request that may be asked for again. Opaque to the caller, who supplies
 /// the memory.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadSlot {
     first: Psn,
     packets: u32,
+    kind: Kind,
     reth: Reth,
     /// What is still to be sent of the newest request for it.
     rest: Reth,
@@ -37,6 +50,7 @@ impl ReadSlot {
     pub const EMPTY: Self = Self {
         first: Psn::new(0),
         packets: 0,
+        kind: Kind::Read,
         reth: Reth {
             va: 0,
             rkey: Key(0),
@@ -60,7 +74,7 @@ impl Default for ReadSlot {
     }
 }
 
-/// READs in PSN order, oldest first; `scan` is the first that may have responses to send.
+/// Resources in PSN order, oldest first; `scan` is the first that may have responses to send.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Reads {
     head: usize,
@@ -72,11 +86,9 @@ impl<S: Storage> Qp<S> {
     /// A READ request: remember it, its responses are polled out.
     pub(super) fn read(&mut self, packet: &Packet, host: &mut impl Host) -> Result<(), Refusal> {
         let reth = packet.reth.ok_or(Refusal::INVALID)?;
-        let resources = usize::from(self.attrs.max_dest_rd_atomic);
         if !self.attrs.access.allows(Access::REMOTE_READ)
             || reth.length > limits::MAX_MESSAGE_LEN
             || packet.payload.len != 0
-            || resources == 0
         {
             return Err(Refusal::INVALID);
         }
@@ -84,7 +96,86 @@ impl<S: Storage> Qp<S> {
             host.check(reth.rkey, reth.va, reth.length, Access::REMOTE_READ)
                 .map_err(|fault| Refusal::fault(fault, None))?;
         }
-        let slots = self.storage.reads_mut();
+        self.make_room()?;
+        self.keep(
+            packet.bth.psn,
+            self.attrs.path_mtu.packets(reth.length),
+            reth,
+            Kind::Read,
+        );
+        Ok(())
+    }
+
+    /// An atomic: carry it out and remember what to answer.
+    pub(super) fn atomic(&mut self, packet: &Packet, host: &mut impl Host) -> Result<(), Refusal> {
+        let operands = packet.atomic.ok_or(Refusal::INVALID)?;
+        if !self.attrs.access.allows(Access::REMOTE_ATOMIC) || packet.payload.len != 0 || !is_aligned(operands.va) {
+            return Err(Refusal::INVALID);
+        }
+        self.make_room()?;
+        let op = match packet.opcode {
+            Opcode::CompareSwap => AtomicOp::CompareSwap {
+                compare: operands.compare,
+                swap: operands.swap_add,
+            },
+            _ => AtomicOp::FetchAdd { add: operands.swap_add },
+        };
+        let original = host
+            .atomic(op, operands.rkey, operands.va)
+            .map_err(|fault| Refusal::fault(fault, None))?;
+        let target = Reth {
+            va: operands.va,
+            rkey: operands.rkey,
+            length: 0,
+        };
+        self.keep(packet.bth.psn, 1, target, Kind::Atomic(original));
+        Ok(())
+    }
+
+    /// An ATOMIC WRITE.
+    pub(super) fn atomic_write(&mut self, packet: &Packet, host: &mut impl Host) -> Result<(), Refusal> {
+        let reth = packet.reth.ok_or(Refusal::INVALID)?;
+        if !self.attrs.access.allows(Access::REMOTE_WRITE)
+            || reth.length != limits::ATOMIC_LEN
+            || packet.payload.len != limits::ATOMIC_LEN
+            || !is_aligned(reth.va)
+        {
+            return Err(Refusal::INVALID);
+        }
+        self.make_room()?;
+        host.atomic_write(reth.rkey, reth.va, packet.payload)
+            .map_err(|fault| Refusal::fault(fault, None))?;
+        self.keep(packet.bth.psn, 1, Reth { length: 0, ..reth }, Kind::Empty);
+        Ok(())
+    }
+
+    /// A FLUSH.
+    pub(super) fn flush(&mut self, packet: &Packet, host: &mut impl Host) -> Result<(), Refusal> {
+        let reth = packet.reth.ok_or(Refusal::INVALID)?;
+        let kind = packet.flush.ok_or(Refusal::INVALID)?;
+        let rights = match kind.placement {
+            1 => Access::FLUSH_GLOBAL,
+            2 => Access::FLUSH_PERSISTENT,
+            3 => Access::FLUSH_GLOBAL.with(Access::FLUSH_PERSISTENT),
+            _ => return Err(Refusal::INVALID),
+        };
+        if !self.attrs.access.allows(rights) || packet.payload.len != 0 || kind.level > 1 {
+            return Err(Refusal::INVALID);
+        }
+        self.make_room()?;
+        host.flush(reth.rkey, reth.va, reth.length, kind)
+            .map_err(|fault| Refusal::fault(fault, None))?;
+        self.keep(packet.bth.psn, 1, Reth { length: 0, ..reth }, Kind::Empty);
+        Ok(())
+    }
+
+    /// A resource for the request at hand, before it is carried out.
+    fn make_room(&mut self) -> Result<(), Refusal> {
+        let resources = usize::from(self.attrs.max_dest_rd_atomic);
+        if resources == 0 {
+            return Err(Refusal::INVALID);
+        }
+        let slots = self.storage.reads();
         let reads = &mut self.responder.reads;
         if reads.len >= resources {
             // A peer that keeps to the limit has the response of the oldest.
@@ -93,26 +184,42 @@ impl<S: Storage> Qp<S> {
             }
             reads.forget_oldest(slots);
         }
-        let packets = self.attrs.path_mtu.packets(reth.length);
-        reads.push(
-            slots,
+        Ok(())
+    }
+
+    /// Remember a request that was carried out; its responses are polled out.
+    fn keep(&mut self, psn: Psn, packets: u32, reth: Reth, kind: Kind) {
+        self.responder.reads.push(
+            self.storage.reads_mut(),
             ReadSlot {
-                first: packet.bth.psn,
+                first: psn,
                 packets,
+                kind,
                 reth,
                 rest: reth,
-                next: packet.bth.psn,
+                next: psn,
                 left: packets,
                 starts: true,
                 answered: false,
             },
         );
-        self.responder.on_expected(packet.bth.psn.plus(packets), true);
-        Ok(())
+        self.responder.on_expected(psn.plus(packets), true);
     }
 
-    /// A duplicate READ request: send the asked part again, if it is one. IBTA C9-106 ff.
-    pub(super) fn read_again(&mut self, psn: Psn, reth: &Reth) {
+    /// A duplicate of a request with an answer of its own: send the answer again, of a READ the part
+    /// asked for. IBTA C9-106 ff.
+    pub(super) fn answer_again(&mut self, packet: &Packet) {
+        let psn = packet.bth.psn;
+        let reth = match (packet.reth, packet.atomic) {
+            (Some(reth), _) if packet.opcode == Opcode::ReadRequest => reth,
+            (Some(reth), _) => Reth { length: 0, ..reth },
+            (None, Some(operands)) => Reth {
+                va: operands.va,
+                rkey: operands.rkey,
+                length: 0,
+            },
+            (None, None) => return Counters::bump(&mut self.counters.dropped),
+        };
         let mtu = self.attrs.path_mtu;
         let slots = self.storage.reads_mut();
         let reads = &mut self.responder.reads;
@@ -128,10 +235,15 @@ impl<S: Storage> Qp<S> {
                 .checked_add(u64::from(reth.length))
                 .is_some_and(|end| end <= u64::from(slot.reth.length));
             let packets = mtu.packets(reth.length);
-            if reth.rkey != slot.reth.rkey || !inside || packets > slot.packets.saturating_sub(skipped) {
+            let same = match slot.kind {
+                Kind::Read => packet.opcode == Opcode::ReadRequest,
+                Kind::Atomic(_) => packet.opcode.has_atomic(),
+                Kind::Empty => matches!(packet.opcode, Opcode::AtomicWrite | Opcode::Flush),
+            };
+            if !same || reth.rkey != slot.reth.rkey || !inside || packets > slot.packets.saturating_sub(skipped) {
                 break;
             }
-            slot.rest = *reth;
+            slot.rest = reth;
             slot.next = psn;
             slot.left = packets;
             slot.starts = true;
@@ -141,7 +253,7 @@ impl<S: Storage> Qp<S> {
         Counters::bump(&mut self.counters.dropped);
     }
 
-    /// The next packet of the oldest READ that has responses to send.
+    /// The next packet of the oldest request that has responses to send.
     pub(crate) fn poll_read_response(&mut self) -> Option<Transmit> {
         let (index, psn) = self.next_read()?;
         let mtu = self.attrs.path_mtu;
@@ -151,16 +263,23 @@ impl<S: Storage> Qp<S> {
         let Reth { va, rkey, .. } = slot.rest;
         slot.left = slot.left.saturating_sub(1);
         let ends = slot.left == 0;
-        let opcode = Opcode::ReadResponse {
-            place: Place::of(slot.starts, ends),
+        let opcode = match slot.kind {
+            Kind::Atomic(_) => Opcode::AtomicResponse,
+            Kind::Read | Kind::Empty => Opcode::ReadResponse {
+                place: Place::of(slot.starts, ends),
+            },
         };
+        let kind = slot.kind;
         slot.starts = false;
         slot.answered |= ends;
         slot.next = psn.next();
         slot.rest.va = va.wrapping_add(u64::from(len));
         slot.rest.length = slot.rest.length.saturating_sub(len);
         let pad = (len.wrapping_neg() & 3) as u8;
-        let header = self.response_header(opcode, psn, pad, Syndrome::ACK);
+        let mut header = self.response_header(opcode, psn, pad, Syndrome::ACK);
+        if let Kind::Atomic(original) = kind {
+            header.push(&original.to_be_bytes());
+        }
         let payload = match len {
             0 => Source::None,
             _ => Source::Region { rkey, va, len },
@@ -174,11 +293,16 @@ impl<S: Storage> Qp<S> {
         })
     }
 
-    /// Index and next PSN of the oldest READ that has responses to send.
+    /// Index and next PSN of the oldest request that has responses to send.
     pub(super) fn next_read(&mut self) -> Option<(usize, Psn)> {
         // In ERR only a responder with a last word is not silenced, and silence forgets the READs.
         self.responder.reads.next_pending(self.storage.reads())
     }
+}
+
+/// Whether an atomic may act on `va`.
+const fn is_aligned(va: u64) -> bool {
+    va % limits::ATOMIC_LEN as u64 == 0
 }
 
 impl Reads {
@@ -198,7 +322,7 @@ impl Reads {
         }
     }
 
-    /// The oldest READ from `scan` on that has responses to send; `scan` remembers where it was found.
+    /// The oldest request from `scan` on that has responses to send; `scan` remembers where it was found.
     fn next_pending(&mut self, slots: &[ReadSlot]) -> Option<(usize, Psn)> {
         while self.scan < self.len {
             let slot = self.at(slots, self.scan)?;

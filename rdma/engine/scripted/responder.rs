@@ -123,8 +123,8 @@ fn a_refused_access_is_an_event_here_and_the_last_word_is_repeated() {
 #[test]
 fn requests_that_make_no_sense_are_invalid() {
     let bad: [(&str, Opcode, u32); 7] = [
-        ("fetch and add", Opcode::Unsupported(0x14), 0),
-        ("flush", Opcode::Unsupported(0x1c), 0),
+        ("a number nobody has", Opcode::Unsupported(0x15), 0),
+        ("flush of nothing", Opcode::Flush, 0),
         ("middle without first", send(Place::Middle), 256),
         ("last without first", write(Place::Last), 1),
         ("first shorter than the MTU", send(Place::First), 255),

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! A parsed transport packet: the BTH, what follows it, and where the payload lies.
 
-use super::{Aeth, Bth, Reth, WireError};
+use super::{feth, Aeth, AtomicEth, Bth, Deth, Reth, WireError};
+use crate::keys::Key;
 use crate::opcode::{Class, Opcode};
-use crate::wqe::Span;
+use crate::wqe::{FlushKind, Span};
 
 /// The transport headers of a received packet. The payload stays where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,16 @@ pub struct Packet {
     pub class: Class,
     /// Its decoded operation.
     pub opcode: Opcode,
+    /// Key and source of a datagram.
+    pub deth: Option<Deth>,
+    /// What a FLUSH asks for.
+    pub flush: Option<FlushKind>,
+    /// Operands of an atomic.
+    pub atomic: Option<AtomicEth>,
+    /// The answer of an atomic: the value before.
+    pub original: Option<u64>,
+    /// The key a SEND invalidates.
+    pub invalidate: Option<Key>,
     /// Address, key and length if the operation carries them.
     pub reth: Option<Reth>,
     /// Syndrome and MSN if the operation carries them.
@@ -33,15 +44,25 @@ impl Packet {
     ///
     /// # Errors
     ///
-    /// What keeps the bytes from being a packet of the reliable connected class.
+    /// What keeps the bytes from being a packet of a service class we speak.
     pub fn parse(head: &[u8], transport_len: usize) -> Result<Self, WireError> {
         let (bytes, rest) = head.split_first_chunk().ok_or(WireError::Truncated)?;
         let bth = Bth::parse(bytes)?;
         let (class, opcode) = Opcode::decode(bth.opcode);
-        if class != Class::Rc {
+        if class == Class::Other {
             return Err(WireError::Class);
         }
         let mut cursor = Cursor { rest, offset: Bth::LEN };
+        let deth = if class == Class::Ud {
+            Some(Deth::parse(cursor.take()?))
+        } else {
+            None
+        };
+        let flush = if opcode == Opcode::Flush {
+            Some(feth::parse(cursor.take()?))
+        } else {
+            None
+        };
         let reth = if opcode.has_reth() {
             Some(Reth::parse(cursor.take()?))
         } else {
@@ -49,6 +70,21 @@ impl Packet {
         };
         let aeth = if opcode.has_aeth() {
             Some(Aeth::parse(cursor.take()?))
+        } else {
+            None
+        };
+        let atomic = if opcode.has_atomic() {
+            Some(AtomicEth::parse(cursor.take()?))
+        } else {
+            None
+        };
+        let original = if opcode == Opcode::AtomicResponse {
+            Some(u64::from_be_bytes(*cursor.take()?))
+        } else {
+            None
+        };
+        let invalidate = if matches!(opcode, Opcode::SendInvalidate { .. }) {
+            Some(Key(u32::from_be_bytes(*cursor.take()?)))
         } else {
             None
         };
@@ -67,6 +103,11 @@ impl Packet {
             bth,
             class,
             opcode,
+            deth,
+            flush,
+            atomic,
+            original,
+            invalidate,
             reth,
             aeth,
             imm,
@@ -93,9 +134,8 @@ impl<'a> Cursor<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::Key;
     use crate::opcode::Place;
-    use crate::psn::{Msn, Psn};
+    use crate::psn::{Msn, Psn, Qpn};
     use crate::wire::Syndrome;
     use proptest::prelude::*;
 
@@ -153,8 +193,31 @@ mod tests {
 
     #[test]
     fn other_classes_are_refused() {
-        let bytes = [0x64, 0, 0xff, 0xff, 0, 0, 0, 1, 0, 0, 0, 2];
+        let bytes = [0x84, 0, 0xff, 0xff, 0, 0, 0, 1, 0, 0, 0, 2];
         assert_eq!(Packet::parse(&bytes, 12), Err(WireError::Class));
+    }
+
+    #[test]
+    fn a_datagram_has_its_key_and_source_before_the_immediate() {
+        let mut bytes = vec![0x65, 0x10, 0xff, 0xff, 0, 0, 0, 0x12, 0, 0, 0, 9];
+        bytes.extend([0, 0, 0x11, 0x11, 0, 0, 0, 5, 1, 2, 3, 4, 0xaa, 0xaa, 0xaa, 0]);
+        let packet = Packet::parse(&bytes, bytes.len()).unwrap();
+        assert_eq!(packet.class, Class::Ud);
+        let deth = Deth {
+            qkey: 0x1111,
+            src: Qpn::new(5),
+        };
+        assert_eq!((packet.deth, packet.imm), (Some(deth), Some([1, 2, 3, 4])));
+        assert_eq!(packet.payload, Span { offset: 24, len: 3 });
+    }
+
+    #[test]
+    fn a_flush_has_its_kind_before_the_range() {
+        let mut bytes = vec![0x1c, 0, 0xff, 0xff, 0, 0, 0, 0x12, 0x80, 0, 0, 9, 0, 0, 0, 0x12];
+        bytes.extend([0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 5, 0, 0, 0, 7]);
+        let packet = Packet::parse(&bytes, bytes.len()).unwrap();
+        let kind = FlushKind { placement: 2, level: 1 };
+        assert_eq!((packet.flush, packet.reth.unwrap().va), (Some(kind), 0x1000));
     }
 
     proptest! {

@@ -7,10 +7,10 @@
 use roce::completion::Queue;
 use roce::keys::{Access, Key};
 use roce::psn::{Psn, Qpn};
-use roce::qp::{Modify, Mtu, Qp, QpConfig, ReadResource, SendMessage, Slots, State};
+use roce::qp::{Modify, Mtu, Qp, QpConfig, QpKind, ReadResource, SendMessage, Slots, State};
 use roce::time::Instant;
 use roce::wire::{HeaderBuf, Packet};
-use roce::wqe::{Fault, Host, RecvWqe, SendOp, SendWqe, Source, Span, Target, Transmit};
+use roce::wqe::{AtomicOp, Datagram, Fault, FlushKind, Host, RecvWqe, SendOp, SendWqe, Source, Span, Target, Transmit};
 use sim::rng::Rng;
 
 const RUNS: u64 = if cfg!(debug_assertions) { 300 } else { 3000 };
@@ -21,6 +21,8 @@ struct Chaos {
     rng: Rng,
     sends: Vec<bool>,
     recvs: Vec<bool>,
+    /// Local operations carried out.
+    locals: Vec<bool>,
     calls: u64,
     /// Nothing more is posted.
     dry: bool,
@@ -58,13 +60,20 @@ impl Host for Chaos {
         if self.dry || self.rng.chance(0.5) {
             return None;
         }
-        use SendOp::{Read, Send, SendImm, Write, WriteImm};
+        let op = self.rng.pick(&OPS);
+        let eight = matches!(op, SendOp::Atomic(_) | SendOp::AtomicWrite) && self.rng.chance(0.9);
         self.sends.push(false);
+        self.locals.push(false);
         let slot = self.sends.len() as u32 - 1;
         Some(SendWqe {
             wr_id: u64::from(slot),
-            op: self.rng.pick(&[Send, SendImm, Write, WriteImm, Read]),
-            length: self.length(),
+            op,
+            length: if eight { 8 } else { self.length() },
+            datagram: Datagram {
+                dest: Qpn::new(0x12),
+                qkey: self.rng.next() as u32,
+                ah: 1,
+            },
             remote_va: self.rng.next(),
             rkey: Key(self.rng.next() as u32),
             imm: [1, 2, 3, 4],
@@ -110,7 +119,59 @@ impl Host for Chaos {
         assert!(!books[slot as usize], "placed into a completed work request");
         self.mostly_ok()
     }
+
+    fn place_grh(&mut self, slot: u32) -> Result<(), Fault> {
+        assert!(!self.recvs[slot as usize], "GRH placed into a completed receive");
+        self.mostly_ok()
+    }
+
+    fn atomic(&mut self, _: AtomicOp, _: Key, va: u64) -> Result<u64, Fault> {
+        assert_eq!(va % 8, 0);
+        self.mostly_ok().map(|()| 7)
+    }
+
+    fn atomic_result(&mut self, slot: u32, _: u64) -> Result<(), Fault> {
+        assert!(!self.sends[slot as usize], "result for a completed atomic");
+        self.mostly_ok()
+    }
+
+    fn atomic_write(&mut self, _: Key, va: u64, payload: Span) -> Result<(), Fault> {
+        assert_eq!((va % 8, payload.len), (0, 8));
+        self.mostly_ok()
+    }
+
+    fn flush(&mut self, _: Key, _: u64, _: u32, _: FlushKind) -> Result<(), Fault> {
+        self.mostly_ok()
+    }
+
+    fn invalidate(&mut self, _: Key) -> Result<(), Fault> {
+        self.mostly_ok()
+    }
+
+    fn local(&mut self, slot: u32) -> Result<(), Fault> {
+        let slot = slot as usize;
+        assert!(!self.sends[slot] && !self.locals[slot], "carried out twice");
+        self.locals[slot] = true;
+        self.mostly_ok()
+    }
 }
+
+/// Every operation there is.
+const OPS: [SendOp; 13] = [
+    SendOp::Send,
+    SendOp::Send,
+    SendOp::SendImm,
+    SendOp::Write,
+    SendOp::WriteImm,
+    SendOp::Read,
+    SendOp::SendInvalidate { key: Key(3) },
+    SendOp::Atomic(AtomicOp::FetchAdd { add: 1 }),
+    SendOp::Atomic(AtomicOp::CompareSwap { compare: 1, swap: 2 }),
+    SendOp::AtomicWrite,
+    SendOp::Flush(FlushKind { placement: 1, level: 0 }),
+    SendOp::LocalInvalidate,
+    SendOp::Register,
+];
 
 type Engine = Qp<Slots<Vec<SendMessage>, Vec<ReadResource>>>;
 
@@ -120,6 +181,7 @@ fn engine(rng: &mut Rng) -> Engine {
         reads: vec![ReadResource::EMPTY; rng.range(0, 5) as usize],
     };
     let config = QpConfig {
+        kind: rng.pick(&[QpKind::Rc, QpKind::Rc, QpKind::Rc, QpKind::Uc, QpKind::Ud, QpKind::Gsi]),
         srq: rng.chance(0.2),
         window_packets: rng.range(0, 140) as u32,
         read_window_packets: rng.range(0, 300) as u32,
@@ -141,7 +203,7 @@ fn attributes(rng: &mut Rng, state: Option<State>) -> Modify {
         timeout: Some(rng.below(12) as u8),
         retry_cnt: Some(rng.below(8) as u8),
         rnr_retry: Some(rng.below(8) as u8),
-        access: Some(Access(rng.below(16) as u32)),
+        access: Some(Access(rng.below(16) as u32 | 0x300)),
         qkey: Some(0x11),
     }
 }
@@ -151,7 +213,26 @@ fn packet_bytes(rng: &mut Rng, engine: &Engine) -> Vec<u8> {
     let mut bytes = vec![0; rng.below(90) as usize];
     rng.fill(&mut bytes);
     if bytes.len() >= 12 && rng.chance(0.95) {
-        bytes[0] = rng.below(0x14) as u8;
+        bytes[0] = rng.below(0x1e) as u8;
+        match engine.config().kind {
+            _ if rng.chance(0.05) => bytes[0] = rng.next() as u8,
+            QpKind::Rc => {}
+            QpKind::Uc => bytes[0] = 0x20 | rng.below(0x0d) as u8,
+            QpKind::Ud | QpKind::Gsi => {
+                bytes[0] = rng.pick(&[0x64, 0x65]);
+                let qkey = if engine.config().kind == QpKind::Gsi {
+                    0x8001_0000
+                } else {
+                    0x11
+                };
+                if bytes.len() >= 16 {
+                    bytes[12..16].copy_from_slice(&u32::to_be_bytes(qkey));
+                }
+            }
+        }
+        if matches!(bytes[0], 0x13 | 0x14 | 0x1d) && bytes.len() >= 20 {
+            bytes[19] &= 0xf8;
+        }
         bytes[1] &= 0xb0;
         let attrs = engine.query();
         let base = if rng.chance(0.6) { attrs.rq_psn } else { attrs.sq_psn };
@@ -162,7 +243,7 @@ fn packet_bytes(rng: &mut Rng, engine: &Engine) -> Vec<u8> {
             bytes[12] = rng.pick(&[0x1f, 0x1f, 0x1f, 0x21, 0x60, 0x60, 0x62]);
         }
         if bytes.len() >= 28 && rng.chance(0.7) {
-            let length = rng.pick(&[0, 1, 300, 4096, 1 << 20, 1 << 31]) as u32;
+            let length = rng.pick(&[0, 1, 8, 300, 4096, 1 << 20, 1 << 31]) as u32;
             bytes[24..28].copy_from_slice(&length.to_be_bytes());
         }
     }
@@ -177,6 +258,7 @@ fn no_packet_and_no_order_of_calls_breaks_an_engine() {
             rng: rng.fork(),
             sends: Vec::new(),
             recvs: Vec::new(),
+            locals: Vec::new(),
             calls: 0,
             dry: false,
         };
@@ -195,6 +277,7 @@ fn no_packet_and_no_order_of_calls_breaks_an_engine() {
                         State::Rtr,
                         State::Rts,
                         State::Sqd,
+                        State::Sqe,
                         State::Err,
                     ];
                     let state = if rng.chance(0.3) { rng.pick(&states) } else { State::Rts };
@@ -264,7 +347,11 @@ fn no_packet_and_no_order_of_calls_breaks_an_engine() {
                     }
                 }
             }
-            assert!(host.calls <= 8, "seed {seed}: {} host calls in one call", host.calls);
+            assert!(
+                host.calls <= 8 + 3 * 9,
+                "seed {seed}: {} host calls in one call",
+                host.calls
+            );
         }
         let _ = engine.modify(
             now,

@@ -9,15 +9,18 @@ use roce::completion::{Completion, Event};
 use roce::keys::{Access, Key};
 use roce::qp::{Modify, Qp, QpConfig, ReadResource, SendMessage, Slots};
 use roce::time::Instant;
+use roce::tombstone::Tombstone;
 use roce::wire::udp::{Path, PathHeaders};
 use roce::wire::{icrc::Icrc, Packet};
-use roce::wqe::{Fault, Host, RecvWqe, SendWqe, Span, Target, Transmit};
+use roce::wqe::{AtomicOp, Fault, FlushKind, Host, RecvWqe, SendWqe, Span, Target, Transmit};
 
 extern "Rust" {
     fn host_send() -> Option<SendWqe>;
     fn host_recv() -> Option<RecvWqe>;
     fn host_check(rkey: Key, va: u64, length: u32, access: Access) -> Result<(), Fault>;
     fn host_place(to: Target, payload: Span) -> Result<(), Fault>;
+    fn host_atomic(op: AtomicOp, rkey: Key, va: u64) -> Result<u64, Fault>;
+    fn host_may(slot: u32) -> Result<(), Fault>;
 }
 
 pub struct Opaque;
@@ -34,6 +37,27 @@ impl Host for Opaque {
     }
     fn place(&mut self, to: Target, payload: Span) -> Result<(), Fault> {
         unsafe { host_place(to, payload) }
+    }
+    fn place_grh(&mut self, slot: u32) -> Result<(), Fault> {
+        unsafe { host_may(slot) }
+    }
+    fn atomic(&mut self, op: AtomicOp, rkey: Key, va: u64) -> Result<u64, Fault> {
+        unsafe { host_atomic(op, rkey, va) }
+    }
+    fn atomic_result(&mut self, slot: u32, _: u64) -> Result<(), Fault> {
+        unsafe { host_may(slot) }
+    }
+    fn atomic_write(&mut self, rkey: Key, _: u64, _: Span) -> Result<(), Fault> {
+        unsafe { host_may(rkey.0) }
+    }
+    fn flush(&mut self, rkey: Key, _: u64, _: u32, _: FlushKind) -> Result<(), Fault> {
+        unsafe { host_may(rkey.0) }
+    }
+    fn invalidate(&mut self, key: Key) -> Result<(), Fault> {
+        unsafe { host_may(key.0) }
+    }
+    fn local(&mut self, slot: u32) -> Result<(), Fault> {
+        unsafe { host_may(slot) }
     }
 }
 
@@ -75,6 +99,14 @@ pub fn gather_fault(engine: &mut Engine, now: Instant, transmit: &Transmit, faul
 #[no_mangle]
 pub fn completion(engine: &mut Engine) -> Option<Completion> {
     engine.poll_completion(&mut Opaque)
+}
+#[no_mangle]
+pub fn tombstone(engine: &Engine) -> Option<Tombstone> {
+    engine.tombstone()
+}
+#[no_mangle]
+pub fn epitaph(tombstone: &Tombstone, head: &[u8], len: usize) -> Option<Transmit> {
+    tombstone.answer(&Packet::parse(head, len).ok()?)
 }
 #[no_mangle]
 pub fn event(engine: &mut Engine) -> Option<Event> {

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Shared receive queues: receives that several QPs take from.
+//!
+//! User space gets a slot back when a QP takes it (verbs.md section 2); what it said is kept by the QP. Posting rings
+//! no doorbell, so the limit is looked at when a receive is taken.
+
+use crate::{
+    context,
+    kapi::{
+        queue::Mapping,
+        sync::{new_bh_lock, BhLock},
+        uverbs::{SrqHandle, Udata},
+    },
+    wq::{Places, RecvRing},
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{Arc, Mutex},
+};
+use roce::wqe::RecvWqe;
+use usb4_bindings as c;
+
+/// Guarded by the queue's lock, which is taken under a QP's.
+struct State {
+    ring: RecvRing,
+    capacity: u32,
+    /// Fewer receives than this raise an event, once. 0: never.
+    limit: u32,
+    /// Gone once the queue is being destroyed.
+    handle: Option<SrqHandle>,
+}
+
+/// A shared receive queue.
+#[pin_data]
+pub(crate) struct Srq {
+    pd: u32,
+    max_sge: u32,
+    #[pin]
+    state: BhLock<State>,
+    /// Withdrawn where one may sleep.
+    #[pin]
+    mapping: Mutex<Option<Mapping>>,
+}
+
+impl Srq {
+    /// A queue in domain `pd`, called `number`. `attr` becomes what it really has.
+    pub(crate) fn create(
+        handle: SrqHandle,
+        pd: u32,
+        number: u32,
+        attr: &mut c::ib_srq_attr,
+        udata: &Udata,
+    ) -> Result<Arc<Self>> {
+        if attr.max_wr == 0 || attr.max_wr > context::MAX_SRQ_WR || attr.max_sge > context::MAX_SRQ_SGE {
+            return Err(EINVAL);
+        }
+        let (ring, mapping) = RecvRing::new(&mut attr.max_wr, attr.max_sge, Some(udata))?;
+        let mapping = mapping.ok_or(EINVAL)?;
+        let mut answer = [0; 24];
+        let (first, second) = answer.split_at_mut(16);
+        first.copy_from_slice(&mapping.info.bytes());
+        second.copy_from_slice(&u64::from(number).to_le_bytes());
+        udata.reply(&answer)?;
+        let state = State {
+            ring,
+            capacity: attr.max_wr,
+            limit: attr.srq_limit,
+            handle: Some(handle),
+        };
+        Arc::pin_init(
+            pin_init!(Self {
+                pd,
+                max_sge: attr.max_sge,
+                state <- new_bh_lock!(state, c"usb4_srq"),
+                mapping <- new_mutex!(Some(mapping), "usb4_srq_mapping"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// The protection domain of its buffers.
+    pub(crate) fn pd(&self) -> u32 {
+        self.pd
+    }
+
+    /// Scatter entries of a request at most.
+    pub(crate) fn max_sge(&self) -> usize {
+        self.max_sge as usize
+    }
+
+    /// Takes a receive for a QP that keeps it in `places`. Called under the QP's lock.
+    pub(crate) fn fetch(&self, places: &mut Places) -> Option<RecvWqe> {
+        let mut state = self.state.lock();
+        let taken = state.ring.fetch(places)?;
+        if state.ring.waiting() < state.limit {
+            state.limit = 0;
+            if let Some(handle) = &state.handle {
+                handle.limit_reached();
+            }
+        }
+        Some(taken)
+    }
+
+    /// Changes the limit, or the size. The announcement of a new ring goes where user space says.
+    pub(crate) fn modify(&self, wanted: &c::ib_srq_attr, mask: u32, udata: &Udata) -> Result {
+        let resize = mask & c::ib_srq_attr_mask_IB_SRQ_MAX_WR != 0;
+        let limit = (mask & c::ib_srq_attr_mask_IB_SRQ_LIMIT != 0).then_some(wanted.srq_limit);
+        // One change at a time.
+        let mut mapping = self.mapping.lock();
+        let (capacity, old_limit) = {
+            let state = self.state.lock();
+            (state.capacity, state.limit)
+        };
+        let room = if resize { wanted.max_wr } else { capacity };
+        if room == 0 || room > context::MAX_SRQ_WR || limit.unwrap_or(if resize { old_limit } else { 0 }) > room {
+            return Err(EINVAL);
+        }
+        if resize {
+            let mut place = [0; 8];
+            udata.read(&mut place)?;
+            let mut capacity = room;
+            let (mut ring, announced) = RecvRing::new(&mut capacity, self.max_sge, Some(udata))?;
+            let announced = announced.ok_or(EINVAL)?;
+            udata.write_at(u64::from_ne_bytes(place), &announced.info.bytes())?;
+            let moved = {
+                let mut state = self.state.lock();
+                let moved = state.ring.move_to(&mut ring);
+                if moved {
+                    state.capacity = capacity;
+                }
+                moved
+            };
+            drop(ring);
+            if !moved {
+                return Err(EINVAL);
+            }
+            let old = mapping.replace(announced);
+            drop(old);
+        }
+        if let Some(limit) = limit {
+            self.state.lock().limit = limit;
+        }
+        Ok(())
+    }
+
+    /// Answers `query_srq`.
+    pub(crate) fn query(&self, attr: &mut c::ib_srq_attr) {
+        let state = self.state.lock();
+        attr.max_wr = state.capacity;
+        attr.max_sge = self.max_sge;
+        attr.srq_limit = state.limit;
+    }
+
+    /// The queue is being destroyed; no QP uses it.
+    pub(crate) fn close(&self) {
+        self.state.lock().handle = None;
+        let mapping = self.mapping.lock().take();
+        drop(mapping);
+    }
+}
