@@ -87,6 +87,7 @@ pub(crate) fn read_modify(is: State, kind: QpKind, attr: &QpAttr<'_>, mask: u32,
     let rights = Access::REMOTE_WRITE
         .with(Access::REMOTE_READ)
         .with(Access::REMOTE_ATOMIC)
+        .with(Access::FLUSH_GLOBAL)
         .0;
     let asked = u32::from_ne_bytes(fields.qp_access_flags.to_ne_bytes());
     Ok(Modify {

@@ -4,7 +4,7 @@
 //! Limits are rxe's (verbs.md section 2) where librxe's users see them; everything that this slice does not do is
 //! zero.
 
-use crate::device::{Device, Qps, Regions};
+use crate::device::{Device, Qps, Regions, Windows};
 use roce::limits;
 use usb4_bindings as c;
 
@@ -43,7 +43,11 @@ pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
     attr.max_qp_wr = MAX_WR;
     attr.device_cap_flags = (c::ib_device_cap_flags_IB_DEVICE_RC_RNR_NAK_GEN
         | c::ib_device_cap_flags_IB_DEVICE_SYS_IMAGE_GUID
-        | c::ib_device_cap_flags_IB_DEVICE_SRQ_RESIZE) as u64;
+        | c::ib_device_cap_flags_IB_DEVICE_SRQ_RESIZE
+        | c::ib_device_cap_flags_IB_DEVICE_MEM_WINDOW
+        | c::ib_device_cap_flags_IB_DEVICE_MEM_WINDOW_TYPE_2B
+        | c::ib_device_cap_flags_IB_DEVICE_FLUSH_GLOBAL
+        | c::ib_device_cap_flags_IB_DEVICE_ATOMIC_WRITE) as u64;
     attr.kernel_cap_flags = u64::from(c::ib_kernel_cap_flags_IBK_ALLOW_USER_UNREG);
     attr.max_send_sge = MAX_SGE;
     attr.max_recv_sge = MAX_SGE;
@@ -53,6 +57,8 @@ pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
     attr.max_mr = u32::try_from(Regions::CAPACITY).unwrap_or(u32::MAX);
     attr.max_pd = 1 << 20;
     attr.max_ah = u32::from(i16::MAX.unsigned_abs());
+    attr.max_mw = u32::try_from(Windows::CAPACITY).unwrap_or(u32::MAX);
+    attr.atomic_cap = c::ib_atomic_cap_IB_ATOMIC_HCA;
     attr.max_srq = 1 << 20;
     attr.max_srq_wr = MAX_SRQ_WR;
     attr.max_srq_sge = MAX_SRQ_SGE;

@@ -247,6 +247,10 @@ fn cqe(completion: &Completion, extra: &Extra) -> [u8; CQE_LEN] {
         put(24, &imm);
         flags |= WITH_IMM;
     }
+    if let Some(key) = completion.invalidated {
+        put(24, &key.0.to_ne_bytes());
+        flags |= WITH_INV;
+    }
     if let Some(sender) = completion.src_qpn {
         put(32, &sender.value().to_ne_bytes());
         flags |= GRH;

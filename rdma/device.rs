@@ -14,6 +14,7 @@ use crate::{
     qp::Qp,
     recv,
     table::Table,
+    window::Window,
 };
 use kernel::{
     new_mutex,
@@ -27,8 +28,10 @@ use kernel::{
 /// QPs by QPN: 16 bits of slot, 7 random bits and the top bit, which keeps our numbers away from those of an rxe
 /// device over the same netdev.
 pub(crate) type Qps = Table<Qp, 16>;
-/// Regions by key: 20 bits of slot and 12 random bits.
+/// Regions by the upper 24 bits of their keys: 20 bits of slot and 3 random bits.
 pub(crate) type Regions = Table<Region, 20>;
+/// Windows by the upper 24 bits of their keys: 16 bits of slot, 7 random bits and the top bit.
+pub(crate) type Windows = Table<Window, 16>;
 
 /// Address handles of user space, by number.
 pub(crate) type Ahs = Table<Ah, 16>;
@@ -50,6 +53,8 @@ pub(crate) struct Device {
     pub(crate) regions: Regions,
     #[pin]
     pub(crate) ahs: Ahs,
+    #[pin]
+    pub(crate) windows: Windows,
     /// The number in `qps` of the queue pair that is 1 to the world, or 0.
     gsi: Atomic<u32>,
     pds: Atomic<u32>,
@@ -77,6 +82,7 @@ impl Device {
                 regions <- Table::new(),
                 ahs <- Table::new(),
                 gsi: Atomic::new(0),
+                windows <- Table::new(),
                 pds: Atomic::new(1),
                 srqs: Atomic::new(1),
                 leaving: Atomic::new(0),

@@ -2,14 +2,22 @@
 //! Memory regions: pinned user memory under a random key.
 
 use crate::{
-    device::Device,
+    device::{Device, Regions},
     kapi::{
         self,
         sync::wait_for_packets,
         umem::{KernelMemory, Umem},
     },
+    window::{self, Bind},
 };
-use kernel::{prelude::*, sync::Arc};
+use core::sync::atomic::AtomicU64;
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Full, Relaxed},
+        Arc,
+    },
+};
 use roce::{
     keys::{self, Access, Key, RegionView},
     wqe::Fault,
@@ -20,12 +28,18 @@ use usb4_bindings as c;
 const RIGHTS: u32 = c::ib_access_flags_IB_ACCESS_LOCAL_WRITE
     | c::ib_access_flags_IB_ACCESS_REMOTE_WRITE
     | c::ib_access_flags_IB_ACCESS_REMOTE_READ
-    | c::ib_access_flags_IB_ACCESS_REMOTE_ATOMIC;
+    | c::ib_access_flags_IB_ACCESS_REMOTE_ATOMIC
+    | c::ib_access_flags_IB_ACCESS_MW_BIND
+    | c::ib_access_flags_IB_ACCESS_FLUSH_GLOBAL;
+/// In place of a number of windows: the region is going.
+const GOING: i32 = i32::MIN;
 
 /// A registered range of memory. Its key is lkey and rkey at once.
 pub(crate) struct Region {
     view: RegionView,
     memory: Backing,
+    /// Windows bound to it.
+    windows: Atomic<i32>,
 }
 
 /// Where the bytes of a region are.
@@ -47,6 +61,13 @@ impl Backing {
         match self {
             Self::Pinned(umem) => umem.write(at, from),
             Self::Kernel(memory) => memory.write(at, from),
+        }
+    }
+
+    fn word<T>(&self, at: usize, act: impl FnOnce(&AtomicU64) -> T) -> Option<T> {
+        match self {
+            Self::Pinned(umem) => umem.word(at, act),
+            Self::Kernel(_) => None,
         }
     }
 }
@@ -91,7 +112,9 @@ impl Region {
         access: Access,
     ) -> Result<Arc<Self>> {
         let slot = device.regions.reserve(kapi::pure::random())?;
-        let key = crate::device::Regions::number(slot, kapi::pure::random());
+        // The low 8 bits say nothing about where; the top one is for windows.
+        let number = Regions::number(slot, kapi::pure::random()) & 0x7f_ffff;
+        let key = number << 8 | kapi::pure::random() & 0xff;
         let view = RegionView {
             key: Key(key),
             pd,
@@ -100,21 +123,27 @@ impl Region {
             access,
             valid: true,
         };
-        match Arc::new(Self { view, memory }, GFP_KERNEL) {
+        let windows = Atomic::new(0);
+        match Arc::new(Self { view, memory, windows }, GFP_KERNEL) {
             Ok(region) => {
-                device.regions.fill(key, region.clone());
+                device.regions.fill(number, region.clone());
                 Ok(region)
             }
             Err(err) => {
-                device.regions.release(key);
+                device.regions.release(number);
                 Err(err.into())
             }
         }
     }
 
-    /// Withdraws a region; on return nothing refers to its memory.
+    /// Whether the region may go: no window is bound to it, and from now on none will be.
+    pub(crate) fn may_go(&self) -> bool {
+        self.windows.cmpxchg(0, GOING, Full).is_ok()
+    }
+
+    /// Withdraws a region that may go; on return nothing refers to its memory.
     pub(crate) fn deregister(device: &Device, region: Arc<Self>) {
-        drop(device.regions.release(region.key()));
+        drop(device.regions.release(region.key() >> 8));
         // Packets find regions, and let go of them, with softirqs off.
         wait_for_packets();
         drop(region);
@@ -123,6 +152,41 @@ impl Region {
     /// The key.
     pub(crate) fn key(&self) -> u32 {
         self.view.key.0
+    }
+
+    /// A window is to be bound as `wanted`. True if the region admits it; then [`Self::on_unbind`] is owed.
+    pub(crate) fn on_bind(&self, wanted: &Bind, pd: u32, access: Access) -> bool {
+        let writes = Access::REMOTE_WRITE.with(Access::REMOTE_ATOMIC);
+        let may_write = access.0 & writes.0 == 0 || self.view.access.allows(Access::LOCAL_WRITE);
+        let bindable = self.view.access.0 & c::ib_access_flags_IB_ACCESS_MW_BIND != 0;
+        let inside = wanted
+            .base
+            .checked_sub(self.view.base)
+            .and_then(|offset| offset.checked_add(wanted.length))
+            .is_some_and(|end| end <= self.view.length);
+        if self.view.key != wanted.region || self.view.pd != pd || !bindable || !may_write || !inside {
+            return false;
+        }
+        let mut count = self.windows.load(Relaxed);
+        while count >= 0 {
+            match self.windows.cmpxchg(count, count + 1, Full) {
+                Ok(_) => return true,
+                Err(now) => count = now,
+            }
+        }
+        false
+    }
+
+    /// A window is bound no more.
+    pub(crate) fn on_unbind(&self) {
+        self.windows.fetch_sub(1, Full);
+    }
+
+    /// Where `len` bytes at `va` are, if they are all inside.
+    pub(crate) fn offset_of(&self, va: u64, len: u32) -> Option<usize> {
+        let offset = va.checked_sub(self.view.base)?;
+        let end = offset.checked_add(u64::from(len))?;
+        (end <= self.view.length).then_some(usize::try_from(offset).ok()?)
     }
 
     /// The offset of an access, if the rule admits it.
@@ -139,25 +203,25 @@ pub(crate) struct Memory<'a> {
     pub(crate) device: &'a Device,
     /// In which protection domain.
     pub(crate) pd: u32,
+    /// By which QP.
+    pub(crate) qp: u32,
 }
 
 impl Memory<'_> {
     /// Whether an access would be admitted.
     pub(crate) fn check(&self, key: Key, va: u64, len: u32, needed: Access) -> Result<(), Fault> {
-        self.find(key, needed)?.admit(key, self.pd, va, len, needed).map(drop)
+        self.reach(key, va, len, needed).map(drop)
     }
 
     /// Copies out of a region.
     pub(crate) fn read(&self, key: Key, va: u64, to: &mut [u8], needed: Access) -> Result<(), Fault> {
-        let region = self.find(key, needed)?;
-        let at = region.admit(key, self.pd, va, length(to.len())?, needed)?;
+        let (region, at) = self.reach(key, va, length(to.len())?, needed)?;
         region.memory.read(at, to).then_some(()).ok_or(Fault::LocalProtection)
     }
 
     /// Copies into a region.
     pub(crate) fn write(&self, key: Key, va: u64, from: &[u8], needed: Access) -> Result<(), Fault> {
-        let region = self.find(key, needed)?;
-        let at = region.admit(key, self.pd, va, length(from.len())?, needed)?;
+        let (region, at) = self.reach(key, va, length(from.len())?, needed)?;
         region
             .memory
             .write(at, from)
@@ -165,13 +229,38 @@ impl Memory<'_> {
             .ok_or(Fault::LocalProtection)
     }
 
-    fn find(&self, key: Key, needed: Access) -> Result<Arc<Region>, Fault> {
+    /// Lets `act` work on 8 bytes as one.
+    pub(crate) fn word<T>(
+        &self,
+        key: Key,
+        va: u64,
+        needed: Access,
+        act: impl FnOnce(&AtomicU64) -> T,
+    ) -> Result<T, Fault> {
+        let (region, at) = self.reach(key, va, 8, needed)?;
+        region.memory.word(at, act).ok_or(Fault::RemoteInvalid)
+    }
+
+    /// Whether the peer may flush the whole of what a key names.
+    pub(crate) fn check_whole(&self, key: Key, needed: Access) -> Result<(), Fault> {
+        let region = self.device.regions.find(key.0 >> 8).ok_or(Fault::RemoteAccess)?;
+        region.admit(key, self.pd, region.view.base, 0, needed).map(drop)
+    }
+
+    /// The region that `key` names, directly or through a window, and the offset of an access that is admitted.
+    fn reach(&self, key: Key, va: u64, len: u32, needed: Access) -> Result<(Arc<Region>, usize), Fault> {
         let refused = if needed.is_remote() {
             Fault::RemoteAccess
         } else {
             Fault::LocalProtection
         };
-        self.device.regions.find(key.0).ok_or(refused)
+        if window::is_window(key) {
+            let window = self.device.windows.find(key.0 >> 8).ok_or(refused)?;
+            return window.admit(key, self, va, len, needed).map_err(|_| refused);
+        }
+        let region = self.device.regions.find(key.0 >> 8).ok_or(refused)?;
+        let at = region.admit(key, self.pd, va, len, needed)?;
+        Ok((region, at))
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     attr, context,
     cq::{Cq, Extra},
     device::{Device, Qps},
+    host::Lent,
     kapi::{
         self,
         netdev::Netdev,
@@ -35,7 +36,6 @@ use kernel::{
 use roce::{
     completion::{Event, Queue},
     counters::Counters,
-    keys::{Access, Key},
     limits,
     psn::Qpn,
     qp::{QpConfig, QpKind, ReadResource, SendMessage, Slots, State as QpState},
@@ -44,7 +44,7 @@ use roce::{
         udp::{Addresses, Datagram, Path},
         Packet,
     },
-    wqe::{Fault, Host, RecvWqe, Route, SendWqe, Span, Target},
+    wqe::{Fault, Route},
 };
 use usb4_bindings as c;
 
@@ -368,6 +368,7 @@ impl Qp {
         Memory {
             device: &self.device,
             pd: self.pd,
+            qp: self.number,
         }
     }
 
@@ -604,58 +605,6 @@ impl Timed for Qp {
                 engine.handle_doorbell(now, host);
             });
         }
-    }
-}
-
-/// What the engine is lent: the user's queues and memory, and the packet at hand.
-struct Lent<'a> {
-    sq: &'a mut SendQueue,
-    rq: &'a mut RecvQueue,
-    memory: Memory<'a>,
-    payload: Option<&'a Payload<'a>>,
-    ipv6: &'a mut bool,
-}
-
-impl Host for Lent<'_> {
-    fn take_send(&mut self) -> Option<SendWqe> {
-        self.sq.take()
-    }
-
-    fn take_recv(&mut self) -> Option<RecvWqe> {
-        self.rq.take()
-    }
-
-    fn check(&mut self, rkey: Key, va: u64, length: u32, access: Access) -> Result<(), Fault> {
-        self.memory.check(rkey, va, length, access)
-    }
-
-    fn place_grh(&mut self, slot: u32) -> Result<(), Fault> {
-        let grh = self.payload.and_then(Payload::grh).ok_or(Fault::LocalQpOp)?;
-        let [version, ..] = grh;
-        *self.ipv6 = version != 0;
-        self.rq.scatter(slot, 0, &grh, self.memory)
-    }
-
-    fn place(&mut self, to: Target, payload: Span) -> Result<(), Fault> {
-        let source = self.payload.ok_or(Fault::LocalQpOp)?;
-        let mut done = 0u32;
-        let mut result = Ok(());
-        let whole = source.pieces(payload, |piece| {
-            result = match to {
-                Target::Recv { slot, offset } => self.rq.scatter(slot, offset.wrapping_add(done), piece, self.memory),
-                Target::ReadResult { slot, offset } => {
-                    self.sq.scatter(slot, offset.wrapping_add(done), piece, self.memory)
-                }
-                Target::Region { rkey, va } => {
-                    let va = va.wrapping_add(u64::from(done));
-                    self.memory.write(rkey, va, piece, Access::REMOTE_WRITE)
-                }
-            };
-            done = done.wrapping_add(u32::try_from(piece.len()).unwrap_or(0));
-            result.is_ok()
-        });
-        result?;
-        whole.then_some(()).ok_or(Fault::LocalLength)
     }
 }
 

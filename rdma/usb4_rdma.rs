@@ -27,6 +27,7 @@ mod counters;
 mod cq;
 mod device;
 mod graves;
+mod host;
 mod mr;
 mod post;
 mod qp;
@@ -34,6 +35,7 @@ mod recv;
 mod send;
 mod srq;
 mod table;
+mod window;
 mod wq;
 
 module! {

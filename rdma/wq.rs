@@ -14,13 +14,15 @@ use crate::{
     mr::Memory,
     post::Poster,
     srq::Srq,
+    window::{Bind, Local},
 };
+use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::{prelude::*, sync::Arc};
 use roce::{
     keys::{Access, Key},
     limits::MAX_MESSAGE_LEN,
     psn::Qpn,
-    wqe::{Datagram, Fault, RecvWqe, SendOp, SendWqe},
+    wqe::{AtomicOp, Datagram, Fault, FlushKind, RecvWqe, SendOp, SendWqe},
 };
 
 /// `rxe_send_wqe` before its scatter list or inline data.
@@ -37,6 +39,9 @@ const MIN_SEND_SLOTS: u32 = 4;
 pub(crate) const SEND_PLACES: u32 = 256;
 /// Receives are taken one at a time, and flushed one at a time.
 const RECV_PLACES: u32 = 4;
+
+/// Bytes of an atomic.
+const WORD: u32 = 8;
 
 const FENCE: u32 = 1;
 const SIGNALED: u32 = 2;
@@ -56,6 +61,7 @@ struct Sge {
 struct Place {
     sges: usize,
     inline_len: Option<usize>,
+    local: Option<Local>,
 }
 
 /// Bytes of requests taken, in places reused in turn.
@@ -271,25 +277,26 @@ impl SendQueue {
 
     fn snapshot(&mut self, from: u32, slot: u32, raw: &[u8; SEND_HEADER]) -> SendWqe {
         let flags = u32_at(raw, 16);
-        let (op, known) = match u32_at(raw, 12) {
-            0 => (SendOp::Write, true),
-            1 => (SendOp::WriteImm, true),
-            2 => (SendOp::Send, true),
-            3 => (SendOp::SendImm, true),
-            4 => (SendOp::Read, true),
-            _ => (SendOp::Send, false),
+        let is_inline = flags & INLINE != 0;
+        let op = operation(raw);
+        let kept = match op {
+            None => Err(Fault::LocalQpOp),
+            Some(SendOp::Read | SendOp::Atomic(_)) if is_inline => Err(Fault::LocalQpOp),
+            Some(op) if op.is_local() => self.keep_local(slot, local(raw)),
+            Some(SendOp::Flush(_)) => self.keep_local(slot, None).map(|_| u32_at(raw, 32)),
+            Some(SendOp::AtomicWrite) => self.keep_inline(from, slot, WORD),
+            Some(SendOp::Atomic(_)) => match self.keep_sges(from, slot, u32_at(raw, 196)) {
+                Ok(len) if len < WORD => Err(Fault::LocalLength),
+                kept => kept.map(|_| WORD),
+            },
+            Some(_) if is_inline => self.keep_inline(from, slot, u32_at(raw, 184)),
+            Some(_) => self.keep_sges(from, slot, u32_at(raw, 196)),
         };
-        let kept = if !known {
-            Err(Fault::LocalQpOp)
-        } else if flags & INLINE != 0 {
-            let len = u32_at(raw, 184);
-            if op == SendOp::Read {
-                Err(Fault::LocalQpOp)
-            } else {
-                self.keep_inline(from, slot, len)
-            }
-        } else {
-            self.keep_sges(from, slot, u32_at(raw, 196))
+        let op = op.unwrap_or(SendOp::Send);
+        let rkey_at = match op {
+            SendOp::Atomic(_) => 48,
+            SendOp::Flush(_) => 36,
+            _ => 32,
         };
         if let Some(vector) = self.vectors.get_mut(slot as usize) {
             *vector = Vector::parse(&bytes_at(raw, VECTOR));
@@ -299,7 +306,7 @@ impl SendQueue {
             op,
             length: kept.unwrap_or(0),
             remote_va: u64_at(raw, 24),
-            rkey: Key(u32_at(raw, 32)),
+            rkey: Key(u32_at(raw, rkey_at)),
             imm: bytes_at(raw, 20),
             signalled: self.signal_all || flags & SIGNALED != 0,
             solicited: flags & SOLICITED != 0,
@@ -315,6 +322,16 @@ impl SendQueue {
         }
     }
 
+    fn keep_local(&mut self, slot: u32, local: Option<Local>) -> Result<u32, Fault> {
+        if let Some(place) = self.places.places.get_mut(slot as usize) {
+            *place = Place {
+                local,
+                ..Place::default()
+            };
+        }
+        Ok(0)
+    }
+
     fn keep_inline(&mut self, from: u32, slot: u32, len: u32) -> Result<u32, Fault> {
         let size = len as usize;
         if size > self.max_inline {
@@ -325,6 +342,7 @@ impl SendQueue {
             *place = Place {
                 sges: 0,
                 inline_len: Some(size),
+                local: None,
             };
         }
         Ok(len)
@@ -340,6 +358,7 @@ impl SendQueue {
             *place = Place {
                 sges: count,
                 inline_len: None,
+                local: None,
             };
         }
         message_len(total)
@@ -363,6 +382,26 @@ impl SendQueue {
     /// Copies message bytes of a taken request.
     pub(crate) fn gather(&self, slot: u32, offset: u32, to: &mut [u8], memory: Memory<'_>) -> Result<(), Fault> {
         self.places.gather(slot, offset, to, memory)
+    }
+
+    /// Puts the result of an atomic where the request wants it, as one if that can be.
+    pub(crate) fn store(&self, slot: u32, value: u64, memory: Memory<'_>) -> Result<(), Fault> {
+        let bytes = value.to_ne_bytes();
+        let mut done = 0;
+        self.places.parts(slot, 0, bytes.len(), |key, va, len| {
+            let store = |word: &AtomicU64| word.store(value, Ordering::Relaxed);
+            if len == bytes.len() && memory.word(key, va, Access::LOCAL_WRITE, store).is_ok() {
+                return Ok(());
+            }
+            let part = bytes.get(done..done + len).ok_or(Fault::LocalLength)?;
+            done += len;
+            memory.write(key, va, part, Access::LOCAL_WRITE)
+        })
+    }
+
+    /// What a taken request asks of this host alone.
+    pub(crate) fn local(&self, slot: u32) -> Option<Local> {
+        self.places.places.get(slot as usize)?.local
     }
 
     /// Copies bytes of a READ's answer to where the request wants them.
@@ -428,6 +467,7 @@ impl RecvRing {
                 *place = Place {
                     sges: count,
                     inline_len: None,
+                    local: None,
                 };
             }
             // A buffer larger than any message is fine.
@@ -553,6 +593,49 @@ impl RecvQueue {
             RecvSource::Shared(srq) => Memory { pd: srq.pd(), ..memory },
         };
         self.places.scatter(slot, offset, from, memory)
+    }
+}
+
+/// What a request asks for, if we know it.
+fn operation(raw: &[u8; SEND_HEADER]) -> Option<SendOp> {
+    Some(match u32_at(raw, 12) {
+        0 => SendOp::Write,
+        1 => SendOp::WriteImm,
+        2 => SendOp::Send,
+        3 => SendOp::SendImm,
+        4 => SendOp::Read,
+        5 => SendOp::Atomic(AtomicOp::CompareSwap {
+            compare: u64_at(raw, 32),
+            swap: u64_at(raw, 40),
+        }),
+        6 => SendOp::Atomic(AtomicOp::FetchAdd { add: u64_at(raw, 32) }),
+        7 => SendOp::LocalInvalidate,
+        8 => SendOp::BindWindow,
+        9 => SendOp::SendInvalidate {
+            key: Key(u32_at(raw, 20)),
+        },
+        14 => {
+            let [placement, level] = bytes_at(raw, 40);
+            SendOp::Flush(FlushKind { placement, level })
+        }
+        15 => SendOp::AtomicWrite,
+        _ => return None,
+    })
+}
+
+/// The rest of a request that is carried out here.
+fn local(raw: &[u8; SEND_HEADER]) -> Option<Local> {
+    match u32_at(raw, 12) {
+        7 => Some(Local::Invalidate(Key(u32_at(raw, 20)))),
+        8 => Some(Local::Bind(Bind {
+            base: u64_at(raw, 24),
+            length: u64_at(raw, 32),
+            region: Key(u32_at(raw, 40)),
+            window: Key(u32_at(raw, 44)),
+            new: Key(u32_at(raw, 48)),
+            access: u32_at(raw, 52),
+        })),
+        _ => None,
     }
 }
 

@@ -57,6 +57,11 @@ struct usb4_ah {
 	void *inner;
 };
 
+struct usb4_mw {
+	struct ib_mw ib;
+	void *inner;
+};
+
 struct usb4_mr {
 	struct ib_mr ib;
 	void *inner;
@@ -128,6 +133,8 @@ size_t usb4_umem_page_count(struct ib_umem *umem);
 size_t usb4_umem_pages(struct ib_umem *umem, struct page **pages, size_t count);
 void usb4_page_read(void *to, struct page *page, size_t offset, size_t len);
 void usb4_page_write(struct page *page, size_t offset, const void *from, size_t len);
+void *usb4_page_map(struct page *page);
+void usb4_page_unmap(void *base);
 void *usb4_vmalloc_user(size_t size);
 void usb4_mem_copy(void *to, const void *from, size_t len);
 bool usb4_crc32_is_fast(void);

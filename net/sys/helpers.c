@@ -57,6 +57,8 @@ int usb4_op_create_ah(struct ib_ah *ah, struct rdma_ah_init_attr *init, struct i
 int usb4_op_modify_ah(struct ib_ah *ah, struct rdma_ah_attr *attr);
 int usb4_op_query_ah(struct ib_ah *ah, struct rdma_ah_attr *attr);
 int usb4_op_destroy_ah(struct ib_ah *ah, u32 flags);
+int usb4_op_alloc_mw(struct ib_mw *mw, struct ib_udata *udata);
+int usb4_op_dealloc_mw(struct ib_mw *mw);
 int usb4_op_create_srq(struct ib_srq *srq, struct ib_srq_init_attr *init, struct ib_udata *udata);
 int usb4_op_modify_srq(struct ib_srq *srq, struct ib_srq_attr *attr, enum ib_srq_attr_mask mask,
 		       struct ib_udata *udata);
@@ -118,6 +120,8 @@ static const struct ib_device_ops usb4_device_ops = {
 	.modify_ah = usb4_op_modify_ah,
 	.query_ah = usb4_op_query_ah,
 	.destroy_ah = usb4_op_destroy_ah,
+	.alloc_mw = usb4_op_alloc_mw,
+	.dealloc_mw = usb4_op_dealloc_mw,
 	.create_srq = usb4_op_create_srq,
 	.modify_srq = usb4_op_modify_srq,
 	.query_srq = usb4_op_query_srq,
@@ -128,6 +132,7 @@ static const struct ib_device_ops usb4_device_ops = {
 	INIT_RDMA_OBJ_SIZE(ib_ucontext, usb4_ucontext, ib),
 	INIT_RDMA_OBJ_SIZE(ib_pd, usb4_pd, ib),
 	INIT_RDMA_OBJ_SIZE(ib_cq, usb4_cq, ib),
+	INIT_RDMA_OBJ_SIZE(ib_mw, usb4_mw, ib),
 	INIT_RDMA_OBJ_SIZE(ib_srq, usb4_srq, ib),
 	INIT_RDMA_OBJ_SIZE(ib_qp, usb4_qp, ib),
 	INIT_RDMA_OBJ_SIZE(ib_ah, usb4_ah, ib),
@@ -375,6 +380,8 @@ void usb4_page_write(struct page *page, size_t offset, const void *from, size_t 
 	memcpy_to_page(page, offset, from, len);
 }
 
+void *usb4_page_map(struct page *page) { return kmap_local_page(page); }
+void usb4_page_unmap(void *base) { kunmap_local(base); }
 void *usb4_vmalloc_user(size_t size) { return vmalloc_user(size); }
 void usb4_mem_copy(void *to, const void *from, size_t len) { memcpy(to, from, len); }
 bool usb4_crc32_is_fast(void) { return crc32_optimizations() & CRC32_LE_OPTIMIZATION; }

@@ -206,7 +206,8 @@ impl<S: Storage> Qp<S> {
         self.check_timers(now);
     }
 
-    /// When [`Qp::handle_timeout`] is next due. It changes with every call that moves the machine.
+    /// When [`Qp::handle_timeout`] is next due, which may be in the past. It changes with every call that
+    /// moves the machine.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.deadline()
     }

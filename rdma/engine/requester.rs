@@ -38,6 +38,8 @@ pub(crate) struct Requester {
     pub(crate) rewound: bool,
     /// The send queue may hold untaken WQEs.
     rung: bool,
+    /// There may be more to send once completions have been polled.
+    pub(crate) starved: bool,
     /// RNR: nothing is sent before.
     pub(crate) wait_until: Option<Instant>,
     /// Local ACK timeout.
@@ -69,6 +71,7 @@ impl Requester {
     pub(crate) fn stop(&mut self) {
         self.wait_until = None;
         self.ack_deadline = None;
+        self.starved = false;
     }
 
     /// Sends run again after a failure of an unreliable queue pair.
@@ -178,7 +181,13 @@ impl<S: Storage> Qp<S> {
     /// Take the next send of the user into the window.
     fn take_message(&mut self, host: &mut impl Host) -> Option<()> {
         let requester = &mut self.requester;
-        if !requester.rung || self.attrs.state != State::Rts || !requester.window.has_room(self.storage.sends()) {
+        if !requester.rung || self.attrs.state != State::Rts {
+            return None;
+        }
+        if !requester.window.has_room(self.storage.sends()) {
+            // What completes by being sent fills the window until the caller polls, and no packet will
+            // come to make it look again.
+            requester.starved = requester.window.done() > 0;
             return None;
         }
         let Some(mut wqe) = host.take_send() else {

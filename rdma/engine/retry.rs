@@ -12,8 +12,11 @@ use crate::qp::{Qp, State, Storage};
 use crate::time::Instant;
 
 impl<S: Storage> Qp<S> {
-    /// The earlier of the two timers.
+    /// The earlier of the two timers; at once if the send queue must be looked at again.
     pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.requester.starved {
+            return Some(Instant(0));
+        }
         match (self.requester.wait_until, self.requester.ack_deadline) {
             (Some(wait), Some(ack)) => Some(wait.min(ack)),
             (wait, ack) => wait.or(ack),
@@ -22,6 +25,7 @@ impl<S: Storage> Qp<S> {
 
     /// Act on the timers that are due.
     pub(crate) fn check_timers(&mut self, now: Instant) {
+        self.requester.starved = false;
         if !matches!(self.attrs.state, State::Rts | State::Sqd) {
             return;
         }

@@ -10,6 +10,7 @@
 
 mod ah;
 mod kernel_callers;
+mod mw;
 mod srq;
 
 use super::{
@@ -333,6 +334,10 @@ unsafe extern "C" fn usb4_op_reg_user_mr(
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_dereg_mr(mr: *mut c::ib_mr, _udata: *mut c::ib_udata) -> c_int {
+    // SAFETY: Attached by the op that made it.
+    if !unsafe { attached::<Region>((*mr.cast::<c::usb4_mr>()).inner) }.may_go() {
+        return EINVAL.to_errno();
+    }
     // SAFETY: Made by one of the ops that make regions; the core lets go of it once.
     let (mut ours, device) = unsafe { (KBox::from_raw(mr.cast::<c::usb4_mr>()), ibdev::device((*mr).device)) };
     // SAFETY: Attached by the op that made it.

@@ -4,7 +4,10 @@
 //! C header: `include/rdma/ib_umem.h`.
 
 use super::ibdev::IbDev;
-use core::ptr::{self, NonNull};
+use core::{
+    ptr::{self, NonNull},
+    sync::atomic::AtomicU64,
+};
 use kernel::{error::to_result, prelude::*};
 use usb4_bindings as c;
 
@@ -86,6 +89,22 @@ impl Umem {
             unsafe { c::usb4_page_write(page, offset, piece.as_ptr().cast(), len) };
             done += len;
         })
+    }
+
+    /// Lets `act` work on the 8 bytes at offset `at` as one. `None` if they are not aligned, or not inside.
+    pub(crate) fn word<T>(&self, at: usize, act: impl FnOnce(&AtomicU64) -> T) -> Option<T> {
+        let position = self.first.checked_add(at)?;
+        if position % 8 != 0 || at.checked_add(8)? > self.len {
+            return None;
+        }
+        let page = *self.pages.get(position >> PAGE_SHIFT)?;
+        // SAFETY: The page is pinned.
+        let base = unsafe { c::usb4_page_map(page) };
+        // SAFETY: Aligned and inside the page, which is mapped; everybody else who writes there is user space, or us.
+        let result = act(unsafe { AtomicU64::from_ptr(base.cast::<u8>().add(position & (PAGE - 1)).cast()) });
+        // SAFETY: Mapped above, by this thread, and the last of its mappings.
+        unsafe { c::usb4_page_unmap(base) };
+        Some(result)
     }
 
     /// Walks the pages under a range: page, offset in it, length.

@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! One end of a connection: an engine, its user's memory and queues, and what the user has seen.
 
-use crate::scenario::{Bad, EndPlan, Op, Recv, Region};
+use crate::scenario::{Bad, EndPlan, Op, Recv, Region, CELL, QKEY, SHARED, STALE};
 use roce::completion::{Completion, Event};
 use roce::keys::{self, Access, Key};
+use roce::limits;
+use roce::psn::Qpn;
 use roce::qp::{Qp, ReadResource, SendMessage, Slots};
 use roce::tombstone::Tombstone;
-use roce::wqe::{Fault, Host, RecvWqe, SendWqe, Source, Span, Target};
+use roce::wqe::{AtomicOp, Datagram, Fault, FlushKind, Host, RecvWqe, SendOp, SendWqe, Source, Span, Target};
+use std::cell::Cell;
+use std::rc::Rc;
 
 /// The engine as the simulation builds it.
 pub type Engine = Qp<Slots<Vec<SendMessage>, Vec<ReadResource>>>;
+
+/// What the GRH area of a datagram is filled with.
+pub const GRH: u8 = 0x40;
 
 /// The user's side: what the engine borrows.
 #[derive(Clone, Debug)]
@@ -30,6 +37,16 @@ pub struct User {
     pub events: Vec<Event>,
     /// The first rule the engine broke in a call.
     pub broken: Option<String>,
+    /// The host's shared number.
+    pub shared: Rc<Cell<u64>>,
+    /// Keys the peer has invalidated, in order.
+    pub invalidated: Vec<Key>,
+    /// Local operations carried out, in order.
+    pub locals: Vec<usize>,
+    /// Unreliable services: the peer's send whose packet was handled last, until it is received.
+    pub heard: Option<usize>,
+    /// Unreliable services: the peer's sends received, by receive.
+    pub received: Vec<usize>,
 }
 
 /// One end.
@@ -53,9 +70,10 @@ pub struct Endpoint {
 
 impl User {
     /// Memory filled from `fill`, nothing posted.
-    pub fn new(plan: &EndPlan, fill: &mut crate::rng::Rng) -> Self {
+    pub fn new(plan: &EndPlan, shared: Rc<Cell<u64>>, fill: &mut crate::rng::Rng) -> Self {
         let mut memory = vec![0; plan.memory];
         fill.fill(&mut memory);
+        memory[plan.cell..plan.cell + 8].copy_from_slice(&CELL.to_ne_bytes());
         Self {
             plan: plan.clone(),
             memory,
@@ -68,6 +86,11 @@ impl User {
             recv_completions: Vec::new(),
             events: Vec::new(),
             broken: None,
+            shared,
+            invalidated: Vec::new(),
+            locals: Vec::new(),
+            heard: None,
+            received: Vec::new(),
         }
     }
 
@@ -121,6 +144,7 @@ impl User {
 pub fn remote_va(peer: &EndPlan, op: &Op) -> u64 {
     match op.bad {
         // The last byte lies one past the end.
+        Some(Bad::Misaligned) => peer.base_va + op.remote as u64 + 4,
         Some(Bad::Bounds) => peer.base_va + peer.memory as u64 + 1 - u64::from(op.length),
         _ => peer.base_va + op.remote as u64,
     }
@@ -149,12 +173,16 @@ impl Host for Lent<'_> {
             signalled: op.signalled,
             solicited: op.solicited,
             fence: op.fence,
+            datagram: Datagram {
+                dest: self.peer_qpn,
+                qkey: QKEY,
+                ah: self.peer_qpn.value(),
+            },
             slot: index as u32,
             fault: match op.bad {
                 Some(Bad::Snapshot(fault)) => Some(fault),
                 _ => None,
             },
-            ..SendWqe::EMPTY
         })
     }
 
@@ -226,10 +254,96 @@ impl Host for Lent<'_> {
         }
         Ok(())
     }
+
+    fn place_grh(&mut self, slot: u32) -> Result<(), Fault> {
+        let user = &mut *self.user;
+        let recv = user.recv(slot as usize);
+        if slot as usize + 1 != user.taken_recvs || recv.length < limits::GRH_LEN {
+            user.broke(format!("no room for a GRH in receive {slot}"));
+            return Err(Fault::LocalLength);
+        }
+        user.memory[recv.local..recv.local + limits::GRH_LEN as usize].fill(GRH);
+        Ok(())
+    }
+
+    fn atomic(&mut self, op: AtomicOp, rkey: Key, va: u64) -> Result<u64, Fault> {
+        let act = |value: u64| match op {
+            AtomicOp::CompareSwap { compare, swap } if value == compare => swap,
+            AtomicOp::CompareSwap { .. } => value,
+            AtomicOp::FetchAdd { add } => value.wrapping_add(add),
+        };
+        let user = &mut *self.user;
+        if rkey == Key(SHARED) {
+            let value = user.shared.get();
+            user.shared.set(act(value));
+            return Ok(value);
+        }
+        let at = user.resolve(rkey, va, 8, Access::REMOTE_ATOMIC)?;
+        if at != user.plan.cell {
+            user.broke(format!("an atomic at {at}"));
+        }
+        let mut value = [0; 8];
+        value.copy_from_slice(&user.memory[at..at + 8]);
+        let value = u64::from_ne_bytes(value);
+        user.memory[at..at + 8].copy_from_slice(&act(value).to_ne_bytes());
+        Ok(value)
+    }
+
+    fn atomic_result(&mut self, slot: u32, value: u64) -> Result<(), Fault> {
+        let user = &mut *self.user;
+        let op = user.send(slot as usize);
+        if (slot as usize) < user.send_completions.len() || slot as usize >= user.taken_sends {
+            user.broke(format!("atomic {slot} is not in flight"));
+        }
+        user.memory[op.local..op.local + 8].copy_from_slice(&value.to_ne_bytes());
+        Ok(())
+    }
+
+    fn atomic_write(&mut self, rkey: Key, va: u64, payload: Span) -> Result<(), Fault> {
+        self.place(Target::Region { rkey, va }, payload)
+    }
+
+    fn flush(&mut self, rkey: Key, va: u64, length: u32, kind: FlushKind) -> Result<(), Fault> {
+        if kind.placement != 3 {
+            self.user.broke(format!("{kind:?} was not asked for"));
+        }
+        self.user.resolve(rkey, va, length, Access::FLUSH_GLOBAL).map(|_| ())
+    }
+
+    fn invalidate(&mut self, key: Key) -> Result<(), Fault> {
+        if key == Key(STALE) {
+            return Err(Fault::RemoteInvalid);
+        }
+        self.user.invalidated.push(key);
+        Ok(())
+    }
+
+    fn local(&mut self, slot: u32) -> Result<(), Fault> {
+        let user = &mut *self.user;
+        let slot = slot as usize;
+        let op = user.send(slot);
+        let done = user.send_completions.len();
+        if user.locals.last().is_some_and(|last| *last >= slot) {
+            user.broke(format!("local operation {slot} out of order"));
+        }
+        let before = &user.plan.ops[done..slot];
+        if op.op == SendOp::LocalInvalidate && !before.iter().all(|op| op.op.is_local()) {
+            user.broke(format!("key invalidated at {slot} when {done} sends were complete"));
+        }
+        if op.fence && user.plan.ops[done..slot].iter().any(|op| op.op.is_answered()) {
+            user.broke(format!("local operation {slot} did not wait at its fence"));
+        }
+        user.locals.push(slot);
+        if op.bad == Some(Bad::Local) {
+            return Err(Fault::LocalProtection);
+        }
+        Ok(())
+    }
 }
 
 /// A user lent to its engine, with what it knows of its peer's memory.
 pub struct Lent<'a> {
     pub user: &'a mut User,
     pub peer: &'a EndPlan,
+    pub peer_qpn: Qpn,
 }

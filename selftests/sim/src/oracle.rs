@@ -3,15 +3,16 @@
 
 use std::fmt;
 
-use crate::endpoint::{Endpoint, User};
-use crate::scenario::{Bad, Connection, Twist};
-use crate::world::World;
+use crate::endpoint::{Endpoint, User, GRH};
+use crate::scenario::{Bad, Connection, Op, Region, Twist, CELL};
+use crate::world::{World, FIRST_QPN};
 use roce::completion::{Completion, Event, WcOpcode, WcStatus};
 use roce::counters::Counters;
 use roce::limits;
-use roce::qp::State;
+use roce::psn::{Psn, Qpn};
+use roce::qp::{QpKind, State};
 use roce::wire::{Packet, Syndrome};
-use roce::wqe::{SendOp, Source, Transmit};
+use roce::wqe::{AtomicOp, SendOp, Source, Transmit};
 
 /// A rule that did not hold.
 #[derive(Clone, Debug)]
@@ -72,16 +73,35 @@ pub fn on_send_completion(world: &World, e: usize, done: &Completion) -> Result<
         format!("end {e}: send {index}: {done:?}")
     })?;
     let opcode = match op.op {
-        SendOp::Send | SendOp::SendImm => WcOpcode::Send,
+        SendOp::Send | SendOp::SendImm | SendOp::SendInvalidate { .. } => WcOpcode::Send,
         SendOp::Write | SendOp::WriteImm => WcOpcode::Write,
         SendOp::Read => WcOpcode::Read,
-        _ => return Err(Failure::new(format!("end {e}: {:?} is not of this world", op.op))),
+        SendOp::Atomic(AtomicOp::CompareSwap { .. }) => WcOpcode::CompareSwap,
+        SendOp::Atomic(AtomicOp::FetchAdd { .. }) => WcOpcode::FetchAdd,
+        SendOp::AtomicWrite => WcOpcode::AtomicWrite,
+        SendOp::Flush(_) => WcOpcode::Flush,
+        SendOp::LocalInvalidate => WcOpcode::LocalInvalidate,
+        SendOp::BindWindow => WcOpcode::BindWindow,
+        SendOp::Register => WcOpcode::Register,
     };
     ensure(done.opcode == opcode, || {
         format!("end {e}: send {index} has opcode {:?}", done.opcode)
     })?;
+    if op.op.is_local() {
+        return ensure(user.locals.contains(&index), || {
+            format!("end {e}: local operation {index} completed and was not carried out")
+        });
+    }
+    if world.connections[e / 2].kind != QpKind::Rc || matches!(op.op, SendOp::Flush(_)) {
+        return Ok(());
+    }
     let len = op.length as usize;
     let here = &user.memory[op.local..op.local + len];
+    if let SendOp::Atomic(_) = op.op {
+        return ensure(op.region == Region::Shared || here == op.before.to_ne_bytes(), || {
+            format!("end {e}: atomic {index} found {here:?} in place of {}", op.before)
+        });
+    }
     let there = &peer.memory[op.remote..op.remote + len];
     ensure(here == there, || {
         format!("end {e}: bytes of send {index} ({op:?}) differ at its completion")
@@ -116,6 +136,9 @@ pub fn on_recv_completion(world: &World, e: usize, done: &Completion) -> Result<
     if done.status != WcStatus::Success {
         return Ok(());
     }
+    if world.connections[e / 2].kind != QpKind::Rc {
+        return unreliable_recv(world, e, done);
+    }
     let op = peer.plan.ops.iter().find(|op| op.recv == Some(index));
     let Some(op) = op else {
         return Err(Failure::new(format!("end {e}: nobody sends receive {index}")));
@@ -126,7 +149,22 @@ pub fn on_recv_completion(world: &World, e: usize, done: &Completion) -> Result<
     } else {
         WcOpcode::Recv
     };
-    let same = done.imm == imm && done.opcode == opcode && done.byte_len == op.length;
+    let key = match op.op {
+        SendOp::SendInvalidate { key } => Some(key),
+        _ => None,
+    };
+    if let Some(key) = key {
+        let nth = user.recv_completions.iter().filter(|c| c.invalidated.is_some()).count();
+        ensure(
+            done.invalidated == Some(key) && user.invalidated[nth..] == [key],
+            || format!("end {e}: receive {index}: {:?} for {key:?}", user.invalidated),
+        )?;
+    }
+    let same = done.imm == imm
+        && done.invalidated == key
+        && done.src_qpn.is_none()
+        && done.opcode == opcode
+        && done.byte_len == op.length;
     ensure(same && done.solicited == op.solicited, || {
         format!("end {e}: receive {index}: {done:?} for {op:?}")
     })?;
@@ -135,6 +173,67 @@ pub fn on_recv_completion(world: &World, e: usize, done: &Completion) -> Result<
         user.memory[op.remote..op.remote + len] == peer.memory[op.local..op.local + len],
         || format!("end {e}: receive {index} completed without its bytes"),
     )
+}
+
+/// Which send of `end` the packet with `psn` belongs to, where nothing is sent twice.
+pub fn sender_of(connection: &Connection, end: usize, psn: Psn) -> Option<usize> {
+    let plan = &connection.ends[end];
+    let mut left = psn.distance(Psn::new(plan.psn));
+    for (index, op) in plan.ops.iter().enumerate() {
+        let packets = match connection.kind {
+            QpKind::Rc => return None,
+            _ if op.op.is_local() => 0,
+            QpKind::Uc => connection.mtu.packets(op.length),
+            _ => u32::from(op.length <= connection.mtu.bytes()),
+        };
+        if left < packets {
+            return Some(index);
+        }
+        left -= packets;
+    }
+    None
+}
+
+/// A receive of an unreliable service completes: with the whole message whose packet came last, and only
+/// now. Messages of a connection come in order.
+fn unreliable_recv(world: &World, e: usize, done: &Completion) -> Result<(), Failure> {
+    let [user, peer] = [&world.endpoints[e].user, &world.endpoints[e ^ 1].user];
+    let Some(sent) = user.heard else {
+        return Err(Failure::new(format!("end {e}: {done:?} without a packet")));
+    };
+    let kind = world.connections[e / 2].kind;
+    let in_order = user.received.last().is_none_or(|last| *last < sent);
+    ensure(in_order || kind != QpKind::Uc, || {
+        format!("end {e}: send {sent} received after {:?}", user.received)
+    })?;
+    let (op, recv) = (peer.plan.ops[sent], user.plan.recvs[done.slot as usize]);
+    let (grh, src) = match kind {
+        QpKind::Ud => (limits::GRH_LEN, Some(peer_qpn(e))),
+        _ => (0, None),
+    };
+    let (opcode, at) = match op.op {
+        SendOp::WriteImm => (WcOpcode::RecvWithImm, op.remote),
+        _ => (WcOpcode::Recv, recv.local + grh as usize),
+    };
+    let imm = matches!(op.op, SendOp::SendImm | SendOp::WriteImm).then_some(op.imm);
+    let same = done.imm == imm && done.opcode == opcode && done.byte_len == op.length + grh && done.src_qpn == src;
+    ensure(same && done.solicited == op.solicited, || {
+        format!("end {e}: {done:?} for {op:?}")
+    })?;
+    let len = op.length as usize;
+    ensure(
+        user.memory[at..at + len] == peer.memory[op.local..op.local + len],
+        || format!("end {e}: send {sent} received with a hole"),
+    )?;
+    let area = &user.memory[recv.local..recv.local + grh as usize];
+    ensure(area.iter().all(|byte| *byte == GRH), || {
+        format!("end {e}: no GRH with send {sent}")
+    })
+}
+
+/// The peer's queue pair.
+fn peer_qpn(e: usize) -> Qpn {
+    Qpn::new(FIRST_QPN + (e ^ 1) as u32)
 }
 
 /// A packet was handled: a receiver that is not ready is given its time.
@@ -172,7 +271,7 @@ pub fn before_transmit(endpoint: &mut Endpoint, now: u64, transmit: &Transmit) {
     let user = &mut endpoint.user;
     let awaited = user.send_completions.len();
     let fenced = user.plan.ops[index].fence;
-    if fenced && user.plan.ops[awaited..index].iter().any(|op| op.op == SendOp::Read) {
+    if fenced && user.plan.ops[awaited..index].iter().any(|op| op.op.is_answered()) {
         user.broke(format!("send {index} did not wait at its fence"));
     }
 }
@@ -201,18 +300,32 @@ pub fn verdict(world: &mut World) -> Result<(), Failure> {
             world.flush(e)?;
             let user = &world.endpoints[e].user;
             let [sends, recvs] = [user.send_completions.len(), user.recv_completions.len()];
-            ensure(sends == user.plan.ops.len() && recvs == user.plan.recvs.len(), || {
+            let due = if user.plan.srq {
+                user.taken_recvs
+            } else {
+                user.plan.recvs.len()
+            };
+            ensure(sends == user.plan.ops.len() && recvs == due, || {
                 format!(
                     "end {e}: {sends} of {} sends and {recvs} of {} receives came back",
                     user.plan.ops.len(),
                     user.plan.recvs.len()
                 )
             })?;
+            let last = user
+                .events
+                .iter()
+                .filter(|event| **event == Event::LastWqeReached)
+                .count();
+            ensure(last == usize::from(user.plan.srq), || {
+                format!("end {e}: the last WQE was reached {last} times")
+            })?;
         }
         for e in ends {
             memory(world, e)?;
         }
     }
+    sums(world)?;
     punctuality(world, finished)
 }
 
@@ -228,6 +341,9 @@ fn progress(world: &World, connection: &Connection, ends: [usize; 2]) -> Result<
         ensure(!world.endpoints[ends[end]].alive, || {
             format!("end {}: never left", ends[end])
         })?;
+    }
+    if connection.kind != QpKind::Rc {
+        return unreliable_progress(world, connection, ends);
     }
     for e in ends {
         let endpoint = &world.endpoints[e];
@@ -254,6 +370,28 @@ fn progress(world: &World, connection: &Connection, ends: [usize; 2]) -> Result<
             .filter(|v| **v == Event::SqDrained)
             .count();
         ensure(drained <= 1, || format!("end {}: drained {drained} times", ends[end]))?;
+    }
+    Ok(())
+}
+
+/// Every send of an unreliable service has succeeded, and on a perfect link with receives posted in time
+/// everything has come.
+fn unreliable_progress(world: &World, connection: &Connection, ends: [usize; 2]) -> Result<(), Failure> {
+    let disturbed = world.links.iter().any(|l| l.lost + l.disturbed > 0);
+    for e in ends {
+        let [user, peer] = [&world.endpoints[e].user, &world.endpoints[e ^ 1].user];
+        settled(user, e, &[])?;
+        let in_time = user.plan.post_recvs.iter().all(|(at, _)| *at == 0);
+        let fits = |op: &Op| connection.kind == QpKind::Uc || op.length <= connection.mtu.bytes();
+        let due = peer.plan.ops.iter().filter(|op| op.recv.is_some() && fits(op)).count();
+        let got = user
+            .recv_completions
+            .iter()
+            .filter(|c| c.status == WcStatus::Success)
+            .count();
+        ensure(disturbed || !in_time || got == due, || {
+            format!("end {e}: {got} of {due} messages came over a perfect link")
+        })?;
     }
     Ok(())
 }
@@ -301,7 +439,9 @@ fn faults(world: &World, connection: &Connection, ends: [usize; 2]) -> Result<()
 fn bad_op(world: &World, ends: [usize; 2], end: usize, index: usize, bad: Bad, disturbed: bool) -> Result<(), Failure> {
     let [culprit, victim] = [ends[end], ends[1 - end]];
     let [user, peer] = [&world.endpoints[culprit].user, &world.endpoints[victim].user];
-    ensure(world.endpoints[culprit].engine.state() == State::Err, || {
+    let kind = world.connections[culprit / 2].kind;
+    let failed = if kind == QpKind::Rc { State::Err } else { State::Sqe };
+    ensure(world.endpoints[culprit].engine.state() == failed, || {
         format!(
             "end {culprit}: {bad:?} did not move it to ERR, {} completed",
             user.send_completions.len()
@@ -312,8 +452,8 @@ fn bad_op(world: &World, ends: [usize; 2], end: usize, index: usize, bad: Bad, d
         return Err(Failure::new(format!("end {culprit}: {bad:?} never failed")));
     };
     let status = user.send_completions[at].status;
-    // READ data that was lost cannot be had again once the peer is in ERR.
-    let excused = disturbed && status == WcStatus::RetryExceeded && user.plan.ops[at].op == SendOp::Read;
+    // An answer that was lost cannot be had again once the peer is in ERR.
+    let excused = disturbed && status == WcStatus::RetryExceeded && user.plan.ops[at].op.is_answered();
     ensure((at == index && status == bad.requester()) || excused, || {
         format!("end {culprit}: {bad:?} of send {index} came out as {status:?} of send {at}")
     })?;
@@ -352,6 +492,34 @@ fn settled(user: &User, e: usize, allowed: &[WcStatus]) -> Result<(), Failure> {
     })
 }
 
+/// The shared number of every host is the sum of what all queue pairs have added; what failed may have
+/// been carried out or not.
+fn sums(world: &World) -> Result<(), Failure> {
+    for (host, shared) in world.shared.iter().enumerate() {
+        let mut sum = 0u64;
+        let mut certain = true;
+        for (e, endpoint) in world.endpoints.iter().enumerate() {
+            if world.endpoints[e ^ 1].host != host {
+                continue;
+            }
+            let user = &endpoint.user;
+            for (op, done) in user.plan.ops.iter().zip(&user.send_completions) {
+                let SendOp::Atomic(AtomicOp::FetchAdd { add }) = op.op else {
+                    continue;
+                };
+                if op.region == Region::Shared {
+                    certain &= done.status == WcStatus::Success;
+                    sum = sum.wrapping_add(add);
+                }
+            }
+        }
+        ensure(!certain || shared.get() == sum, || {
+            format!("host {host}: the shared number is {} in place of {sum}", shared.get())
+        })?;
+    }
+    Ok(())
+}
+
 /// The memory of `e` is what it was, but for what was addressed to it.
 fn memory(world: &World, e: usize) -> Result<(), Failure> {
     let [user, peer] = [&world.endpoints[e].user, &world.endpoints[e ^ 1].user];
@@ -364,13 +532,23 @@ fn memory(world: &World, e: usize) -> Result<(), Failure> {
     };
     for (index, op) in peer.plan.ops.iter().enumerate() {
         let range = op.local..op.local + op.length as usize;
+        let unreliable = world.connections[e / 2].kind != QpKind::Rc;
+        if unreliable {
+            if matches!(op.op, SendOp::Write | SendOp::WriteImm) {
+                settle(op.remote, op.length, None);
+            }
+            continue;
+        }
         let sent = peer.send_completions[index].status == WcStatus::Success;
         let received = op
             .recv
-            .is_some_and(|r| user.recv_completions[r].status == WcStatus::Success);
+            .and_then(|r| user.recv_completions.get(r))
+            .is_some_and(|c| c.status == WcStatus::Success);
         let bytes = (sent || received).then_some(&peer.memory[range]);
         match op.op {
-            SendOp::Read => {}
+            SendOp::Read | SendOp::Flush(_) => {}
+            op if op.is_local() => {}
+            SendOp::Atomic(_) => {}
             // A message too long for its receive must not touch what follows it.
             SendOp::Send | SendOp::SendImm if op.bad == Some(Bad::SmallRecv) => {
                 settle(op.remote, op.length - 1, None);
@@ -381,10 +559,37 @@ fn memory(world: &World, e: usize) -> Result<(), Failure> {
     for (index, op) in user.plan.ops.iter().enumerate() {
         let done = user.send_completions[index].status == WcStatus::Success;
         let range = op.remote..op.remote + op.length as usize;
+        if let SendOp::Atomic(_) = op.op {
+            settle(op.local, op.length, None);
+        }
         if op.op == SendOp::Read {
             settle(op.local, op.length, done.then_some(&peer.memory[range]));
         }
     }
+    if world.connections[e / 2].kind != QpKind::Rc {
+        for recv in &user.plan.recvs {
+            settle(recv.local, recv.length, None);
+        }
+    }
+    // The number is what the atomics that succeeded have left, or those of unknown fate behind them.
+    let done = peer
+        .send_completions
+        .iter()
+        .filter(|c| c.status == WcStatus::Success)
+        .count();
+    let last = peer.plan.ops[..done]
+        .iter()
+        .rev()
+        .find(|op| op.after != 0)
+        .map_or(CELL, |op| op.after);
+    let mut number = [0; 8];
+    number.copy_from_slice(&user.memory[user.plan.cell..user.plan.cell + 8]);
+    let number = u64::from_ne_bytes(number);
+    ensure(
+        number == last || peer.plan.ops[done..].iter().any(|op| op.after == number),
+        || format!("end {e}: the number is {number} in place of {last}"),
+    )?;
+    settle(user.plan.cell, 8, None);
     let wrong = expected.iter().zip(&user.memory).position(|(a, b)| a != b);
     ensure(wrong.is_none(), || {
         format!("end {e}: byte {wrong:?} is not what it should be")

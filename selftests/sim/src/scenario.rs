@@ -5,11 +5,21 @@ use crate::link::LinkSpec;
 use crate::rng::Rng;
 use roce::completion::{Event, WcStatus};
 use roce::keys::{Access, Key, RegionView};
-use roce::qp::Mtu;
-use roce::wqe::{Fault, SendOp};
+use roce::limits;
+use roce::qp::{Mtu, QpKind};
+use roce::wqe::{AtomicOp, Fault, FlushKind, SendOp};
 
 /// Protection domain of every queue pair; [`Region::Foreign`] belongs to another.
 pub const PD: u32 = 7;
+
+/// Key of [`Region::Shared`].
+pub const SHARED: u32 = 0x504;
+
+/// Key nobody may invalidate.
+pub const STALE: u32 = 0xbad;
+
+/// Q_Key of the datagrams.
+pub const QKEY: u32 = 0x1111;
 
 /// The regions every end registers over its whole memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +32,8 @@ pub enum Region {
     Private,
     /// Deregistered the moment its data is gathered.
     Vanishing,
+    /// One number of the host, shared by all of its queue pairs.
+    Shared,
 }
 
 /// The one thing that goes wrong with a work request.
@@ -45,6 +57,12 @@ pub enum Bad {
     Result,
     /// The peer's region vanishes while a READ is answered.
     Vanish,
+    /// An atomic on an address that is not a multiple of 8.
+    Misaligned,
+    /// The local operation fails.
+    Local,
+    /// The peer has no such key to invalidate.
+    Stale,
     /// The peer's receive is one byte too small.
     SmallRecv,
     /// The peer's receive is bad at its snapshot.
@@ -70,6 +88,9 @@ pub struct Op {
     pub solicited: bool,
     pub fence: bool,
     pub bad: Option<Bad>,
+    /// What an atomic finds, and what the number is after this work request.
+    pub before: u64,
+    pub after: u64,
     /// Which of the peer's receives it consumes.
     pub recv: Option<usize>,
 }
@@ -100,6 +121,10 @@ pub struct EndPlan {
     pub psn: u32,
     pub rnr_timer: u8,
     pub access: Access,
+    /// Receives come from a shared queue.
+    pub srq: bool,
+    /// Offset of the number the peer's atomics act upon.
+    pub cell: usize,
 }
 
 /// What else happens to a connection.
@@ -125,6 +150,7 @@ pub enum Twist {
 pub struct Connection {
     pub ends: [EndPlan; 2],
     pub hosts: [usize; 2],
+    pub kind: QpKind,
     pub v6: bool,
     pub mtu: Mtu,
     pub timeout: u8,
@@ -177,9 +203,9 @@ impl Bad {
     pub fn requester(self) -> WcStatus {
         match self {
             Self::Key | Self::Bounds | Self::Domain | Self::Right | Self::Vanish => WcStatus::RemoteAccess,
-            Self::QpRight | Self::SmallRecv => WcStatus::RemoteInvalidRequest,
+            Self::QpRight | Self::SmallRecv | Self::Misaligned | Self::Stale => WcStatus::RemoteInvalidRequest,
             Self::Snapshot(fault) => fault.status(),
-            Self::Gather | Self::Result => WcStatus::LocalProtection,
+            Self::Gather | Self::Result | Self::Local => WcStatus::LocalProtection,
             Self::BadRecv | Self::Recv => WcStatus::RemoteOperation,
             Self::NoRecv => WcStatus::RnrRetryExceeded,
         }
@@ -191,6 +217,7 @@ impl Bad {
             Self::SmallRecv => Some(WcStatus::LocalLength),
             Self::BadRecv => Some(WcStatus::LocalQpOp),
             Self::Recv => Some(WcStatus::LocalProtection),
+            Self::Stale => Some(WcStatus::RemoteInvalidRequest),
             _ => None,
         }
     }
@@ -199,7 +226,7 @@ impl Bad {
     pub fn event(self) -> Option<Event> {
         match self {
             Self::Key | Self::Bounds | Self::Domain | Self::Right | Self::Vanish => Some(Event::AccessError),
-            Self::QpRight => Some(Event::RequestError),
+            Self::QpRight | Self::Misaligned => Some(Event::RequestError),
             _ => None,
         }
     }
@@ -213,12 +240,13 @@ impl Bad {
 impl EndPlan {
     /// The key and view of a region.
     pub fn region(&self, region: Region) -> RegionView {
-        let all = Access(15);
+        let all = Access(0x30f);
         let (key, pd, access) = match region {
             Region::Open => (0x100, PD, all),
             Region::Foreign => (0x201, PD + 1, all),
             Region::Private => (0x302, PD, Access::LOCAL_WRITE),
             Region::Vanishing => (0x403, PD, all),
+            Region::Shared => (SHARED, PD, Access::NONE),
         };
         RegionView {
             key: Key(key),
@@ -267,9 +295,23 @@ fn connection(rng: &mut Rng, hosts: usize) -> Connection {
     };
     let mtu = rng.pick(&[Mtu::B256, Mtu::B512, Mtu::B1024, Mtu::B2048, Mtu::B4096]);
     let reads = rng.pick(&[1u8, 2, 4, 16]);
+    let kind = rng.pick(&[
+        QpKind::Rc,
+        QpKind::Rc,
+        QpKind::Rc,
+        QpKind::Rc,
+        QpKind::Rc,
+        QpKind::Rc,
+        QpKind::Uc,
+        QpKind::Ud,
+    ]);
     let mut layouts = [Layout::new(rng), Layout::new(rng)];
+    let cells = [0, 1].map(|end: usize| layouts[end].take_eight(rng));
     let counts = [rng.range(0, 30) as usize, rng.range(1, 30) as usize];
-    let twist = twist(rng, counts);
+    let twist = match kind {
+        QpKind::Rc => twist(rng, counts),
+        _ => unreliable_twist(rng, counts),
+    };
     let mut ops: [Vec<Op>; 2] = [Vec::new(), Vec::new()];
     let mut recvs: [Vec<Recv>; 2] = [Vec::new(), Vec::new()];
     for end in 0..2 {
@@ -294,20 +336,24 @@ fn connection(rng: &mut Rng, hosts: usize) -> Connection {
                 Twist::Leave { end: e, .. } if e != end => {
                     &[SendOp::Send, SendOp::SendImm, SendOp::Write, SendOp::WriteImm]
                 }
+                _ if kind == QpKind::Uc => &UNRELIABLE,
+                _ if kind == QpKind::Ud => &UNRELIABLE[..2],
                 _ => &ALL,
             };
             let op = make_op(
                 rng,
-                mtu,
+                (mtu, kind),
                 bad,
                 choice,
                 end,
                 &mut layouts,
+                cells[1 - end],
                 fed.then_some(&mut recvs[1 - end]),
             );
             ops[end].push(op);
         }
     }
+    ops.iter_mut().for_each(|ops| predict(ops));
     let exact = |end: usize| match twist {
         Twist::BadOp {
             end: e,
@@ -321,9 +367,14 @@ fn connection(rng: &mut Rng, hosts: usize) -> Connection {
     // somebody waits for all of them.
     for end in 0..2 {
         for _ in 0..if exact(end) { 0 } else { rng.below(4) } {
-            let local = layouts[end].take(rng, 64);
+            let length = if kind == QpKind::Rc {
+                64
+            } else {
+                16 * mtu.bytes() + limits::GRH_LEN
+            };
+            let local = layouts[end].take(rng, length);
             recvs[end].push(Recv {
-                length: 64,
+                length,
                 local,
                 bad: None,
             });
@@ -331,7 +382,7 @@ fn connection(rng: &mut Rng, hosts: usize) -> Connection {
     }
     let mut end_plan = |end: usize| EndPlan {
         memory: layouts[end].next + 64,
-        base_va: rng.next() >> 1,
+        base_va: rng.next() >> 1 & !7,
         post_sends: schedule(rng, ops[end].len(), 100_000),
         post_recvs: schedule(rng, recvs[end].len(), 400_000),
         ops: std::mem::take(&mut ops[end]),
@@ -342,7 +393,9 @@ fn connection(rng: &mut Rng, hosts: usize) -> Connection {
         reads,
         psn: rng.pick(&[0, 1, 0xff_fff0, 0x7f_fff8, rng.clone().next() as u32]) & 0xff_ffff,
         rnr_timer: rng.pick(&[1, 4, 12, 14]),
-        access: Access(15),
+        access: Access(0x30f),
+        srq: rng.chance(0.2),
+        cell: cells[end],
     };
     let mut ends = [end_plan(0), end_plan(1)];
     if let Twist::BadOp {
@@ -361,6 +414,7 @@ fn connection(rng: &mut Rng, hosts: usize) -> Connection {
     Connection {
         ends,
         hosts: [a, b],
+        kind,
         v6: rng.chance(0.5),
         mtu,
         timeout: rng.pick(&[8, 9, 10]),
@@ -388,6 +442,9 @@ fn twist(rng: &mut Rng, counts: [usize; 2]) -> Twist {
                 Bad::Gather,
                 Bad::Result,
                 Bad::Vanish,
+                Bad::Misaligned,
+                Bad::Local,
+                Bad::Stale,
                 Bad::SmallRecv,
                 Bad::BadRecv,
                 Bad::Recv,
@@ -409,6 +466,50 @@ fn twist(rng: &mut Rng, counts: [usize; 2]) -> Twist {
     }
 }
 
+/// As [`twist`], of a connection that answers nothing.
+fn unreliable_twist(rng: &mut Rng, counts: [usize; 2]) -> Twist {
+    let end = if counts[0] == 0 { 1 } else { rng.below(2) as usize };
+    let at = rng.below(300_000);
+    match rng.below(10) {
+        0 | 1 => Twist::BadOp {
+            end,
+            index: rng.below(counts[end] as u64) as usize,
+            bad: rng.pick(&[Bad::Gather, Bad::Snapshot(Fault::LocalProtection)]),
+        },
+        2 => Twist::Drain {
+            end,
+            at,
+            resume: at + rng.below(300_000),
+        },
+        _ => Twist::None,
+    }
+}
+
+/// What the number of every end is at the start.
+pub const CELL: u64 = 1_000;
+
+/// Tells every atomic of one end what it will find: what those before it, in order and each once, have left.
+fn predict(ops: &mut [Op]) {
+    let mut value = CELL;
+    for op in ops
+        .iter_mut()
+        .filter(|op| op.region == Region::Open && op.bad.is_none())
+    {
+        op.before = value;
+        match &mut op.op {
+            SendOp::Atomic(AtomicOp::FetchAdd { add }) => value = value.wrapping_add(*add),
+            SendOp::Atomic(AtomicOp::CompareSwap { compare, swap }) => {
+                // Every third misses.
+                let hits = *swap % 3 != 0;
+                *compare = if hits { value } else { value ^ 1 };
+                value = if hits { *swap } else { value };
+            }
+            _ => {}
+        }
+        op.after = value;
+    }
+}
+
 /// Hands out disjoint ranges of one end's memory, with gaps that must stay as they are.
 struct Layout {
     next: usize,
@@ -421,6 +522,12 @@ impl Layout {
         }
     }
 
+    /// Eight bytes whose address is a multiple of eight.
+    fn take_eight(&mut self, rng: &mut Rng) -> usize {
+        self.next = self.next.next_multiple_of(8);
+        self.take(rng, 8)
+    }
+
     fn take(&mut self, rng: &mut Rng, len: u32) -> usize {
         let at = self.next;
         self.next += len as usize + rng.range(1, 40) as usize;
@@ -429,27 +536,57 @@ impl Layout {
 }
 
 /// Every operation of a connection.
-const ALL: [SendOp; 5] = [
+const ALL: [SendOp; 16] = [
+    SendOp::Send,
+    SendOp::Send,
+    SendOp::SendImm,
+    SendOp::Write,
+    SendOp::Write,
+    SendOp::WriteImm,
+    SendOp::Read,
+    SendOp::Read,
+    ADD,
+    ADD,
+    SWAP,
+    SendOp::SendInvalidate { key: Key(0) },
+    SendOp::AtomicWrite,
+    SendOp::Flush(FlushKind { placement: 3, level: 0 }),
+    SendOp::LocalInvalidate,
+    SendOp::Register,
+];
+
+const ADD: SendOp = SendOp::Atomic(AtomicOp::FetchAdd { add: 0 });
+const SWAP: SendOp = SendOp::Atomic(AtomicOp::CompareSwap { compare: 0, swap: 0 });
+
+/// Every operation of an unreliable connection; of datagrams the first two.
+const UNRELIABLE: [SendOp; 5] = [
     SendOp::Send,
     SendOp::SendImm,
     SendOp::Write,
     SendOp::WriteImm,
-    SendOp::Read,
+    SendOp::Register,
 ];
 
+#[allow(clippy::too_many_arguments)]
 fn make_op(
     rng: &mut Rng,
-    mtu: Mtu,
+    (mtu, kind): (Mtu, QpKind),
     bad: Option<Bad>,
     choice: &[SendOp],
     end: usize,
     layouts: &mut [Layout; 2],
+    cell: usize,
     peer_recvs: Option<&mut Vec<Recv>>,
 ) -> Op {
     use SendOp::{Read, Send, SendImm, Write, WriteImm};
     let op = rng.pick(match bad {
         None => choice,
+        Some(Bad::Snapshot(_) | Bad::Gather) if kind == QpKind::Ud => &[Send, SendImm],
+        Some(Bad::Snapshot(_)) if kind == QpKind::Uc => &UNRELIABLE,
         Some(Bad::Snapshot(_)) => &ALL,
+        Some(Bad::Misaligned) => &[ADD, SWAP],
+        Some(Bad::Local) => &[SendOp::LocalInvalidate, SendOp::Register, SendOp::BindWindow],
+        Some(Bad::Stale) => &[SendOp::SendInvalidate { key: Key(STALE) }],
         Some(Bad::Key | Bad::Bounds | Bad::Domain | Bad::Right | Bad::QpRight) => &[Write, WriteImm, Read],
         Some(Bad::Gather) => &[Send, SendImm, Write, WriteImm],
         Some(Bad::Result | Bad::Vanish) => &[Read],
@@ -468,14 +605,49 @@ fn make_op(
         _ => rng.below(2 * m + 2),
     };
     let length = if bad.is_some() { length.max(1) } else { length } as u32;
+    let length = match op {
+        _ if kind == QpKind::Ud => match bad {
+            // Rarely too long.
+            None if length > mtu.bytes() && rng.chance(0.9) => length % mtu.bytes(),
+            None => length,
+            Some(_) => length.min(mtu.bytes()),
+        },
+        op if op.is_local() => 0,
+        SendOp::Atomic(_) | SendOp::AtomicWrite => 8,
+        _ => length,
+    };
+    let op = match op {
+        SendOp::SendInvalidate { key: Key(0) } => SendOp::SendInvalidate {
+            key: Key(rng.next() as u32 | 1 << 31),
+        },
+        SendOp::Atomic(AtomicOp::FetchAdd { .. }) => SendOp::Atomic(AtomicOp::FetchAdd { add: rng.next() }),
+        SendOp::Atomic(AtomicOp::CompareSwap { .. }) => SendOp::Atomic(AtomicOp::CompareSwap {
+            compare: 0,
+            swap: rng.next(),
+        }),
+        op => op,
+    };
+    let shared = matches!(op, SendOp::Atomic(AtomicOp::FetchAdd { .. })) && bad.is_none() && rng.chance(0.5);
     let local = layouts[end].take(rng, length);
-    let remote = layouts[1 - end].take(rng, length);
+    let remote = match op {
+        SendOp::Atomic(_) => cell,
+        SendOp::AtomicWrite => layouts[1 - end].take_eight(rng),
+        _ => layouts[1 - end].take(rng, length),
+    };
     let mut recv = None;
-    if let (Some(peer_recvs), Send | SendImm | WriteImm) = (peer_recvs, op) {
+    if let (Some(peer_recvs), Send | SendImm | WriteImm | SendOp::SendInvalidate { .. }) = (peer_recvs, op) {
         recv = Some(peer_recvs.len());
-        let plain = if op == WriteImm { 0 } else { length };
+        let plain = match kind {
+            QpKind::Rc if op == WriteImm => 0,
+            QpKind::Rc => length,
+            // Whatever comes.
+            QpKind::Uc => 16 * mtu.bytes(),
+            _ => mtu.bytes() + limits::GRH_LEN,
+        };
         let slack = rng.pick(&[0, 0, 1, 100]);
-        let at = if op == WriteImm {
+        let at = if kind != QpKind::Rc {
+            layouts[1 - end].take(rng, plain + slack)
+        } else if op == WriteImm {
             layouts[1 - end].take(rng, slack)
         } else {
             remote
@@ -503,6 +675,7 @@ fn make_op(
             Some(Bad::Domain) => Region::Foreign,
             Some(Bad::Right) => Region::Private,
             Some(Bad::Vanish) => Region::Vanishing,
+            _ if shared => Region::Shared,
             _ => Region::Open,
         },
         imm: (rng.next() as u32).to_le_bytes(),
@@ -510,6 +683,8 @@ fn make_op(
         solicited: rng.chance(0.3),
         fence: rng.chance(0.15),
         bad,
+        before: 0,
+        after: 0,
         recv,
     }
 }

@@ -4,16 +4,18 @@
 //! A host treats an engine as the kernel does: after every call it drains completions, sends while
 //! the link takes packets, drains completions and events again, and keeps one timer.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::rc::Rc;
 
 use crate::endpoint::{Endpoint, Engine, Lent, User};
 use crate::link::{Link, LinkSpec};
 use crate::oracle::{self, Failure};
 use crate::rng::Rng;
-use crate::scenario::{Connection, EndPlan, Scenario, Twist};
+use crate::scenario::{Connection, EndPlan, Scenario, Twist, QKEY};
 use crate::Outcome;
-use roce::completion::{Completion, Queue};
+use roce::completion::{Completion, Queue, WcStatus};
 use roce::psn::{Psn, Qpn};
 use roce::qp::{Modify, Qp, QpConfig, ReadResource, SendMessage, Slots, State};
 use roce::time::Instant;
@@ -23,7 +25,7 @@ use roce::wire::Packet;
 use roce::wqe::Transmit;
 
 /// Number of the first queue pair; endpoint `e` is `FIRST_QPN + e`.
-const FIRST_QPN: u32 = 0x11;
+pub const FIRST_QPN: u32 = 0x11;
 
 /// Packets a link queues before its sender has to wait, in nanoseconds of wire time.
 const BACKLOG: u64 = 20_000;
@@ -50,6 +52,8 @@ pub struct World {
     pub links: Vec<Link>,
     /// The memories as they were at the start.
     pub initial: Vec<Vec<u8>>,
+    /// A number on every host that all queue pairs of it share.
+    pub shared: Vec<Rc<Cell<u64>>>,
     hosts: usize,
     now: u64,
     queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
@@ -71,6 +75,7 @@ impl World {
             endpoints: Vec::new(),
             links,
             initial: Vec::new(),
+            shared: (0..scenario.hosts).map(|_| Rc::default()).collect(),
             hosts: scenario.hosts,
             now: 0,
             queue: BinaryHeap::new(),
@@ -165,7 +170,8 @@ impl World {
     fn add(&mut self, connection: &Connection, end: usize, rng: &mut Rng) {
         let index = self.endpoints.len();
         let plan = &connection.ends[end];
-        let user = User::new(plan, rng);
+        let shared = self.shared[connection.hosts[end]].clone();
+        let user = User::new(plan, shared, rng);
         self.initial.push(user.memory.clone());
         for (at, n) in &plan.post_sends {
             self.at(*at, Event::PostSends(index, *n));
@@ -254,7 +260,8 @@ impl World {
         let now = Instant(self.now);
         let peer: &EndPlan = &self.connections[e / 2].ends[1 - e % 2];
         let Endpoint { engine, user, .. } = &mut self.endpoints[e];
-        call(engine, now, &mut Lent { user, peer })
+        let peer_qpn = Qpn::new(FIRST_QPN + (e ^ 1) as u32);
+        call(engine, now, &mut Lent { user, peer, peer_qpn })
     }
 
     /// A packet arrives at a host: what the kernel does from the IP header to the engine.
@@ -281,6 +288,8 @@ impl World {
         }
         bytes.drain(..start);
         self.endpoints[e].user.packet = bytes;
+        let connection = &self.connections[e / 2];
+        self.endpoints[e].user.heard = oracle::sender_of(connection, 1 - e % 2, packet.bth.psn);
         let before = *self.endpoints[e].engine.counters();
         self.with_host(e, |engine, now, host| engine.handle_packet(now, &packet, host));
         oracle::after_packet(&mut self.endpoints[e], self.now, &packet, &before);
@@ -372,6 +381,10 @@ impl World {
             }
             Queue::Recv => {
                 oracle::on_recv_completion(self, e, &completion)?;
+                if completion.status == WcStatus::Success {
+                    let user = &mut self.endpoints[e].user;
+                    user.received.extend(user.heard.take());
+                }
                 self.endpoints[e].user.recv_completions.push(completion);
             }
         }
@@ -453,6 +466,8 @@ fn engine(connection: &Connection, end: usize, index: usize) -> Engine {
     let config = QpConfig {
         window_packets: mine.window,
         read_window_packets: mine.read_window,
+        kind: connection.kind,
+        srq: mine.srq,
         ..QpConfig::new(Qpn::new(FIRST_QPN + index as u32))
     };
     let storage = Slots {
@@ -464,6 +479,7 @@ fn engine(connection: &Connection, end: usize, index: usize) -> Engine {
         Modify {
             state: Some(State::Init),
             access: Some(mine.access),
+            qkey: Some(QKEY),
             ..Modify::default()
         },
         Modify {

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! What the engine borrows of the kernel while it runs.
+
+use crate::{
+    mr::Memory,
+    recv::Payload,
+    wq::{RecvQueue, SendQueue},
+};
+use core::sync::atomic::{fence, Ordering};
+use roce::{
+    keys::{Access, Key},
+    wqe::{AtomicOp, Fault, FlushKind, Host, RecvWqe, SendWqe, Span, Target},
+};
+
+/// What the engine is lent: the user's queues and memory, and the packet at hand.
+pub(crate) struct Lent<'a> {
+    pub(crate) sq: &'a mut SendQueue,
+    pub(crate) rq: &'a mut RecvQueue,
+    pub(crate) memory: Memory<'a>,
+    pub(crate) payload: Option<&'a Payload<'a>>,
+    /// The last datagram came over IPv6.
+    pub(crate) ipv6: &'a mut bool,
+}
+
+impl Host for Lent<'_> {
+    fn take_send(&mut self) -> Option<SendWqe> {
+        self.sq.take()
+    }
+
+    fn take_recv(&mut self) -> Option<RecvWqe> {
+        self.rq.take()
+    }
+
+    fn check(&mut self, rkey: Key, va: u64, length: u32, access: Access) -> Result<(), Fault> {
+        self.memory.check(rkey, va, length, access)
+    }
+
+    fn place_grh(&mut self, slot: u32) -> Result<(), Fault> {
+        let grh = self.payload.and_then(Payload::grh).ok_or(Fault::LocalQpOp)?;
+        let [version, ..] = grh;
+        *self.ipv6 = version != 0;
+        self.rq.scatter(slot, 0, &grh, self.memory)
+    }
+
+    fn place(&mut self, to: Target, payload: Span) -> Result<(), Fault> {
+        let source = self.payload.ok_or(Fault::LocalQpOp)?;
+        let mut done = 0u32;
+        let mut result = Ok(());
+        let whole = source.pieces(payload, |piece| {
+            result = match to {
+                Target::Recv { slot, offset } => self.rq.scatter(slot, offset.wrapping_add(done), piece, self.memory),
+                Target::ReadResult { slot, offset } => {
+                    self.sq.scatter(slot, offset.wrapping_add(done), piece, self.memory)
+                }
+                Target::Region { rkey, va } => {
+                    let va = va.wrapping_add(u64::from(done));
+                    self.memory.write(rkey, va, piece, Access::REMOTE_WRITE)
+                }
+            };
+            done = done.wrapping_add(u32::try_from(piece.len()).unwrap_or(0));
+            result.is_ok()
+        });
+        result?;
+        whole.then_some(()).ok_or(Fault::LocalLength)
+    }
+
+    fn atomic(&mut self, op: AtomicOp, rkey: Key, va: u64) -> Result<u64, Fault> {
+        self.memory.word(rkey, va, Access::REMOTE_ATOMIC, |word| match op {
+            AtomicOp::CompareSwap { compare, swap } => word
+                .compare_exchange(compare, swap, Ordering::SeqCst, Ordering::SeqCst)
+                .unwrap_or_else(|found| found),
+            AtomicOp::FetchAdd { add } => word.fetch_add(add, Ordering::SeqCst),
+        })
+    }
+
+    fn atomic_result(&mut self, slot: u32, value: u64) -> Result<(), Fault> {
+        self.sq.store(slot, value, self.memory)
+    }
+
+    fn atomic_write(&mut self, rkey: Key, va: u64, payload: Span) -> Result<(), Fault> {
+        let mut bytes = [0; 8];
+        let mut done = 0;
+        let whole = self.payload.ok_or(Fault::LocalQpOp)?.pieces(payload, |piece| {
+            let Some(to) = bytes.get_mut(done..done + piece.len()) else {
+                return false;
+            };
+            to.copy_from_slice(piece);
+            done += piece.len();
+            true
+        });
+        if !whole || done != bytes.len() {
+            return Err(Fault::RemoteInvalid);
+        }
+        let value = u64::from_ne_bytes(bytes);
+        self.memory.word(rkey, va, Access::REMOTE_WRITE, |word| {
+            word.store(value, Ordering::SeqCst);
+        })
+    }
+
+    fn flush(&mut self, rkey: Key, va: u64, length: u32, kind: FlushKind) -> Result<(), Fault> {
+        const GLOBAL: u8 = 1;
+        const PERSISTENT: u8 = 2;
+        let mut needed = Access::NONE;
+        if kind.placement & GLOBAL != 0 {
+            needed = needed.with(Access::FLUSH_GLOBAL);
+        }
+        if kind.placement & PERSISTENT != 0 {
+            // No region has this right: none is known to be on persistent memory.
+            needed = needed.with(Access::FLUSH_PERSISTENT);
+        }
+        if !needed.is_remote() {
+            return Err(Fault::RemoteInvalid);
+        }
+        match kind.level {
+            0 => self.memory.check(rkey, va, length, needed),
+            1 => self.memory.check_whole(rkey, needed),
+            _ => Err(Fault::RemoteInvalid),
+        }?;
+        // What the CPU has copied is in its caches, which everybody sees, in order after this.
+        fence(Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn invalidate(&mut self, key: Key) -> Result<(), Fault> {
+        self.memory.invalidate(key).then_some(()).ok_or(Fault::RemoteInvalid)
+    }
+
+    fn local(&mut self, slot: u32) -> Result<(), Fault> {
+        let wanted = self.sq.local(slot).ok_or(Fault::LocalQpOp)?;
+        self.memory.local(&wanted)
+    }
+}
