@@ -88,6 +88,7 @@ pub(crate) fn read_modify(is: State, kind: QpKind, attr: &QpAttr<'_>, mask: u32,
         .with(Access::REMOTE_READ)
         .with(Access::REMOTE_ATOMIC)
         .with(Access::FLUSH_GLOBAL)
+        .with(Access::FLUSH_PERSISTENT)
         .0;
     let asked = u32::from_ne_bytes(fields.qp_access_flags.to_ne_bytes());
     Ok(Modify {

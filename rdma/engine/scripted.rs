@@ -9,11 +9,12 @@ use crate::psn::{Msn, Psn, Qpn};
 use crate::qp::{Modify, ModifyError, Mtu, Qp, QpConfig, ReadResource, SendMessage, Slots, State};
 use crate::time::{Duration, Instant};
 use crate::wire::{Aeth, AtomicEth, Bth, HeaderBuf, NakCode, Packet, Reth, Syndrome};
-use crate::wqe::{Fault, Host, RecvWqe, SendOp, SendWqe, Source, Span, Target, Transmit};
+use crate::wqe::{AtomicOp, Fault, Host, RecvWqe, SendOp, SendWqe, Source, Span, Target, Transmit};
 use std::collections::VecDeque;
 
 mod requester;
 mod responder;
+mod services;
 
 const SQ_PSN: u32 = 100;
 const RQ_PSN: u32 = 0xff_fffe;
@@ -26,6 +27,11 @@ struct User {
     recvs: VecDeque<RecvWqe>,
     placed: Vec<(Target, u32)>,
     refuse: Option<Fault>,
+    /// What the peer's atomics act upon.
+    number: u64,
+    result: Option<(u32, u64)>,
+    invalidated: Option<Key>,
+    locals: Vec<u32>,
 }
 
 impl Host for User {
@@ -40,6 +46,28 @@ impl Host for User {
     }
     fn place(&mut self, to: Target, payload: Span) -> Result<(), Fault> {
         self.placed.push((to, payload.len));
+        Ok(())
+    }
+    fn place_grh(&mut self, _: u32) -> Result<(), Fault> {
+        Ok(())
+    }
+    fn atomic(&mut self, op: AtomicOp, _: Key, _: u64) -> Result<u64, Fault> {
+        let before = self.number;
+        if let AtomicOp::FetchAdd { add } = op {
+            self.number += add;
+        }
+        Ok(before)
+    }
+    fn atomic_result(&mut self, slot: u32, value: u64) -> Result<(), Fault> {
+        self.result = Some((slot, value));
+        Ok(())
+    }
+    fn invalidate(&mut self, key: Key) -> Result<(), Fault> {
+        self.invalidated = Some(key);
+        Ok(())
+    }
+    fn local(&mut self, slot: u32) -> Result<(), Fault> {
+        self.locals.push(slot);
         Ok(())
     }
 }
@@ -89,7 +117,10 @@ impl Rig {
         }
         Self {
             qp,
-            user: User::default(),
+            user: User {
+                number: 70,
+                ..User::default()
+            },
             now: Instant(1000),
             posted: 0,
         }

@@ -302,7 +302,7 @@ impl<S: Storage> Qp<S> {
 
 /// Whether an atomic may act on `va`.
 const fn is_aligned(va: u64) -> bool {
-    va % limits::ATOMIC_LEN as u64 == 0
+    va & 7 == 0
 }
 
 impl Reads {

@@ -10,6 +10,11 @@
 //! - every work request completes exactly once and in order;
 //! - a receive completes only when all its bytes are placed, and before its sender's completion;
 //! - nothing is written outside what was addressed;
+//! - atomics are carried out once, those of several queue pairs add up, and each finds what it should;
+//! - local operations run once, in order, behind their fences;
+//! - a message of an unreliable connection comes whole and in order or not at all, a datagram at most as
+//!   often as the link delivers it, and never spoiled;
+//! - who destroys its queue pair when its own work is done fails nobody;
 //! - on a fair link everything completes, in time proportional to what was lost;
 //! - a fault ends with the right status on both sides.
 //!

@@ -288,7 +288,7 @@ pub fn on_event(endpoint: &mut Endpoint, event: Event) {
 
 /// All that must hold at the end of a run.
 pub fn verdict(world: &mut World) -> Result<(), Failure> {
-    let finished = world.now();
+    let finished = world.finished();
     for c in 0..world.connections.len() {
         let connection = world.connections[c].clone();
         let ends = [2 * c, 2 * c + 1];
@@ -612,6 +612,10 @@ fn punctuality(world: &World, finished: u64) -> Result<(), Failure> {
         let timeout = limits::ack_timeout(connection.timeout).map_or(0, |span| span.0);
         // A loss costs a timeout at worst; what is lost again and again costs four times that.
         granted += lost * (4 * timeout + 2 * trip);
+        if let Twist::Leave { .. } = connection.twist {
+            // An answer that was never sent is as good as lost.
+            granted += 4 * timeout;
+        }
         if !matches!(
             connection.twist,
             Twist::None | Twist::Drain { .. } | Twist::Leave { .. }

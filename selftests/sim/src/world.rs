@@ -56,6 +56,7 @@ pub struct World {
     pub shared: Vec<Rc<Cell<u64>>>,
     hosts: usize,
     now: u64,
+    finished: u64,
     queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
     sequence: u64,
     trace: u64,
@@ -78,6 +79,7 @@ impl World {
             shared: (0..scenario.hosts).map(|_| Rc::default()).collect(),
             hosts: scenario.hosts,
             now: 0,
+            finished: 0,
             queue: BinaryHeap::new(),
             sequence: 0,
             trace: 0xcbf2_9ce4_8422_2325,
@@ -147,9 +149,10 @@ impl World {
             .sum()
     }
 
-    /// Virtual time.
-    pub fn now(&self) -> u64 {
-        self.now
+    /// When the last packet came, left or the last work request completed. A timer may still have run
+    /// for nothing.
+    pub fn finished(&self) -> u64 {
+        self.finished
     }
 
     /// Packets put on a wire.
@@ -267,6 +270,7 @@ impl World {
     /// A packet arrives at a host: what the kernel does from the IP header to the engine.
     fn deliver(&mut self, host: usize, mut bytes: Vec<u8>) -> Result<(), Failure> {
         self.packets += 1;
+        self.finished = self.now;
         let Some((e, start, packet)) = self.accept(host, &bytes) else {
             return Ok(());
         };
@@ -371,6 +375,7 @@ impl World {
     }
 
     fn record(&mut self, e: usize, completion: Completion) -> Result<(), Failure> {
+        self.finished = self.now;
         if self.chatty {
             println!("{:>10} {e} {completion:?}", self.now);
         }
@@ -435,6 +440,7 @@ impl World {
             }
         };
         self.transmitted += 1;
+        self.finished = self.now;
         if self.chatty {
             println!("{:>10} {e} -> {:02x?}", self.now, transmit.header.as_bytes());
         }

@@ -82,7 +82,6 @@ impl Host for Chaos {
             fence: self.rng.chance(0.1),
             slot,
             fault: self.mostly_ok().err(),
-            ..SendWqe::EMPTY
         })
     }
 
