@@ -3,12 +3,12 @@
 
 use crate::{
     context,
-    wq::{bytes_at, u32_at, u64_at},
     kapi::{
         queue::{Mapping, Ring},
         sync::{new_irq_lock, IrqLock},
         uverbs::{CqHandle, QpMark, Udata},
     },
+    wq::{bytes_at, u32_at, u64_at},
 };
 use kernel::{
     new_mutex,

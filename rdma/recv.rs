@@ -23,7 +23,7 @@ use roce::{
 /// IBTA 3.9: the queue pair of management datagrams.
 const GSI: Qpn = Qpn::new(1);
 /// IBTA 9.2.4: the destination of multicast packets.
-const MULTICAST: Qpn = Qpn::new(0xff_ffff);
+pub(crate) const MULTICAST: Qpn = Qpn::new(0xff_ffff);
 const ETHERTYPES: [u16; 2] = [0x0800, 0x86dd];
 /// IPv6 and UDP headers and all transport headers.
 const HEAD: usize = udp::IPV6_LEN + udp::UDP_LEN + 64;

@@ -218,8 +218,9 @@ impl Ring {
         min_slots: u32,
     ) -> Result<(Self, Option<Mapping>)> {
         match udata {
-            Some(udata) => Self::new(&udata.context()?, capacity, elem_len, min_slots)
-                .map(|(ring, mapping)| (ring, Some(mapping))),
+            Some(udata) => {
+                Self::new(&udata.context()?, capacity, elem_len, min_slots).map(|(ring, mapping)| (ring, Some(mapping)))
+            }
             None => Ok((Self::private(capacity, elem_len, min_slots)?, None)),
         }
     }
