@@ -57,6 +57,8 @@ pub(crate) struct Device {
     pub(crate) windows: Windows,
     /// The number in `qps` of the queue pair that is 1 to the world, or 0.
     gsi: Atomic<u32>,
+    /// 1 while an rxe device over the same netdev may be older.
+    second: Atomic<u32>,
     pds: Atomic<u32>,
     srqs: Atomic<u32>,
     /// 1 once somebody with a right to it has asked for the device's end.
@@ -72,6 +74,7 @@ impl Device {
     pub(crate) fn new(ib: IbDev, netdev: &Netdev) -> Result<Arc<Self>> {
         let netdev = netdev.clone();
         let graves = Graves::new()?;
+        let second = u32::from(netdev.has_rxe());
         Arc::pin_init(
             pin_init!(Self {
                 ib,
@@ -82,6 +85,7 @@ impl Device {
                 regions <- Table::new(),
                 ahs <- Table::new(),
                 gsi: Atomic::new(0),
+                second: Atomic::new(second),
                 windows <- Table::new(),
                 pds: Atomic::new(1),
                 srqs: Atomic::new(1),
@@ -131,11 +135,18 @@ impl Device {
         self.gsi.store(number, Relaxed);
     }
 
-    /// Who is queue pair 1 for packets of the netdev. Nobody while an rxe device is over it as well: that one has no
-    /// other way to get them, and the core's connection manager knows its answers whichever device brings them.
+    /// Who is queue pair 1 for packets of the netdev. Nobody while an rxe device that was there first is over it as
+    /// well: `rdma_cm` listens on the first device that has the address. Answers to the other's requests find their way,
+    /// as the core's connection manager knows them whichever device brings them.
     pub(crate) fn gsi(&self) -> Option<u32> {
+        if self.second.load(Relaxed) == 1 {
+            if self.netdev().is_none_or(|netdev| netdev.has_rxe()) {
+                return None;
+            }
+            self.second.store(0, Relaxed);
+        }
         let number = self.gsi.load(Relaxed);
-        (number != 0 && self.netdev().is_some_and(|netdev| !netdev.has_rxe())).then_some(number)
+        (number != 0).then_some(number)
     }
 
     /// A number for a protection domain.
