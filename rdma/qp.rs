@@ -127,8 +127,17 @@ impl Qp {
     }
 
     /// New sends are posted, or receives, or the user just wants us to look.
-    pub(crate) fn doorbell(this: &Arc<Self>) {
-        Self::drive(this, None, |engine, _, now, host| engine.handle_doorbell(now, host));
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` in a state where nothing may be sent, as rxe; user space expects to be told.
+    pub(crate) fn doorbell(this: &Arc<Self>) -> Result {
+        let mut may_send = false;
+        Self::drive(this, None, |engine, _, now, host| {
+            may_send = !matches!(engine.state(), QpState::Reset | QpState::Init | QpState::Rtr);
+            engine.handle_doorbell(now, host);
+        });
+        may_send.then_some(()).ok_or(EINVAL)
     }
 
     /// A packet for this QP, whose ICRC is right.
@@ -404,7 +413,7 @@ impl Qp {
                 state.path = None;
             }
         }
-        Self::doorbell(this);
+        let _ = Self::doorbell(this);
         Ok(())
     }
 

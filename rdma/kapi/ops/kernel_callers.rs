@@ -3,7 +3,7 @@
 
 #![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
 
-use super::{attach, attached, ibdev, share};
+use super::{attach, attached, errno, ibdev, share};
 use crate::{
     ah::Ah,
     cq::{Cq, KernelCqe},
@@ -102,8 +102,7 @@ unsafe extern "C" fn usb4_op_post_send(
     let (ours, inner) = unsafe { (&*qp, (*qp.cast::<c::usb4_qp>()).inner) };
     if wr.is_null() {
         // SAFETY: Attached by `usb4_op_create_qp`.
-        Qp::doorbell(&unsafe { share::<Qp>(inner) });
-        return 0;
+        return errno(Qp::doorbell(&unsafe { share::<Qp>(inner) }));
     }
     // SAFETY: As above.
     let qp = unsafe { attached::<Qp>(inner) };
