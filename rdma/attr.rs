@@ -9,13 +9,13 @@ use kernel::prelude::*;
 use roce::{
     keys::Access,
     psn::{Psn, Qpn},
-    qp::{Modify, Mtu, State},
+    qp::{Modify, Mtu, QpKind, State},
     wire::udp::{Addresses, Path},
 };
 use usb4_bindings as c;
 
 /// The engine's path from the core's.
-pub(crate) fn path(flat: &c::usb4_path, src_mac: [u8; 6]) -> Path {
+pub(crate) fn path(flat: &c::usb4_path, src_mac: [u8; 6], src_port: u16) -> Path {
     let v4 = |gid: &[u8; 16]| {
         let [.., a, b, c, d] = *gid;
         [a, b, c, d]
@@ -34,7 +34,7 @@ pub(crate) fn path(flat: &c::usb4_path, src_mac: [u8; 6]) -> Path {
                 dst: v4(&flat.dgid),
             }
         },
-        src_port: flat.udp_sport,
+        src_port,
         traffic_class: flat.traffic_class,
         hop_limit: flat.hop_limit,
         flow_label: flat.flow_label,
@@ -42,7 +42,7 @@ pub(crate) fn path(flat: &c::usb4_path, src_mac: [u8; 6]) -> Path {
 }
 
 /// Checks the attributes of a modify and puts them in the engine's terms.
-pub(crate) fn read_modify(is: State, attr: &QpAttr<'_>, mask: u32, port_mtu: u32) -> Result<Modify> {
+pub(crate) fn read_modify(is: State, kind: QpKind, attr: &QpAttr<'_>, mask: u32, port_mtu: u32) -> Result<Modify> {
     let fields = attr.fields();
     let has = |bit: u32| mask & bit != 0;
     let is = u32::from(is as u8);
@@ -56,7 +56,7 @@ pub(crate) fn read_modify(is: State, attr: &QpAttr<'_>, mask: u32, port_mtu: u32
     } else {
         is
     };
-    if from != is || !modify_is_allowed(from, to, mask) {
+    if from != is || !modify_is_allowed(from, to, u32::from(kind as u8), mask) {
         return Err(EINVAL);
     }
     if has(c::ib_qp_attr_mask_IB_QP_PORT) && fields.port_num != 1 {
@@ -71,12 +71,15 @@ pub(crate) fn read_modify(is: State, attr: &QpAttr<'_>, mask: u32, port_mtu: u32
         2 => State::Rtr,
         3 => State::Rts,
         4 => State::Sqd,
+        5 => State::Sqe,
         6 => State::Err,
         _ => return Err(EINVAL),
     };
     let path_mtu = if has(c::ib_qp_attr_mask_IB_QP_PATH_MTU) {
         let fits = context::mtu_bytes(fields.path_mtu).is_some_and(|bytes| bytes <= port_mtu);
         Some(Mtu::from_enum(fields.path_mtu).filter(|_| fits).ok_or(EINVAL)?)
+    } else if kind.is_datagram() && state == State::Rtr {
+        context::mtu_code(port_mtu).and_then(Mtu::from_enum)
     } else {
         None
     };
@@ -92,6 +95,7 @@ pub(crate) fn read_modify(is: State, attr: &QpAttr<'_>, mask: u32, port_mtu: u32
         state: has(c::ib_qp_attr_mask_IB_QP_STATE).then_some(state),
         path_mtu,
         dest_qpn: has(c::ib_qp_attr_mask_IB_QP_DEST_QPN).then(|| Qpn::new(fields.dest_qp_num)),
+        qkey: (has(c::ib_qp_attr_mask_IB_QP_QKEY) && kind == QpKind::Ud).then_some(fields.qkey),
         rq_psn: has(c::ib_qp_attr_mask_IB_QP_RQ_PSN).then(|| Psn::new(fields.rq_psn)),
         sq_psn: has(c::ib_qp_attr_mask_IB_QP_SQ_PSN).then(|| Psn::new(fields.sq_psn)),
         max_rd_atomic: byte(c::ib_qp_attr_mask_IB_QP_MAX_QP_RD_ATOMIC, fields.max_rd_atomic),
@@ -109,6 +113,9 @@ pub(crate) fn read_modify(is: State, attr: &QpAttr<'_>, mask: u32, port_mtu: u32
 pub(crate) fn keep(kept: &mut KeptAttr, new: &c::ib_qp_attr, mask: u32) {
     let has = |bit: u32| mask & bit != 0;
     let kept = kept.fields();
+    if has(c::ib_qp_attr_mask_IB_QP_QKEY) {
+        kept.qkey = new.qkey;
+    }
     if has(c::ib_qp_attr_mask_IB_QP_DEST_QPN) {
         kept.dest_qp_num = new.dest_qp_num;
     }

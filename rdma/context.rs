@@ -56,6 +56,7 @@ pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
     attr.max_cqe = MAX_CQE;
     attr.max_mr = u32::try_from(Regions::CAPACITY).unwrap_or(u32::MAX);
     attr.max_pd = 1 << 20;
+    attr.max_ah = u32::from(i16::MAX.unsigned_abs());
     attr.max_mw = u32::try_from(Windows::CAPACITY).unwrap_or(u32::MAX);
     attr.atomic_cap = c::ib_atomic_cap_IB_ATOMIC_HCA;
     attr.max_srq = 1 << 20;
@@ -118,6 +119,11 @@ pub(crate) fn active_mtu(netdev_mtu: u32) -> u32 {
         .unwrap_or(256)
 }
 
+/// The `enum ib_mtu` of a size.
+pub(crate) fn mtu_code(bytes: u32) -> Option<u32> {
+    MTU_CODES.iter().find(|(b, _)| *b == bytes).map(|(_, code)| *code)
+}
+
 /// Bytes of an `enum ib_mtu`.
 pub(crate) fn mtu_bytes(code: u32) -> Option<u32> {
     MTU_CODES.iter().find(|(_, c)| *c == code).map(|(bytes, _)| *bytes)
@@ -136,5 +142,5 @@ fn rate(mbps: u32) -> (u32, u32) {
 }
 
 fn code(bytes: u32) -> u32 {
-    MTU_CODES.iter().find(|(b, _)| *b == bytes).map_or(1, |(_, code)| *code)
+    mtu_code(bytes).unwrap_or(1)
 }

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Completion queues in memory shared with user space.
+//! Completion queues: in memory shared with user space, or a kernel caller's, which has the same form and a little more.
 
 use crate::{
     context,
     kapi::{
         queue::{Mapping, Ring},
-        sync::{new_bh_lock, BhLock},
-        uverbs::{CqHandle, Udata},
+        sync::{new_irq_lock, IrqLock},
+        uverbs::{CqHandle, QpMark, Udata},
     },
+    wq::{bytes_at, u32_at, u64_at},
 };
 use kernel::{
     new_mutex,
@@ -18,10 +19,41 @@ use roce::completion::{Completion, Queue, WcStatus};
 
 /// `struct ib_uverbs_wc`.
 const CQE_LEN: usize = 48;
+/// In a kernel caller's queue, the handle of the QP follows.
+const KERNEL_CQE_LEN: usize = CQE_LEN + 8;
 /// `IBV_WC_WITH_INV`.
 const WITH_INV: u32 = 1 << 3;
+/// `IBV_WC_GRH`.
+const GRH: u32 = 1 << 0;
+/// What the service level of a datagram says to those who do not see its headers (UCX): IPv4 or IPv6, with UDP.
+const SL_IPV4: u8 = 0xa;
+/// See [`SL_IPV4`].
+const SL_IPV6: u8 = 0x9;
 /// `IBV_WC_WITH_IMM`.
 const WITH_IMM: u32 = 1 << 1;
+
+/// What a completion says beyond the engine's part.
+pub(crate) struct Extra {
+    /// The last datagram came over IPv6.
+    pub(crate) ipv6: bool,
+    /// What a kernel caller knows the QP by.
+    pub(crate) qp: QpMark,
+}
+
+/// A completion of a kernel caller's queue.
+pub(crate) struct KernelCqe {
+    pub(crate) wr_id: u64,
+    pub(crate) status: u32,
+    pub(crate) opcode: u32,
+    pub(crate) byte_len: u32,
+    pub(crate) ex: [u8; 4],
+    pub(crate) src_qp: u32,
+    pub(crate) has_imm: bool,
+    pub(crate) has_invalidated: bool,
+    pub(crate) has_grh: bool,
+    pub(crate) ipv6: bool,
+    pub(crate) qp: QpMark,
+}
 
 /// What wakes the owner.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,6 +70,8 @@ struct State {
     producer: u32,
     armed: Armed,
     overrun: bool,
+    /// A kernel caller's index. User space keeps its own.
+    consumer: u32,
     /// Gone once the queue is being destroyed.
     handle: Option<CqHandle>,
 }
@@ -46,7 +80,7 @@ struct State {
 #[pin_data]
 pub(crate) struct Cq {
     #[pin]
-    state: BhLock<State>,
+    state: IrqLock<State>,
     /// Withdrawn where one may sleep.
     #[pin]
     mapping: Mutex<Option<Mapping>>,
@@ -54,27 +88,29 @@ pub(crate) struct Cq {
 
 impl Cq {
     /// A queue for `cqe` completions.
-    pub(crate) fn create(handle: CqHandle, cqe: u32, udata: &Udata) -> Result<Arc<Self>> {
+    pub(crate) fn create(handle: CqHandle, cqe: u32, udata: Option<&Udata>) -> Result<Arc<Self>> {
         let (ring, mapping) = Self::ring(cqe, udata)?;
         Arc::pin_init(
             pin_init!(Self {
-                state <- new_bh_lock!(
-                    State { ring, producer: 0, armed: Armed::No, overrun: false, handle: Some(handle) },
+                state <- new_irq_lock!(
+                    State { ring, producer: 0, armed: Armed::No, overrun: false, consumer: 0, handle: Some(handle) },
                     c"usb4_cq"
                 ),
-                mapping <- new_mutex!(Some(mapping), "usb4_cq_mapping"),
+                mapping <- new_mutex!(mapping, "usb4_cq_mapping"),
             }),
             GFP_KERNEL,
         )
     }
 
     /// A ring and its announcement to user space.
-    fn ring(cqe: u32, udata: &Udata) -> Result<(Ring, Mapping)> {
+    fn ring(cqe: u32, udata: Option<&Udata>) -> Result<(Ring, Option<Mapping>)> {
         if cqe == 0 || cqe > context::MAX_CQE {
             return Err(EINVAL);
         }
-        let (ring, mapping) = Ring::new(&udata.context()?, cqe, CQE_LEN, 2)?;
-        udata.reply(&mapping.info.bytes())?;
+        let (ring, mapping) = Ring::offered(udata, cqe, KERNEL_CQE_LEN, 2)?;
+        if let (Some(udata), Some(mapping)) = (udata, &mapping) {
+            udata.reply(&mapping.info.bytes())?;
+        }
         Ok((ring, mapping))
     }
 
@@ -89,7 +125,7 @@ impl Cq {
         if cqe < unread(&self.state.lock()) {
             return Err(EINVAL);
         }
-        let (mut ring, mapping) = Self::ring(cqe, udata)?;
+        let (mut ring, mapping) = Self::ring(cqe, Some(udata))?;
         let capacity = ring.capacity();
         {
             let mut state = self.state.lock();
@@ -108,7 +144,7 @@ impl Cq {
             core::mem::swap(&mut state.ring, &mut ring);
             state.producer = count;
         }
-        let old = self.mapping.lock().replace(mapping);
+        let old = core::mem::replace(&mut *self.mapping.lock(), mapping);
         drop(old);
         drop(ring);
         Ok(capacity)
@@ -125,7 +161,7 @@ impl Cq {
     }
 
     /// Adds a completion, and wakes the owner if that was asked for. Called under the QP's lock.
-    pub(crate) fn push(&self, completion: &Completion) {
+    pub(crate) fn push(&self, completion: &Completion, extra: &Extra) {
         let mut state = self.state.lock();
         let next = state.ring.next(state.producer);
         if next == state.ring.consumer() {
@@ -137,7 +173,8 @@ impl Cq {
             }
             return;
         }
-        state.ring.write(state.producer, 0, &cqe(completion));
+        state.ring.write(state.producer, 0, &cqe(completion, extra));
+        state.ring.write(state.producer, CQE_LEN, &extra.qp.0.to_ne_bytes());
         state.producer = next;
         state.ring.publish_producer(next);
         let wakes = match state.armed {
@@ -145,12 +182,43 @@ impl Cq {
             Armed::Any => true,
             Armed::Solicited => completion.solicited || completion.status != WcStatus::Success,
         };
-        if wakes {
-            state.armed = Armed::No;
-            if let Some(handle) = &state.handle {
-                handle.complete();
-            }
+        if !wakes {
+            return;
         }
+        state.armed = Armed::No;
+        let handle = state.handle;
+        drop(state);
+        // The owner may poll and arm from its handler. The queue outlives its QPs, one of which is in this call.
+        if let Some(handle) = handle {
+            handle.complete();
+        }
+    }
+
+    /// The next completion, of a kernel caller's queue. Any context.
+    pub(crate) fn poll(&self) -> Option<KernelCqe> {
+        let mut state = self.state.lock();
+        if state.consumer == state.producer {
+            return None;
+        }
+        let mut raw = [0; KERNEL_CQE_LEN];
+        state.ring.read(state.consumer, 0, &mut raw);
+        state.consumer = state.ring.next(state.consumer);
+        state.ring.publish_consumer(state.consumer);
+        drop(state);
+        let flags = u32_at(&raw, 36);
+        Some(KernelCqe {
+            wr_id: u64_at(&raw, 0),
+            status: u32_at(&raw, 8),
+            opcode: u32_at(&raw, 12),
+            byte_len: u32_at(&raw, 20),
+            ex: bytes_at(&raw, 24),
+            src_qp: u32_at(&raw, 32),
+            has_imm: flags & WITH_IMM != 0,
+            has_invalidated: flags & WITH_INV != 0,
+            has_grh: flags & GRH != 0,
+            ipv6: raw.get(44) == Some(&SL_IPV6),
+            qp: QpMark(u64_at(&raw, CQE_LEN)),
+        })
     }
 
     /// The queue is being destroyed: no event from now on.
@@ -162,7 +230,7 @@ impl Cq {
 }
 
 /// The bytes of `struct ib_uverbs_wc`.
-fn cqe(completion: &Completion) -> [u8; CQE_LEN] {
+fn cqe(completion: &Completion, extra: &Extra) -> [u8; CQE_LEN] {
     let mut out = [0; CQE_LEN];
     let mut put = |at: usize, bytes: &[u8]| {
         if let Some(to) = out.get_mut(at..at + bytes.len()) {
@@ -174,14 +242,21 @@ fn cqe(completion: &Completion) -> [u8; CQE_LEN] {
     put(12, &u32::from(completion.opcode as u8).to_ne_bytes());
     put(20, &completion.byte_len.to_ne_bytes());
     put(28, &completion.qpn.value().to_ne_bytes());
+    let mut flags = 0;
     if let (Queue::Recv, Some(imm)) = (completion.queue, completion.imm) {
         put(24, &imm);
-        put(36, &WITH_IMM.to_ne_bytes());
+        flags |= WITH_IMM;
     }
     if let Some(key) = completion.invalidated {
         put(24, &key.0.to_ne_bytes());
-        put(36, &WITH_INV.to_ne_bytes());
+        flags |= WITH_INV;
     }
+    if let Some(sender) = completion.src_qpn {
+        put(32, &sender.value().to_ne_bytes());
+        flags |= GRH;
+        put(44, &[if extra.ipv6 { SL_IPV6 } else { SL_IPV4 }]);
+    }
+    put(36, &flags.to_ne_bytes());
     put(46, &[1]);
     out
 }

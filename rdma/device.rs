@@ -2,12 +2,13 @@
 //! One RDMA device over one netdev: its tables, and the way in for packets.
 
 use crate::{
+    ah::Ah,
     counters,
     graves::Graves,
     kapi::{
         ibdev::IbDev,
         netdev::{Hook, Netdev, RxFrame, Verdict},
-        sync::{new_bh_lock, BhLock},
+        sync::{new_bh_lock, new_irq_lock, BhLock, IrqLock},
     },
     mr::Region,
     qp::Qp,
@@ -32,13 +33,16 @@ pub(crate) type Regions = Table<Region, 20>;
 /// Windows by the upper 24 bits of their keys: 16 bits of slot, 7 random bits and the top bit.
 pub(crate) type Windows = Table<Window, 16>;
 
+/// Address handles of user space, by number.
+pub(crate) type Ahs = Table<Ah, 16>;
+
 /// Our half of an RDMA device.
 #[pin_data]
 pub(crate) struct Device {
     ib: IbDev,
     /// None once the netdev has gone.
     #[pin]
-    netdev: BhLock<Option<Netdev>>,
+    netdev: IrqLock<Option<Netdev>>,
     #[pin]
     hook: Mutex<Option<Hook>>,
     #[pin]
@@ -48,7 +52,13 @@ pub(crate) struct Device {
     #[pin]
     pub(crate) regions: Regions,
     #[pin]
+    pub(crate) ahs: Ahs,
+    #[pin]
     pub(crate) windows: Windows,
+    /// The number in `qps` of the queue pair that is 1 to the world, or 0.
+    gsi: Atomic<u32>,
+    /// 1 while an rxe device over the same netdev may be older.
+    second: Atomic<u32>,
     pds: Atomic<u32>,
     srqs: Atomic<u32>,
     /// 1 once somebody with a right to it has asked for the device's end.
@@ -64,14 +74,18 @@ impl Device {
     pub(crate) fn new(ib: IbDev, netdev: &Netdev) -> Result<Arc<Self>> {
         let netdev = netdev.clone();
         let graves = Graves::new()?;
+        let second = u32::from(netdev.has_rxe());
         Arc::pin_init(
             pin_init!(Self {
                 ib,
-                netdev <- new_bh_lock!(Some(netdev), c"usb4_netdev"),
+                netdev <- new_irq_lock!(Some(netdev), c"usb4_netdev"),
                 hook <- new_mutex!(None, "usb4_hook"),
                 qps <- Table::new(),
                 graves <- graves,
                 regions <- Table::new(),
+                ahs <- Table::new(),
+                gsi: Atomic::new(0),
+                second: Atomic::new(second),
                 windows <- Table::new(),
                 pds: Atomic::new(1),
                 srqs: Atomic::new(1),
@@ -114,6 +128,25 @@ impl Device {
     /// The netdev, while it is there.
     pub(crate) fn netdev(&self) -> Option<Netdev> {
         self.netdev.lock().clone()
+    }
+
+    /// Who is queue pair 1 from now on; 0: nobody.
+    pub(crate) fn set_gsi(&self, number: u32) {
+        self.gsi.store(number, Relaxed);
+    }
+
+    /// Who is queue pair 1 for packets of the netdev. Nobody while an rxe device that was there first is over it as
+    /// well: `rdma_cm` listens on the first device that has the address. Answers to the other's requests find their way,
+    /// as the core's connection manager knows them whichever device brings them.
+    pub(crate) fn gsi(&self) -> Option<u32> {
+        if self.second.load(Relaxed) == 1 {
+            if self.netdev().is_none_or(|netdev| netdev.has_rxe()) {
+                return None;
+            }
+            self.second.store(0, Relaxed);
+        }
+        let number = self.gsi.load(Relaxed);
+        (number != 0).then_some(number)
     }
 
     /// A number for a protection domain.

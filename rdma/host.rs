@@ -18,6 +18,8 @@ pub(crate) struct Lent<'a> {
     pub(crate) rq: &'a mut RecvQueue,
     pub(crate) memory: Memory<'a>,
     pub(crate) payload: Option<&'a Payload<'a>>,
+    /// The last datagram came over IPv6.
+    pub(crate) ipv6: &'a mut bool,
 }
 
 impl Host for Lent<'_> {
@@ -31,6 +33,13 @@ impl Host for Lent<'_> {
 
     fn check(&mut self, rkey: Key, va: u64, length: u32, access: Access) -> Result<(), Fault> {
         self.memory.check(rkey, va, length, access)
+    }
+
+    fn place_grh(&mut self, slot: u32) -> Result<(), Fault> {
+        let grh = self.payload.and_then(Payload::grh).ok_or(Fault::LocalQpOp)?;
+        let [version, ..] = grh;
+        *self.ipv6 = version != 0;
+        self.rq.scatter(slot, 0, &grh, self.memory)
     }
 
     fn place(&mut self, to: Target, payload: Span) -> Result<(), Fault> {

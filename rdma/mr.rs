@@ -3,7 +3,11 @@
 
 use crate::{
     device::{Device, Regions},
-    kapi::{self, sync::wait_for_packets, umem::Umem},
+    kapi::{
+        self,
+        sync::wait_for_packets,
+        umem::{KernelMemory, Umem},
+    },
     window::{self, Bind},
 };
 use core::sync::atomic::AtomicU64;
@@ -33,9 +37,39 @@ const GOING: i32 = i32::MIN;
 /// A registered range of memory. Its key is lkey and rkey at once.
 pub(crate) struct Region {
     view: RegionView,
-    memory: Umem,
+    memory: Backing,
     /// Windows bound to it.
     windows: Atomic<i32>,
+}
+
+/// Where the bytes of a region are.
+enum Backing {
+    Pinned(Umem),
+    /// All memory of the kernel, for its own callers: the offset is the address.
+    Kernel(KernelMemory),
+}
+
+impl Backing {
+    fn read(&self, at: usize, to: &mut [u8]) -> bool {
+        match self {
+            Self::Pinned(umem) => umem.read(at, to),
+            Self::Kernel(memory) => memory.read(at, to),
+        }
+    }
+
+    fn write(&self, at: usize, from: &[u8]) -> bool {
+        match self {
+            Self::Pinned(umem) => umem.write(at, from),
+            Self::Kernel(memory) => memory.write(at, from),
+        }
+    }
+
+    fn word<T>(&self, at: usize, act: impl FnOnce(&AtomicU64) -> T) -> Option<T> {
+        match self {
+            Self::Pinned(umem) => umem.word(at, act),
+            Self::Kernel(_) => None,
+        }
+    }
 }
 
 impl Region {
@@ -55,6 +89,28 @@ impl Region {
         }
         iova.checked_add(length).ok_or(EINVAL)?;
         let memory = Umem::pin(device.ib(), start, length, access)?;
+        let access = Access(asked & RIGHTS);
+        Self::publish(device, pd, Backing::Pinned(memory), (iova, length), access)
+    }
+
+    /// Publishes the kernel's memory for local use in `pd`, which is a kernel caller's.
+    pub(crate) fn of_kernel(device: &Device, pd: u32, memory: KernelMemory, access: i32) -> Result<Arc<Self>> {
+        let asked = u32::from_ne_bytes(access.to_ne_bytes());
+        if asked & !c::ib_access_flags_IB_ACCESS_OPTIONAL & !c::ib_access_flags_IB_ACCESS_LOCAL_WRITE != 0 {
+            // A key for all of this host's memory is not given to peers.
+            return Err(EOPNOTSUPP);
+        }
+        let access = Access(asked & RIGHTS);
+        Self::publish(device, pd, Backing::Kernel(memory), (0, u64::MAX), access)
+    }
+
+    fn publish(
+        device: &Device,
+        pd: u32,
+        memory: Backing,
+        (base, length): (u64, u64),
+        access: Access,
+    ) -> Result<Arc<Self>> {
         let slot = device.regions.reserve(kapi::pure::random())?;
         // The low 8 bits say nothing about where; the top one is for windows.
         let number = Regions::number(slot, kapi::pure::random()) & 0x7f_ffff;
@@ -62,9 +118,9 @@ impl Region {
         let view = RegionView {
             key: Key(key),
             pd,
-            base: iova,
+            base,
             length,
-            access: Access(asked & RIGHTS),
+            access,
             valid: true,
         };
         let windows = Atomic::new(0);

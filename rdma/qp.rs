@@ -5,27 +5,29 @@
 //! under the QP's lock, write completions, and build frames, which are sent after the lock is released. One CPU at a
 //! time sends for a QP, so frames leave in order; whoever comes meanwhile leaves the work to it.
 
+mod create;
+
+pub(crate) use create::NewQp;
+
 use crate::{
     attr, context,
-    cq::Cq,
-    device::{Device, Qps},
+    cq::{Cq, Extra},
+    device::Device,
     host::Lent,
     kapi::{
-        self,
         netdev::Netdev,
         queue::Mapping,
-        sync::{new_bh_lock, wait_for_packets, BhLock},
+        sync::{wait_for_packets, BhLock, IrqLock},
         timer::{now, Timed, Timer},
-        uverbs::{KeptAttr, QpAttr, QpEvent, QpHandle, Udata},
+        uverbs::{is_our_gid, udp_sport, KeptAttr, QpAttr, QpEvent, QpHandle},
     },
     mr::Memory,
+    post::Poster,
     recv::Payload,
     send::{self, Batch, NotBuilt, Way},
-    srq::Srq,
     wq::{RecvQueue, SendQueue},
 };
 use kernel::{
-    new_mutex,
     prelude::*,
     sync::{
         atomic::{Atomic, Full},
@@ -35,14 +37,13 @@ use kernel::{
 use roce::{
     completion::{Event, Queue},
     counters::Counters,
-    limits,
-    psn::Qpn,
-    qp::{QpConfig, ReadResource, SendMessage, Slots, State as QpState},
+    qp::{QpKind, ReadResource, SendMessage, Slots, State as QpState},
     time::Instant,
     wire::{
         udp::{Addresses, Datagram, Path},
         Packet,
     },
+    wqe::{Fault, Route},
 };
 use usb4_bindings as c;
 
@@ -68,6 +69,8 @@ struct State {
     sq: SendQueue,
     rq: RecvQueue,
     path: Option<Path>,
+    /// The last datagram came over IPv6.
+    ipv6: bool,
     ip_id: u16,
     /// Somebody is sending and will look again before it stops.
     sending: bool,
@@ -78,7 +81,7 @@ struct State {
     kept: KeptAttr,
 }
 
-/// A reliable connected queue pair.
+/// A queue pair.
 #[pin_data]
 pub(crate) struct Qp {
     number: u32,
@@ -86,6 +89,7 @@ pub(crate) struct Qp {
     pd: u32,
     send_cq: Arc<Cq>,
     recv_cq: Arc<Cq>,
+    kind: QpKind,
     signal_all: bool,
     #[pin]
     state: BhLock<State>,
@@ -97,110 +101,16 @@ pub(crate) struct Qp {
     stalled: Atomic<i32>,
     /// Withdrawn where one may sleep.
     #[pin]
-    mappings: Mutex<Option<[Option<Mapping>; 2]>>,
-}
-
-/// What a QP is made of.
-pub(crate) struct NewQp {
-    pub(crate) device: Arc<Device>,
-    pub(crate) pd: u32,
-    pub(crate) send_cq: Arc<Cq>,
-    pub(crate) recv_cq: Arc<Cq>,
-    pub(crate) srq: Option<Arc<Srq>>,
-    pub(crate) handle: QpHandle,
-    pub(crate) signal_all: bool,
+    mappings: Mutex<[Option<Mapping>; 2]>,
+    /// Where a kernel caller posts.
+    #[pin]
+    sends: IrqLock<Option<Poster>>,
+    /// See `sends`.
+    #[pin]
+    recvs: IrqLock<Option<Poster>>,
 }
 
 impl Qp {
-    /// A QP in RESET. `cap` becomes what it really has.
-    pub(crate) fn create(new: NewQp, cap: &mut c::ib_qp_cap, udata: &Udata) -> Result<Arc<Self>> {
-        if udata.in_len() != 0 || udata.out_len() < 32 {
-            return Err(EINVAL);
-        }
-        let slot = new.device.qps.reserve(kapi::pure::random())?;
-        let number = Qps::number(slot, kapi::pure::random()) & 0x00ff_ffff | QPN_FLAG;
-        let device = new.device.clone();
-        let made = Self::build(new, number, cap, udata);
-        match &made {
-            Ok(qp) => device.qps.fill(number, qp.clone()),
-            Err(_) => drop(device.qps.release(number)),
-        }
-        made
-    }
-
-    fn build(new: NewQp, number: u32, cap: &mut c::ib_qp_cap, udata: &Udata) -> Result<Arc<Self>> {
-        let has_srq = new.srq.is_some();
-        let (rq, rq_mapping) = if let Some(srq) = new.srq {
-            (cap.max_recv_wr, cap.max_recv_sge) = (0, 0);
-            (RecvQueue::shared(srq)?, None)
-        } else {
-            let (rq, mapping) = RecvQueue::new(&mut cap.max_recv_wr, cap.max_recv_sge, udata)?;
-            (rq, Some(mapping))
-        };
-        let (sq, sq_mapping) = SendQueue::new(
-            &mut cap.max_send_wr,
-            &mut cap.max_send_sge,
-            &mut cap.max_inline_data,
-            new.signal_all,
-            udata,
-        )?;
-        let mut answer = [0; 32];
-        let (first, second) = answer.split_at_mut(16);
-        if let Some(mapping) = &rq_mapping {
-            first.copy_from_slice(&mapping.info.bytes());
-        }
-        second.copy_from_slice(&sq_mapping.info.bytes());
-        let mut sends = KVVec::new();
-        sends.resize(usize::try_from(sq.places())?, SendMessage::EMPTY, GFP_KERNEL)?;
-        let mut reads = KVVec::new();
-        reads.resize(limits::MAX_RD_ATOMIC, ReadResource::EMPTY, GFP_KERNEL)?;
-        let mut kept = KeptAttr::default();
-        kept.fields().cap = *cap;
-        let NewQp {
-            device,
-            pd,
-            send_cq,
-            recv_cq,
-            handle,
-            signal_all,
-            ..
-        } = new;
-        let config = QpConfig {
-            srq: has_srq,
-            ..QpConfig::new(Qpn::new(number))
-        };
-        let state = State {
-            engine: Engine::new(config, Slots { sends, reads }),
-            sq,
-            rq,
-            path: None,
-            ip_id: 0,
-            sending: false,
-            flush_in: FLUSH_FIRST,
-            handle: Some(handle),
-            kept,
-        };
-        udata.reply(&answer)?;
-        let qp = Arc::pin_init(
-            pin_init!(Self {
-                number,
-                device,
-                pd,
-                send_cq,
-                recv_cq,
-                signal_all,
-                state <- new_bh_lock!(state, c"usb4_qp"),
-                timer <- Timer::new(),
-                in_flight: Atomic::new(0),
-                stalled: Atomic::new(0),
-                mappings <- new_mutex!(Some([rq_mapping, Some(sq_mapping)]), "usb4_qp_mappings"),
-            }),
-            GFP_KERNEL,
-        )?;
-        qp.timer.own(&qp);
-        Ok(qp)
-    }
-
     /// The QPN.
     pub(crate) fn number(&self) -> u32 {
         self.number
@@ -217,8 +127,17 @@ impl Qp {
     }
 
     /// New sends are posted, or receives, or the user just wants us to look.
-    pub(crate) fn doorbell(this: &Arc<Self>) {
-        Self::drive(this, None, |engine, _, now, host| engine.handle_doorbell(now, host));
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` in a state where nothing may be sent, as rxe; user space expects to be told.
+    pub(crate) fn doorbell(this: &Arc<Self>) -> Result {
+        let mut may_send = false;
+        Self::drive(this, None, |engine, _, now, host| {
+            may_send = !matches!(engine.state(), QpState::Reset | QpState::Init | QpState::Rtr);
+            engine.handle_doorbell(now, host);
+        });
+        may_send.then_some(()).ok_or(EINVAL)
     }
 
     /// A packet for this QP, whose ICRC is right.
@@ -226,11 +145,24 @@ impl Qp {
         if packet.bth.pkey & 0x7fff != context::PKEY & 0x7fff {
             return;
         }
+        if this.kind.is_datagram() && !this.is_for_us(datagram) {
+            return;
+        }
         Self::drive(this, Some(payload), |engine, path, now, host| {
-            if path.is_some_and(|path| is_from_peer(&path.addresses, &datagram.addresses)) {
+            if this.kind.is_datagram() || path.is_some_and(|path| is_from_peer(&path.addresses, &datagram.addresses)) {
                 engine.handle_packet(now, packet, host);
             }
         });
+    }
+
+    /// Whether a datagram is addressed to the device.
+    fn is_for_us(&self, datagram: &Datagram) -> bool {
+        let gid = match datagram.addresses {
+            Addresses::V6 { dst, .. } => dst,
+            Addresses::V4 { dst: [a, b, c, d], .. } => [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d],
+        };
+        let netdev = self.device.netdev();
+        netdev.is_some_and(|netdev| is_our_gid(self.device.ib(), &netdev, &gid))
     }
 
     /// The stack has let go of a frame. Any context but hard interrupts.
@@ -249,7 +181,6 @@ impl Qp {
     ) {
         let netdev = this.device.netdev();
         let mut batch = Batch::new();
-        let to_us;
         {
             let mut guard = this.state.lock();
             let state = &mut *guard;
@@ -261,6 +192,7 @@ impl Qp {
                 rq: &mut state.rq,
                 memory: this.memory(),
                 payload,
+                ipv6: &mut state.ipv6,
             };
             act(&mut state.engine, state.path.as_ref(), Instant(now()), &mut host);
             this.settle(state);
@@ -273,12 +205,11 @@ impl Qp {
                 return;
             }
             state.sending = true;
-            to_us = state.path.is_some_and(|path| path.src_mac == path.dst_mac);
         }
         let mut sent = 0;
         loop {
             sent += batch.len();
-            batch.send(to_us);
+            batch.send();
             let mut state = this.state.lock();
             if state.handle.is_some() && sent < ROUND {
                 this.fill(&mut state, netdev.as_ref(), &mut batch);
@@ -306,9 +237,12 @@ impl Qp {
 
     /// Builds what may be sent now.
     fn fill(self: &Arc<Self>, state: &mut State, netdev: Option<&Netdev>, batch: &mut Batch) {
-        let (Some(netdev), Some(path)) = (netdev, state.path) else {
+        let Some(netdev) = netdev else {
             return;
         };
+        if state.path.is_none() && !self.kind.is_datagram() {
+            return;
+        }
         let now = Instant(now());
         while !batch.is_full() && self.may_send() {
             let mut host = Lent {
@@ -316,9 +250,20 @@ impl Qp {
                 rq: &mut state.rq,
                 memory: self.memory(),
                 payload: None,
+                ipv6: &mut state.ipv6,
             };
             let Some(transmit) = state.engine.poll_transmit(now, &mut host) else {
                 break;
+            };
+            let path = match transmit.route {
+                Some(route) => self.route(route, host.sq, netdev),
+                None => state.path,
+            };
+            let Some(path) = path else {
+                state
+                    .engine
+                    .handle_gather_fault(now, &transmit, Fault::LocalQpOp, &mut host);
+                continue;
             };
             state.ip_id = state.ip_id.wrapping_add(1);
             let way = Way {
@@ -329,7 +274,7 @@ impl Qp {
             match send::build(&transmit, &way, host.sq, self.memory(), self) {
                 Ok(frame) => {
                     self.in_flight.fetch_add(1, Full);
-                    batch.push(frame);
+                    batch.push(frame, path.src_mac == path.dst_mac);
                 }
                 Err(NotBuilt::Fault(fault)) => {
                     state.engine.handle_gather_fault(now, &transmit, fault, &mut host);
@@ -338,6 +283,16 @@ impl Qp {
             }
         }
         self.settle(state);
+    }
+
+    /// The path of a datagram.
+    fn route(&self, route: Route, sq: &SendQueue, netdev: &Netdev) -> Option<Path> {
+        // One source port a QP: its datagrams stay in order.
+        let src_port = 0xc000 | u16::try_from(self.number & 0x3fff).unwrap_or(0);
+        match route.ah {
+            0 => sq.vector(route.slot)?.path(&self.device, netdev, src_port),
+            number => self.device.ahs.find(number)?.path(self.pd, netdev, src_port),
+        }
     }
 
     /// Whether the stack holds few enough of our frames. If not, their return will restart us.
@@ -352,11 +307,15 @@ impl Qp {
 
     /// Writes completions and raises events.
     fn settle(&self, state: &mut State) {
+        let Some(mark) = state.handle.as_ref().map(QpHandle::mark) else {
+            return;
+        };
         let mut host = Lent {
             sq: &mut state.sq,
             rq: &mut state.rq,
             memory: self.memory(),
             payload: None,
+            ipv6: &mut state.ipv6,
         };
         for left in (0..SETTLE).rev() {
             let Some(completion) = state.engine.poll_completion(&mut host) else {
@@ -365,16 +324,20 @@ impl Qp {
             if left == 0 {
                 self.timer.kick();
             }
+            let extra = Extra {
+                ipv6: *host.ipv6,
+                qp: mark,
+            };
             match completion.queue {
                 Queue::Send => {
                     host.sq.complete();
                     if completion.signalled {
-                        self.send_cq.push(&completion);
+                        self.send_cq.push(&completion, &extra);
                     }
                 }
                 Queue::Recv => {
                     host.rq.complete();
-                    self.recv_cq.push(&completion);
+                    self.recv_cq.push(&completion, &extra);
                 }
             }
         }
@@ -411,8 +374,7 @@ impl Qp {
         let unknown = has(c::ib_qp_attr_mask_IB_QP_ALT_PATH
             | c::ib_qp_attr_mask_IB_QP_PATH_MIG_STATE
             | c::ib_qp_attr_mask_IB_QP_RATE_LIMIT
-            | c::ib_qp_attr_mask_IB_QP_CAP
-            | c::ib_qp_attr_mask_IB_QP_QKEY);
+            | c::ib_qp_attr_mask_IB_QP_CAP);
         if unknown || mask & !c::ib_qp_attr_mask_IB_QP_ATTR_STANDARD_BITS != 0 {
             return Err(EOPNOTSUPP);
         }
@@ -420,15 +382,22 @@ impl Qp {
         {
             let mut guard = this.state.lock();
             let state = &mut *guard;
-            let modify = attr::read_modify(state.engine.state(), &wanted, mask, context::active_mtu(netdev.mtu()))?;
+            let modify = attr::read_modify(
+                state.engine.state(),
+                this.kind,
+                &wanted,
+                mask,
+                context::active_mtu(netdev.mtu()),
+            )?;
             let path = if has(c::ib_qp_attr_mask_IB_QP_AV) {
                 let dest = if has(c::ib_qp_attr_mask_IB_QP_DEST_QPN) {
                     wanted.fields().dest_qp_num
                 } else {
                     state.kept.fields().dest_qp_num
                 };
-                let flat = wanted.path(this.number, dest, &netdev).ok_or(EINVAL)?;
-                Some(attr::path(&flat, netdev.mac()))
+                let flat = wanted.path(&netdev).ok_or(EINVAL)?;
+                let src_port = udp_sport(flat.flow_label, this.number, dest);
+                Some(attr::path(&flat, netdev.mac(), src_port))
             } else {
                 None
             };
@@ -444,7 +413,7 @@ impl Qp {
                 state.path = None;
             }
         }
-        Self::doorbell(this);
+        let _ = Self::doorbell(this);
         Ok(())
     }
 
@@ -465,6 +434,9 @@ impl Qp {
 
     /// The end: on return nobody works on this QP any more. Frames in the stack may still hold it, inert.
     pub(crate) fn close(&self) {
+        if self.kind == QpKind::Gsi {
+            self.device.set_gsi(0);
+        }
         let buried = {
             let mut state = self.state.lock();
             state.handle = None;
@@ -481,7 +453,7 @@ impl Qp {
         self.timer.close();
         wait_for_packets();
         self.device.retire(&self.counters());
-        let mappings = self.mappings.lock().take();
+        let mappings = core::mem::take(&mut *self.mappings.lock());
         drop(mappings);
         drop(found);
     }
@@ -490,7 +462,11 @@ impl Qp {
 impl Timed for Qp {
     fn on_timer(&self) {
         if let Some(this) = self.device.qps.find(self.number) {
-            Self::drive(&this, None, |engine, _, now, host| engine.handle_timeout(now, host));
+            Self::drive(&this, None, |engine, _, now, host| {
+                engine.handle_timeout(now, host);
+                // A kernel caller's sends are announced this way.
+                engine.handle_doorbell(now, host);
+            });
         }
     }
 }

@@ -10,6 +10,8 @@ use crate::{
     qp::{Qp, QPN_FLAG},
 };
 use roce::{
+    limits::GRH_LEN,
+    psn::Qpn,
     wire::{
         icrc::Icrc,
         udp::{self, Datagram},
@@ -18,6 +20,10 @@ use roce::{
     wqe::Span,
 };
 
+/// IBTA 3.9: the queue pair of management datagrams.
+const GSI: Qpn = Qpn::new(1);
+/// IBTA 9.2.4: the destination of multicast packets.
+pub(crate) const MULTICAST: Qpn = Qpn::new(0xff_ffff);
 const ETHERTYPES: [u16; 2] = [0x0800, 0x86dd];
 /// IPv6 and UDP headers and all transport headers.
 const HEAD: usize = udp::IPV6_LEN + udp::UDP_LEN + 64;
@@ -47,12 +53,17 @@ pub(crate) fn receive(device: &Device, frame: &RxFrame) -> Verdict {
     let Some(Ok(bth)) = transport.first_chunk::<{ Bth::LEN }>().map(Bth::parse) else {
         return Verdict::Pass;
     };
-    // Numbers without our flag are those of an rxe device over the same netdev.
-    if bth.dest.value() & QPN_FLAG == 0 {
+    // Numbers without our flag are those of an rxe device over the same netdev, and a multicast is for all.
+    let number = match bth.dest {
+        MULTICAST => None,
+        GSI => device.gsi(),
+        dest => Some(dest.value()).filter(|number| number & QPN_FLAG != 0),
+    };
+    let Some(number) = number else {
         return Verdict::Pass;
-    }
-    let qp = device.qps.find(bth.dest.value());
-    if qp.is_none() && !device.graves.has(bth.dest.value()) {
+    };
+    let qp = device.qps.find(number);
+    if qp.is_none() && !device.graves.has(number) {
         return Verdict::Taken;
     }
     match icrc(frame, head, &datagram) {
@@ -98,6 +109,14 @@ pub(crate) struct Payload<'a> {
 }
 
 impl Payload<'_> {
+    /// What a datagram's receive begins with: the IP header at the end of 40 bytes.
+    pub(crate) fn grh(&self) -> Option<[u8; GRH_LEN as usize]> {
+        let mut grh = [0; GRH_LEN as usize];
+        let ip_len = self.start.checked_sub(udp::UDP_LEN)?;
+        let at = grh.len().checked_sub(ip_len)?;
+        self.frame.copy(0, grh.get_mut(at..)?).then_some(grh)
+    }
+
     /// Shows the bytes of a span, piece by piece, until `each` returns false.
     pub(crate) fn pieces(&self, span: Span, each: impl FnMut(&[u8]) -> bool) -> bool {
         self.frame

@@ -25,7 +25,7 @@ pub(crate) const BATCH: usize = 16;
 
 /// Frames ready to go.
 pub(crate) struct Batch {
-    frames: [Option<ReadyFrame>; BATCH],
+    frames: [Option<(ReadyFrame, bool)>; BATCH],
     len: usize,
 }
 
@@ -45,17 +45,18 @@ impl Batch {
         self.len
     }
 
-    pub(crate) fn push(&mut self, frame: ReadyFrame) {
+    /// Adds a frame, which may be addressed `to_us`.
+    pub(crate) fn push(&mut self, frame: ReadyFrame, to_us: bool) {
         if let Some(place) = self.frames.get_mut(self.len) {
-            *place = Some(frame);
+            *place = Some((frame, to_us));
             self.len += 1;
         }
     }
 
     /// Sends everything. No lock held.
-    pub(crate) fn send(&mut self, to_us: bool) {
+    pub(crate) fn send(&mut self) {
         for place in &mut self.frames {
-            if let Some(frame) = place.take() {
+            if let Some((frame, to_us)) = place.take() {
                 frame.send(to_us);
             }
         }

@@ -55,7 +55,8 @@ impl Srq {
         if attr.max_wr == 0 || attr.max_wr > context::MAX_SRQ_WR || attr.max_sge > context::MAX_SRQ_SGE {
             return Err(EINVAL);
         }
-        let (ring, mapping) = RecvRing::new(&mut attr.max_wr, attr.max_sge, udata)?;
+        let (ring, mapping) = RecvRing::new(&mut attr.max_wr, attr.max_sge, Some(udata))?;
+        let mapping = mapping.ok_or(EINVAL)?;
         let mut answer = [0; 24];
         let (first, second) = answer.split_at_mut(16);
         first.copy_from_slice(&mapping.info.bytes());
@@ -119,7 +120,8 @@ impl Srq {
             let mut place = [0; 8];
             udata.read(&mut place)?;
             let mut capacity = room;
-            let (mut ring, announced) = RecvRing::new(&mut capacity, self.max_sge, udata)?;
+            let (mut ring, announced) = RecvRing::new(&mut capacity, self.max_sge, Some(udata))?;
+            let announced = announced.ok_or(EINVAL)?;
             udata.write_at(u64::from_ne_bytes(place), &announced.info.bytes())?;
             let moved = {
                 let mut state = self.state.lock();

@@ -13,13 +13,14 @@
 //!
 //! All `unsafe` is in `kapi/`.
 //!
-//! Locks, outermost first: the device list (mutex), a QP's state, then one of a CQ's state, a table's slots, the
-//! device's netdev, a timer's state. The last four are leaves, except that a CQ calls its owner's handler.
+//! Locks, outermost first: the device list (mutex), a QP's state, then one of the leaves: a CQ's state, a table's
+//! slots, the device's netdev, a timer's state. docs/locking.md has them all.
 
 use kernel::prelude::*;
 
 mod kapi;
 
+mod ah;
 mod attr;
 mod context;
 mod counters;
@@ -28,6 +29,7 @@ mod device;
 mod graves;
 mod host;
 mod mr;
+mod post;
 mod qp;
 mod recv;
 mod send;

@@ -4,30 +4,38 @@
 //! A request is copied once, when it is taken, and checked; user space may write its slot as it likes afterwards.
 //! What was copied stays in a place of ours until its completion, which is also when user space gets the slot back.
 
+mod recv;
+
+pub(crate) use recv::{RecvQueue, RecvRing};
+
 use crate::{
+    ah::Vector,
     context,
     kapi::{
         queue::{Mapping, Ring},
         uverbs::Udata,
     },
     mr::Memory,
-    srq::Srq,
+    post::Poster,
     window::{Bind, Local},
 };
 use core::sync::atomic::{AtomicU64, Ordering};
-use kernel::{prelude::*, sync::Arc};
+use kernel::prelude::*;
 use roce::{
     keys::{Access, Key},
     limits::MAX_MESSAGE_LEN,
-    wqe::{AtomicOp, Fault, FlushKind, RecvWqe, SendOp, SendWqe},
+    psn::Qpn,
+    wqe::{AtomicOp, Datagram, Fault, FlushKind, SendOp, SendWqe},
 };
 
 /// `rxe_send_wqe` before its scatter list or inline data.
-const SEND_HEADER: usize = 208;
+pub(crate) const SEND_HEADER: usize = 208;
+/// `rxe_av` in an `rxe_send_wqe`.
+pub(crate) const VECTOR: usize = 56;
 /// `rxe_recv_wqe` before its scatter list.
-const RECV_HEADER: usize = 40;
+pub(crate) const RECV_HEADER: usize = 40;
 /// `rxe_sge`: address, length, lkey.
-const SGE_LEN: usize = 16;
+pub(crate) const SGE_LEN: usize = 16;
 /// Fewer slots than this look full for ever to librxe before v39.
 const MIN_SEND_SLOTS: u32 = 4;
 /// Places for sends taken and not yet completed; the engine's window is not larger.
@@ -41,7 +49,7 @@ const WORD: u32 = 8;
 const FENCE: u32 = 1;
 const SIGNALED: u32 = 2;
 const SOLICITED: u32 = 4;
-const INLINE: u32 = 8;
+pub(crate) const INLINE: u32 = 8;
 
 /// One scatter entry.
 #[derive(Clone, Copy, Default)]
@@ -194,6 +202,8 @@ pub(crate) struct SendQueue {
     max_sge: usize,
     max_inline: usize,
     signal_all: bool,
+    /// The address vectors of taken requests, on datagram queues.
+    vectors: KVVec<Vector>,
     /// Next slot to take.
     taken: u32,
     /// Next slot to give back.
@@ -207,14 +217,14 @@ impl SendQueue {
         sge: &mut u32,
         inline: &mut u32,
         signal_all: bool,
-        udata: &Udata,
-    ) -> Result<(Self, Mapping)> {
+        udata: Option<&Udata>,
+    ) -> Result<(Self, Option<Mapping>)> {
         if *wr > context::MAX_WR || *sge > context::MAX_SGE || *inline > context::MAX_INLINE {
             return Err(EINVAL);
         }
         let room = (usize::try_from(*sge)? * SGE_LEN).max(usize::try_from(*inline)?);
         let room = room.div_ceil(SGE_LEN) * SGE_LEN;
-        let (ring, mapping) = Ring::new(&udata.context()?, *wr, SEND_HEADER + room, MIN_SEND_SLOTS)?;
+        let (ring, mapping) = Ring::offered(udata, *wr, SEND_HEADER + room, MIN_SEND_SLOTS)?;
         let max_sge = room / SGE_LEN;
         let places = Places::new(ring.capacity().min(SEND_PLACES), max_sge, room)?;
         *wr = ring.capacity();
@@ -226,10 +236,28 @@ impl SendQueue {
             max_sge,
             max_inline: room,
             signal_all,
+            vectors: KVVec::new(),
             taken: 0,
             consumer: 0,
         };
         Ok((queue, mapping))
+    }
+
+    /// The ring, for a kernel caller to post to.
+    pub(crate) fn poster(&self) -> Poster {
+        Poster::new(self.ring.share(), self.max_sge)
+    }
+
+    /// Keeps the address vectors of requests from now on.
+    pub(crate) fn keep_vectors(&mut self) -> Result {
+        self.vectors
+            .resize(usize::try_from(self.places.count)?, Vector::default(), GFP_KERNEL)?;
+        Ok(())
+    }
+
+    /// The address vector of a taken request.
+    pub(crate) fn vector(&self, slot: u32) -> Option<Vector> {
+        self.vectors.get(slot as usize).copied()
     }
 
     /// Most requests in flight at once.
@@ -273,6 +301,9 @@ impl SendQueue {
             SendOp::Flush(_) => 36,
             _ => 32,
         };
+        if let Some(vector) = self.vectors.get_mut(slot as usize) {
+            *vector = Vector::parse(&bytes_at(raw, VECTOR));
+        }
         SendWqe {
             wr_id: u64_at(raw, 0),
             op,
@@ -283,6 +314,11 @@ impl SendQueue {
             signalled: self.signal_all || flags & SIGNALED != 0,
             solicited: flags & SOLICITED != 0,
             fence: flags & FENCE != 0,
+            datagram: Datagram {
+                dest: Qpn::new(u32_at(raw, 24)),
+                qkey: u32_at(raw, 28),
+                ah: u32_at(raw, 36),
+            },
             slot,
             fault: kept.err(),
             ..SendWqe::EMPTY
@@ -377,184 +413,6 @@ impl SendQueue {
     }
 }
 
-/// Posted receives in shared memory: of one QP, or of a shared receive queue.
-pub(crate) struct RecvRing {
-    ring: Ring,
-    max_sge: usize,
-    /// Next slot to take.
-    taken: u32,
-    /// Next slot to give back.
-    consumer: u32,
-}
-
-impl RecvRing {
-    /// A ring for `wr` requests of `sge` entries; `wr` is raised to what is really there.
-    pub(crate) fn new(wr: &mut u32, sge: u32, udata: &Udata) -> Result<(Self, Mapping)> {
-        if *wr > context::MAX_WR || sge > context::MAX_SGE {
-            return Err(EINVAL);
-        }
-        let max_sge = usize::try_from(sge)?;
-        let (ring, mapping) = Ring::new(&udata.context()?, *wr, RECV_HEADER + max_sge * SGE_LEN, 2)?;
-        *wr = ring.capacity();
-        let this = Self {
-            ring,
-            max_sge,
-            taken: 0,
-            consumer: 0,
-        };
-        Ok((this, mapping))
-    }
-
-    /// Scatter entries of a request at most.
-    pub(crate) fn max_sge(&self) -> usize {
-        self.max_sge
-    }
-
-    /// Posted and not taken.
-    pub(crate) fn waiting(&self) -> u32 {
-        self.ring.distance(self.taken, self.ring.producer())
-    }
-
-    /// The next request, copied into a free place and checked.
-    fn take(&mut self, places: &mut Places) -> Option<RecvWqe> {
-        if places.is_full() || self.taken == self.ring.producer() {
-            return None;
-        }
-        let from = self.taken;
-        self.taken = self.ring.next(from);
-        let slot = places.take();
-        let mut raw = [0; RECV_HEADER];
-        self.ring.read(from, 0, &mut raw);
-        let count = u32_at(&raw, 28) as usize;
-        let kept = if count > self.max_sge {
-            Err(Fault::LocalQpOp)
-        } else {
-            let total = read_sges(&self.ring, from, RECV_HEADER, places.sges_mut(slot, count));
-            if let Some(place) = places.places.get_mut(slot as usize) {
-                *place = Place {
-                    sges: count,
-                    inline_len: None,
-                    local: None,
-                };
-            }
-            // A buffer larger than any message is fine.
-            Ok(u32::try_from(total).unwrap_or(u32::MAX))
-        };
-        Some(RecvWqe {
-            wr_id: u64_at(&raw, 0),
-            length: kept.unwrap_or(0),
-            slot,
-            fault: kept.err(),
-        })
-    }
-
-    /// As [`Self::take`]; user space gets the slot back at once.
-    pub(crate) fn fetch(&mut self, places: &mut Places) -> Option<RecvWqe> {
-        let taken = self.take(places)?;
-        self.complete();
-        Some(taken)
-    }
-
-    /// The oldest taken request is complete: its slot goes back.
-    fn complete(&mut self) {
-        self.consumer = self.ring.next(self.consumer);
-        self.ring.publish_consumer(self.consumer);
-    }
-
-    fn reset(&mut self) {
-        self.taken = self.ring.producer();
-        self.consumer = self.taken;
-        self.ring.publish_consumer(self.consumer);
-    }
-
-    /// Goes on in another ring of the same entry size, with what was posted here and not taken. False if it is too
-    /// small; then nothing has changed.
-    #[must_use]
-    pub(crate) fn move_to(&mut self, to: &mut Self) -> bool {
-        let count = self.waiting();
-        if count > to.ring.capacity() {
-            return false;
-        }
-        let mut raw = [0; RECV_HEADER + context::MAX_SGE as usize * SGE_LEN];
-        let Some(entry) = raw.get_mut(..RECV_HEADER + self.max_sge * SGE_LEN) else {
-            return false;
-        };
-        for slot in 0..count {
-            self.ring.read(self.taken, 0, entry);
-            to.ring.write(slot, 0, entry);
-            self.taken = self.ring.next(self.taken);
-        }
-        to.ring.publish_user_producer(count);
-        core::mem::swap(self, to);
-        true
-    }
-}
-
-/// Where a QP's receives come from.
-enum RecvSource {
-    Own(RecvRing),
-    Shared(Arc<Srq>),
-}
-
-/// A receive queue.
-pub(crate) struct RecvQueue {
-    source: RecvSource,
-    places: Places,
-}
-
-impl RecvQueue {
-    /// A queue for `wr` requests of `sge` entries; `wr` is raised to what is really there.
-    pub(crate) fn new(wr: &mut u32, sge: u32, udata: &Udata) -> Result<(Self, Mapping)> {
-        let (ring, mapping) = RecvRing::new(wr, sge, udata)?;
-        let queue = Self {
-            places: Places::new(RECV_PLACES, ring.max_sge(), 0)?,
-            source: RecvSource::Own(ring),
-        };
-        Ok((queue, mapping))
-    }
-
-    /// A queue without requests of its own.
-    pub(crate) fn shared(srq: Arc<Srq>) -> Result<Self> {
-        Ok(Self {
-            places: Places::new(RECV_PLACES, srq.max_sge(), 0)?,
-            source: RecvSource::Shared(srq),
-        })
-    }
-
-    /// The next request, copied and checked.
-    pub(crate) fn take(&mut self) -> Option<RecvWqe> {
-        match &mut self.source {
-            RecvSource::Own(ring) => ring.take(&mut self.places),
-            RecvSource::Shared(srq) => srq.fetch(&mut self.places),
-        }
-    }
-
-    /// The oldest taken request is complete.
-    pub(crate) fn complete(&mut self) {
-        self.places.complete();
-        if let RecvSource::Own(ring) = &mut self.source {
-            ring.complete();
-        }
-    }
-
-    /// Forgets everything posted, without completions.
-    pub(crate) fn reset(&mut self) {
-        self.places.clear();
-        if let RecvSource::Own(ring) = &mut self.source {
-            ring.reset();
-        }
-    }
-
-    /// Copies bytes of a message to where the request wants them.
-    pub(crate) fn scatter(&self, slot: u32, offset: u32, from: &[u8], memory: Memory<'_>) -> Result<(), Fault> {
-        let memory = match &self.source {
-            RecvSource::Own(_) => memory,
-            RecvSource::Shared(srq) => Memory { pd: srq.pd(), ..memory },
-        };
-        self.places.scatter(slot, offset, from, memory)
-    }
-}
-
 /// What a request asks for, if we know it.
 fn operation(raw: &[u8; SEND_HEADER]) -> Option<SendOp> {
     Some(match u32_at(raw, 12) {
@@ -621,16 +479,16 @@ fn message_len(total: u64) -> Result<u32, Fault> {
     }
 }
 
-fn bytes_at<const N: usize>(raw: &[u8], at: usize) -> [u8; N] {
+pub(crate) fn bytes_at<const N: usize>(raw: &[u8], at: usize) -> [u8; N] {
     raw.get(at..at + N)
         .and_then(|bytes| bytes.try_into().ok())
         .unwrap_or([0; N])
 }
 
-fn u32_at(raw: &[u8], at: usize) -> u32 {
+pub(crate) fn u32_at(raw: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes(bytes_at(raw, at))
 }
 
-fn u64_at(raw: &[u8], at: usize) -> u64 {
+pub(crate) fn u64_at(raw: &[u8], at: usize) -> u64 {
     u64::from_ne_bytes(bytes_at(raw, at))
 }

@@ -52,6 +52,11 @@ struct usb4_qp {
 	void *inner;
 };
 
+struct usb4_ah {
+	struct ib_ah ib;
+	void *inner;
+};
+
 struct usb4_mw {
 	struct ib_mw ib;
 	void *inner;
@@ -73,8 +78,8 @@ struct usb4_path {
 	u8 ipv6;
 	u8 hop_limit;
 	u8 traffic_class;
-	u16 udp_sport;
 	u32 flow_label;
+	u32 sgid_index;
 	u8 sgid[16];
 	u8 dgid[16];
 };
@@ -108,8 +113,13 @@ u64 usb4_mmap_offset(const struct rdma_user_mmap_entry *entry);
 void usb4_cq_complete(struct ib_cq *cq);
 struct ib_mr *usb4_err_mr(int err);
 bool usb4_qp_modify_ok(enum ib_qp_state from, enum ib_qp_state to, enum ib_qp_type type, int mask);
-bool usb4_path_from_ah(struct usb4_path *path, struct ib_qp_attr *attr, u32 qpn, u32 dest_qpn,
-		       struct net_device *ndev);
+bool usb4_path_from_ah(struct usb4_path *path, struct rdma_ah_attr *ah, struct net_device *ndev);
+u16 usb4_udp_sport(u32 flow_label, u32 qpn, u32 dest_qpn);
+const struct ib_gid_attr *usb4_gid_attr(struct ib_device *ib, u32 index);
+void usb4_gid_attr_put(const struct ib_gid_attr *attr);
+void usb4_ah_attr_set(struct rdma_ah_attr *ah, const struct usb4_path *path, const struct ib_gid_attr *attr);
+bool usb4_gid_is_ours(struct ib_device *ib, struct net_device *ndev, const u8 *gid);
+bool usb4_rxe_is_on(struct net_device *ndev);
 void usb4_ah_keep(struct rdma_ah_attr *dest, const struct rdma_ah_attr *src);
 struct rdma_hw_stats *usb4_stats_alloc(const struct rdma_stat_desc *descs, int count);
 void usb4_stats_set(struct rdma_hw_stats *stats, int index, u64 value);

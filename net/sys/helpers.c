@@ -53,6 +53,10 @@ int usb4_op_create_qp(struct ib_qp *qp, struct ib_qp_init_attr *init, struct ib_
 int usb4_op_modify_qp(struct ib_qp *qp, struct ib_qp_attr *attr, int mask, struct ib_udata *udata);
 int usb4_op_query_qp(struct ib_qp *qp, struct ib_qp_attr *attr, int mask, struct ib_qp_init_attr *init);
 int usb4_op_destroy_qp(struct ib_qp *qp, struct ib_udata *udata);
+int usb4_op_create_ah(struct ib_ah *ah, struct rdma_ah_init_attr *init, struct ib_udata *udata);
+int usb4_op_modify_ah(struct ib_ah *ah, struct rdma_ah_attr *attr);
+int usb4_op_query_ah(struct ib_ah *ah, struct rdma_ah_attr *attr);
+int usb4_op_destroy_ah(struct ib_ah *ah, u32 flags);
 int usb4_op_alloc_mw(struct ib_mw *mw, struct ib_udata *udata);
 int usb4_op_dealloc_mw(struct ib_mw *mw);
 int usb4_op_create_srq(struct ib_srq *srq, struct ib_srq_init_attr *init, struct ib_udata *udata);
@@ -61,6 +65,9 @@ int usb4_op_modify_srq(struct ib_srq *srq, struct ib_srq_attr *attr, enum ib_srq
 int usb4_op_query_srq(struct ib_srq *srq, struct ib_srq_attr *attr);
 int usb4_op_destroy_srq(struct ib_srq *srq, struct ib_udata *udata);
 int usb4_op_post_send(struct ib_qp *qp, const struct ib_send_wr *wr, const struct ib_send_wr **bad);
+int usb4_op_post_recv(struct ib_qp *qp, const struct ib_recv_wr *wr, const struct ib_recv_wr **bad);
+int usb4_op_poll_cq(struct ib_cq *cq, int count, struct ib_wc *to);
+struct ib_mr *usb4_op_get_dma_mr(struct ib_pd *pd, int access);
 struct rdma_hw_stats *usb4_op_alloc_stats(struct ib_device *ib, u32 port);
 int usb4_op_get_stats(struct ib_device *ib, struct rdma_hw_stats *stats, u32 port, int index);
 
@@ -74,10 +81,6 @@ static void usb4_disassociate(struct ib_ucontext *context)
 {
 }
 
-/*
- * No get_dma_mr, poll_cq, post_recv: the core then knows that kernel users (ib_mad, ULPs) are not served and leaves the device to
- * user space.
- */
 static const struct ib_device_ops usb4_device_ops = {
 	.owner = THIS_MODULE,
 	.driver_id = RDMA_DRIVER_RXE,
@@ -109,6 +112,14 @@ static const struct ib_device_ops usb4_device_ops = {
 	.query_qp = usb4_op_query_qp,
 	.destroy_qp = usb4_op_destroy_qp,
 	.post_send = usb4_op_post_send,
+	.post_recv = usb4_op_post_recv,
+	.poll_cq = usb4_op_poll_cq,
+	.get_dma_mr = usb4_op_get_dma_mr,
+	.create_ah = usb4_op_create_ah,
+	.create_user_ah = usb4_op_create_ah,
+	.modify_ah = usb4_op_modify_ah,
+	.query_ah = usb4_op_query_ah,
+	.destroy_ah = usb4_op_destroy_ah,
 	.alloc_mw = usb4_op_alloc_mw,
 	.dealloc_mw = usb4_op_dealloc_mw,
 	.create_srq = usb4_op_create_srq,
@@ -124,6 +135,7 @@ static const struct ib_device_ops usb4_device_ops = {
 	INIT_RDMA_OBJ_SIZE(ib_mw, usb4_mw, ib),
 	INIT_RDMA_OBJ_SIZE(ib_srq, usb4_srq, ib),
 	INIT_RDMA_OBJ_SIZE(ib_qp, usb4_qp, ib),
+	INIT_RDMA_OBJ_SIZE(ib_ah, usb4_ah, ib),
 };
 
 /* The core keeps a reference to a device whose deletion fails, so it does not. */
@@ -245,10 +257,8 @@ bool usb4_qp_modify_ok(enum ib_qp_state from, enum ib_qp_state to, enum ib_qp_ty
 }
 
 /* False where the address is not a RoCEv2 one of this netdev. */
-bool usb4_path_from_ah(struct usb4_path *path, struct ib_qp_attr *attr, u32 qpn, u32 dest_qpn,
-		       struct net_device *ndev)
+bool usb4_path_from_ah(struct usb4_path *path, struct rdma_ah_attr *ah, struct net_device *ndev)
 {
-	struct rdma_ah_attr *ah = &attr->ah_attr;
 	const struct ib_global_route *grh = rdma_ah_read_grh(ah);
 	const struct ib_gid_attr *sgid = grh->sgid_attr;
 	bool ours;
@@ -265,9 +275,56 @@ bool usb4_path_from_ah(struct usb4_path *path, struct ib_qp_attr *attr, u32 qpn,
 	path->hop_limit = grh->hop_limit;
 	path->traffic_class = grh->traffic_class;
 	path->flow_label = grh->flow_label;
-	path->udp_sport = rdma_get_udp_sport(grh->flow_label, qpn, dest_qpn);
+	path->sgid_index = grh->sgid_index;
 	memcpy(path->sgid, sgid->gid.raw, sizeof(path->sgid));
 	memcpy(path->dgid, grh->dgid.raw, sizeof(path->dgid));
+	return true;
+}
+
+u16 usb4_udp_sport(u32 flow_label, u32 qpn, u32 dest_qpn) { return rdma_get_udp_sport(flow_label, qpn, dest_qpn); }
+
+/* Null where the index has no address. */
+const struct ib_gid_attr *usb4_gid_attr(struct ib_device *ib, u32 index)
+{
+	const struct ib_gid_attr *attr = rdma_get_gid_attr(ib, 1, index);
+
+	return IS_ERR(attr) ? NULL : attr;
+}
+
+void usb4_gid_attr_put(const struct ib_gid_attr *attr) { rdma_put_gid_attr(attr); }
+
+/* The address vector that means a path whose source address is at hand. */
+void usb4_ah_attr_set(struct rdma_ah_attr *ah, const struct usb4_path *path, const struct ib_gid_attr *attr)
+{
+	ah->type = RDMA_AH_ATTR_TYPE_ROCE;
+	ah->grh.sgid_attr = attr;
+	ah->grh.sgid_index = path->sgid_index;
+	ah->grh.hop_limit = path->hop_limit;
+	ah->grh.traffic_class = path->traffic_class;
+	ah->grh.flow_label = path->flow_label;
+	memcpy(ah->grh.dgid.raw, path->dgid, sizeof(path->dgid));
+	ether_addr_copy(ah->roce.dmac, path->dmac);
+}
+
+bool usb4_gid_is_ours(struct ib_device *ib, struct net_device *ndev, const u8 *gid)
+{
+	const struct ib_gid_attr *attr =
+		rdma_find_gid_by_port(ib, (const union ib_gid *)gid, IB_GID_TYPE_ROCE_UDP_ENCAP, 1, ndev);
+
+	if (IS_ERR(attr))
+		return false;
+	rdma_put_gid_attr(attr);
+	return true;
+}
+
+/* Only rxe's own devices are found by netdev: ours never say theirs that way. */
+bool usb4_rxe_is_on(struct net_device *ndev)
+{
+	struct ib_device *rxe = ib_device_get_by_netdev(ndev, RDMA_DRIVER_RXE);
+
+	if (!rxe)
+		return false;
+	ib_device_put(rxe);
 	return true;
 }
 

@@ -95,6 +95,12 @@ impl Netdev {
         unsafe { c::usb4_netdev_port_state(self.as_ptr()) }
     }
 
+    /// A stock rxe device is over it. Any context.
+    pub(crate) fn has_rxe(&self) -> bool {
+        // SAFETY: Valid by the invariant.
+        unsafe { c::usb4_rxe_is_on(self.as_ptr()) }
+    }
+
     /// The Ethernet address.
     pub(crate) fn mac(&self) -> [u8; 6] {
         // SAFETY: An Ethernet device has six bytes there.

@@ -8,6 +8,8 @@
 
 #![allow(clippy::missing_safety_doc, reason = "one contract for all, above")]
 
+mod ah;
+mod kernel_callers;
 mod mw;
 mod srq;
 
@@ -32,15 +34,16 @@ use kernel::{
     str::as_char_ptr_in_const_context,
     sync::Arc,
 };
+use roce::qp::QpKind;
 use usb4_bindings as c;
 
 /// Result as the core wants it.
-fn errno(result: Result) -> c_int {
+pub(super) fn errno(result: Result) -> c_int {
     result.map_or_else(|err| err.to_errno(), |()| 0)
 }
 
 /// Gives `value` to an object of the core.
-fn attach<T>(slot: &mut *mut c_void, value: Arc<T>) {
+pub(super) fn attach<T>(slot: &mut *mut c_void, value: Arc<T>) {
     *slot = Arc::into_raw(value).cast_mut().cast();
 }
 
@@ -49,7 +52,7 @@ fn attach<T>(slot: &mut *mut c_void, value: Arc<T>) {
 /// # Safety
 ///
 /// `slot` holds an attached `T`, which is not detached during `'a`.
-unsafe fn attached<'a, T>(slot: *mut c_void) -> &'a T {
+pub(super) unsafe fn attached<'a, T>(slot: *mut c_void) -> &'a T {
     // SAFETY: By the caller's promise.
     unsafe { &*slot.cast::<T>() }
 }
@@ -59,7 +62,7 @@ unsafe fn attached<'a, T>(slot: *mut c_void) -> &'a T {
 /// # Safety
 ///
 /// As for [`attached`].
-unsafe fn share<T>(slot: *mut c_void) -> Arc<T> {
+pub(super) unsafe fn share<T>(slot: *mut c_void) -> Arc<T> {
     // SAFETY: By the caller's promise.
     let held = unsafe { Arc::from_raw(slot.cast::<T>()) };
     let share = held.clone();
@@ -72,7 +75,7 @@ unsafe fn share<T>(slot: *mut c_void) -> Arc<T> {
 /// # Safety
 ///
 /// `slot` holds an attached `T` and is not used again.
-unsafe fn detach<T>(slot: &mut *mut c_void) -> Option<Arc<T>> {
+pub(super) unsafe fn detach<T>(slot: &mut *mut c_void) -> Option<Arc<T>> {
     let raw = core::mem::replace(slot, ptr::null_mut());
     // SAFETY: By the caller's promise.
     (!raw.is_null()).then(|| unsafe { Arc::from_raw(raw.cast()) })
@@ -249,14 +252,14 @@ unsafe extern "C" fn usb4_op_create_cq(
             Udata::new(c::usb4_attrs_udata(attrs)),
         )
     };
-    let (Some(udata), Some(handle)) = (udata, NonNull::new(cq)) else {
-        return EOPNOTSUPP.to_errno();
+    let Some(handle) = NonNull::new(cq) else {
+        return EINVAL.to_errno();
     };
     if attr.flags != 0 {
         return EOPNOTSUPP.to_errno();
     }
     // SAFETY: `usb4_op_destroy_cq` closes the queue, which drops the handle.
-    match Cq::create(unsafe { CqHandle::new(handle) }, attr.cqe, &udata) {
+    match Cq::create(unsafe { CqHandle::new(handle) }, attr.cqe, udata.as_ref()) {
         Ok(new) => {
             ours.ib.cqe = c_int::try_from(new.capacity()).unwrap_or(c_int::MAX);
             attach(&mut ours.inner, new);
@@ -331,17 +334,28 @@ unsafe extern "C" fn usb4_op_reg_user_mr(
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_dereg_mr(mr: *mut c::ib_mr, _udata: *mut c::ib_udata) -> c_int {
-    // SAFETY: Attached by `usb4_op_reg_user_mr`.
+    // SAFETY: Attached by the op that made it.
     if !unsafe { attached::<Region>((*mr.cast::<c::usb4_mr>()).inner) }.may_go() {
         return EINVAL.to_errno();
     }
-    // SAFETY: Made by `usb4_op_reg_user_mr`; the core lets go of it once.
+    // SAFETY: Made by one of the ops that make regions; the core lets go of it once.
     let (mut ours, device) = unsafe { (KBox::from_raw(mr.cast::<c::usb4_mr>()), ibdev::device((*mr).device)) };
-    // SAFETY: Attached by `usb4_op_reg_user_mr`.
+    // SAFETY: Attached by the op that made it.
     if let Some(region) = unsafe { detach::<Region>(&mut ours.inner) } {
         Region::deregister(device, region);
     }
     0
+}
+
+/// The engine's name of a QP type.
+fn kind(of: c::ib_qp_type) -> Option<QpKind> {
+    match of {
+        c::ib_qp_type_IB_QPT_GSI => Some(QpKind::Gsi),
+        c::ib_qp_type_IB_QPT_RC => Some(QpKind::Rc),
+        c::ib_qp_type_IB_QPT_UC => Some(QpKind::Uc),
+        c::ib_qp_type_IB_QPT_UD => Some(QpKind::Ud),
+        _ => None,
+    }
 }
 
 #[no_mangle]
@@ -352,16 +366,19 @@ unsafe extern "C" fn usb4_op_create_qp(
 ) -> c_int {
     // SAFETY: The core passes a zeroed QP of our size, its wishes, and the caller's data or null.
     let (ours, init, udata) = unsafe { (&mut *qp.cast::<c::usb4_qp>(), &mut *init, Udata::new(udata)) };
-    let (Some(udata), Some(handle)) = (udata, NonNull::new(qp)) else {
-        return EOPNOTSUPP.to_errno();
+    let Some(handle) = NonNull::new(qp) else {
+        return EINVAL.to_errno();
     };
     if init.send_cq.is_null() || init.recv_cq.is_null() || ours.ib.pd.is_null() {
         return EOPNOTSUPP.to_errno();
     }
     let other = !init.xrcd.is_null() || !init.rwq_ind_tbl.is_null();
-    if other || init.create_flags != 0 || init.qp_type != c::ib_qp_type_IB_QPT_RC {
+    if other || init.create_flags != 0 {
         return EOPNOTSUPP.to_errno();
     }
+    let Some(kind) = kind(init.qp_type) else {
+        return EOPNOTSUPP.to_errno();
+    };
     // SAFETY: The parents are alive, and stay so while the QP is. `usb4_op_destroy_qp` closes the QP, which drops
     // the handle.
     let new = unsafe {
@@ -372,12 +389,13 @@ unsafe extern "C" fn usb4_op_create_qp(
             recv_cq: share::<Cq>((*init.recv_cq.cast::<c::usb4_cq>()).inner),
             srq: (!init.srq.is_null()).then(|| share::<Srq>((*init.srq.cast::<c::usb4_srq>()).inner)),
             handle: QpHandle::new(handle),
+            kind,
             signal_all: init.sq_sig_type == c::ib_sig_type_IB_SIGNAL_ALL_WR,
         }
     };
-    match Qp::create(new, &mut init.cap, &udata) {
+    match Qp::create(new, &mut init.cap, udata.as_ref()) {
         Ok(new) => {
-            ours.ib.qp_num = new.number();
+            ours.ib.qp_num = if kind == QpKind::Gsi { 1 } else { new.number() };
             attach(&mut ours.inner, new);
             0
         }
@@ -430,24 +448,6 @@ unsafe extern "C" fn usb4_op_destroy_qp(qp: *mut c::ib_qp, _udata: *mut c::ib_ud
     if let Some(qp) = unsafe { detach::<Qp>(&mut (*qp.cast::<c::usb4_qp>()).inner) } {
         qp.close();
     }
-    0
-}
-
-/// Rings the doorbell: the requests themselves are in the shared ring.
-#[no_mangle]
-unsafe extern "C" fn usb4_op_post_send(
-    qp: *mut c::ib_qp,
-    wr: *const c::ib_send_wr,
-    bad: *mut *const c::ib_send_wr,
-) -> c_int {
-    if !wr.is_null() {
-        // SAFETY: The core passes a place for it.
-        unsafe { *bad = wr };
-        return EOPNOTSUPP.to_errno();
-    }
-    // SAFETY: The core passes a QP of ours.
-    let qp = unsafe { share::<Qp>((*qp.cast::<c::usb4_qp>()).inner) };
-    Qp::doorbell(&qp);
     0
 }
 

@@ -5,7 +5,7 @@
 //! kept masked. Each side reads only the other's index, masks it, and keeps its own in private memory: what user space
 //! writes over ours changes nothing here.
 
-use super::uverbs::Context;
+use super::uverbs::{Context, Udata};
 use core::{mem::ManuallyDrop, ptr::NonNull};
 use kernel::{error::to_result, prelude::*, sync::Arc};
 use usb4_bindings as c;
@@ -182,8 +182,9 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// A ring that can hold `capacity` elements of `elem_len` bytes, with at least `min_slots` slots.
-    pub(crate) fn new(context: &Context, capacity: u32, elem_len: usize, min_slots: u32) -> Result<(Self, Mapping)> {
+    /// A ring that can hold `capacity` elements of `elem_len` bytes, with at least `min_slots` slots, which nobody else
+    /// maps.
+    pub(crate) fn private(capacity: u32, elem_len: usize, min_slots: u32) -> Result<Self> {
         let slots = capacity
             .checked_add(1)
             .and_then(u32::checked_next_power_of_two)
@@ -199,8 +200,37 @@ impl Ring {
         };
         ring.store(LOG2_ELEM_SIZE, ring.elem_log2);
         ring.store(INDEX_MASK, ring.mask);
+        Ok(ring)
+    }
+
+    /// As [`Self::private`], for user space to map.
+    pub(crate) fn new(context: &Context, capacity: u32, elem_len: usize, min_slots: u32) -> Result<(Self, Mapping)> {
+        let ring = Self::private(capacity, elem_len, min_slots)?;
         let mapping = Mapping::new(context, &ring.memory)?;
         Ok((ring, mapping))
+    }
+
+    /// A ring for the caller: user space maps it, a kernel caller shares it.
+    pub(crate) fn offered(
+        udata: Option<&Udata>,
+        capacity: u32,
+        elem_len: usize,
+        min_slots: u32,
+    ) -> Result<(Self, Option<Mapping>)> {
+        match udata {
+            Some(udata) => {
+                Self::new(&udata.context()?, capacity, elem_len, min_slots).map(|(ring, mapping)| (ring, Some(mapping)))
+            }
+            None => Ok((Self::private(capacity, elem_len, min_slots)?, None)),
+        }
+    }
+
+    /// The same ring for its other side.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            memory: self.memory.clone(),
+            ..*self
+        }
     }
 
     /// Elements that fit.

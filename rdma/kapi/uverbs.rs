@@ -3,7 +3,7 @@
 //!
 //! C headers: `include/rdma/{ib_verbs,uverbs_ioctl}.h`.
 
-use super::netdev::Netdev;
+use super::{ibdev::IbDev, netdev::Netdev};
 use core::ptr::{self, NonNull};
 use kernel::{error::to_result, prelude::*};
 use usb4_bindings as c;
@@ -95,10 +95,66 @@ impl<'a> QpAttr<'a> {
     }
 
     /// The way to the peer that the address vector means, if it is RoCEv2 over `netdev`.
-    pub(crate) fn path(&mut self, qpn: u32, dest_qpn: u32, netdev: &Netdev) -> Option<c::usb4_path> {
-        let mut path = c::usb4_path::default();
-        // SAFETY: `attr` is the core's by `new`; the netdev is held.
-        unsafe { c::usb4_path_from_ah(&mut path, self.0, qpn, dest_qpn, netdev.as_ptr()) }.then_some(path)
+    pub(crate) fn path(&mut self, netdev: &Netdev) -> Option<c::usb4_path> {
+        flat_path(&mut self.0.ah_attr, netdev)
+    }
+}
+
+/// The way that an address vector of the core means, if it is RoCEv2 over `netdev`. The vector is the core's: where it
+/// names a source GID, that attribute is alive.
+pub(crate) fn flat_path(attr: &mut c::rdma_ah_attr, netdev: &Netdev) -> Option<c::usb4_path> {
+    let mut path = c::usb4_path::default();
+    // SAFETY: The vector comes from the core, through the ops, or from `path_of`; the netdev is held.
+    unsafe { c::usb4_path_from_ah(&mut path, attr, netdev.as_ptr()) }.then_some(path)
+}
+
+/// Completes a path that names its source by index. `None` if there is no such source on `netdev`.
+pub(crate) fn path_of(ib: IbDev, wanted: &c::usb4_path, netdev: &Netdev) -> Option<c::usb4_path> {
+    // SAFETY: The device is alive while its half of ours is.
+    let source = NonNull::new(unsafe { c::usb4_gid_attr(ib.as_ptr(), wanted.sgid_index) }.cast_mut())?;
+    let mut attr = c::rdma_ah_attr::default();
+    // SAFETY: Both are valid; the source's attribute is held until it is put below.
+    unsafe { c::usb4_ah_attr_set(&mut attr, wanted, source.as_ptr()) };
+    let path = flat_path(&mut attr, netdev);
+    // SAFETY: Taken above.
+    unsafe { c::usb4_gid_attr_put(source.as_ptr()) };
+    path
+}
+
+/// Whether `gid` is an address of the device on `netdev`. Any context.
+pub(crate) fn is_our_gid(ib: IbDev, netdev: &Netdev, gid: &[u8; 16]) -> bool {
+    // SAFETY: The device is alive while its half of ours is; the netdev is held.
+    unsafe { c::usb4_gid_is_ours(ib.as_ptr(), netdev.as_ptr(), gid.as_ptr()) }
+}
+
+/// The UDP source port of a connection, as the core reckons it.
+pub(crate) fn udp_sport(flow_label: u32, qpn: u32, dest_qpn: u32) -> u16 {
+    // SAFETY: A pure function.
+    unsafe { c::usb4_udp_sport(flow_label, qpn, dest_qpn) }
+}
+
+/// An address vector, kept to answer queries.
+///
+/// # Invariants
+///
+/// Holds no pointer to the core's objects.
+pub(crate) struct AhAttr(c::rdma_ah_attr);
+
+// SAFETY: Plain values by the invariant.
+unsafe impl Send for AhAttr {}
+
+impl AhAttr {
+    /// Keeps a copy.
+    pub(crate) fn keep(attr: &c::rdma_ah_attr) -> Self {
+        let mut kept = c::rdma_ah_attr::default();
+        // SAFETY: Both are valid; the pointer in them is dropped by the callee.
+        unsafe { c::usb4_ah_keep(&mut kept, attr) };
+        Self(kept)
+    }
+
+    /// Fills in an answer.
+    pub(crate) fn answer(&self, attr: &mut c::rdma_ah_attr) {
+        *attr = self.0;
     }
 }
 
@@ -131,14 +187,14 @@ impl KeptAttr {
     }
 }
 
-/// The core's table of transitions of an RC QP and the attributes they need and allow.
-pub(crate) fn modify_is_allowed(from: u32, to: u32, mask: u32) -> bool {
+/// The core's table of transitions of a QP of a type and the attributes they need and allow.
+pub(crate) fn modify_is_allowed(from: u32, to: u32, kind: u32, mask: u32) -> bool {
     let mask = i32::from_ne_bytes(mask.to_ne_bytes());
     if from > c::ib_qp_state_IB_QPS_ERR || to > c::ib_qp_state_IB_QPS_ERR {
         return false;
     }
     // SAFETY: A pure function of numbers, which are in range.
-    unsafe { c::usb4_qp_modify_ok(from, to, c::ib_qp_type_IB_QPT_RC, mask) }
+    unsafe { c::usb4_qp_modify_ok(from, to, kind, mask) }
 }
 
 /// The core's half of a completion queue.
@@ -146,6 +202,7 @@ pub(crate) fn modify_is_allowed(from: u32, to: u32, mask: u32) -> bool {
 /// # Invariants
 ///
 /// Valid until the queue's destruction, which takes it away from its holder first.
+#[derive(Clone, Copy)]
 pub(crate) struct CqHandle(NonNull<c::ib_cq>);
 
 // SAFETY: The core's handlers may be called from any CPU.
@@ -225,7 +282,16 @@ pub(crate) struct QpHandle(NonNull<c::ib_qp>);
 // SAFETY: The core's handlers may be called from any CPU.
 unsafe impl Send for QpHandle {}
 
+/// The core's half of a QP as a plain number, which a completion carries back to it.
+#[derive(Clone, Copy)]
+pub(crate) struct QpMark(pub(crate) u64);
+
 impl QpHandle {
+    /// What completions carry.
+    pub(crate) fn mark(&self) -> QpMark {
+        QpMark(self.0.as_ptr() as u64)
+    }
+
     /// # Safety
     ///
     /// The holder drops the handle before the QP is gone.

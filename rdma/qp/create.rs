@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The making of queue pairs, for user space and for callers in the kernel, and how the latter post.
+
+use super::{Engine, Qp, State, FLUSH_FIRST, QPN_FLAG};
+use crate::{
+    cq::Cq,
+    device::{Device, Qps},
+    kapi::{
+        self,
+        sync::{new_bh_lock, new_irq_lock},
+        timer::Timer,
+        uverbs::{KeptAttr, QpHandle, Udata},
+    },
+    post::Send,
+    recv::MULTICAST,
+    srq::Srq,
+    wq::{RecvQueue, SendQueue},
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{atomic::Atomic, Arc},
+};
+use roce::{
+    limits,
+    psn::Qpn,
+    qp::{QpConfig, QpKind, ReadResource, SendMessage, Slots},
+};
+use usb4_bindings as c;
+
+/// What a QP is made of.
+pub(crate) struct NewQp {
+    pub(crate) device: Arc<Device>,
+    pub(crate) pd: u32,
+    pub(crate) send_cq: Arc<Cq>,
+    pub(crate) recv_cq: Arc<Cq>,
+    pub(crate) srq: Option<Arc<Srq>>,
+    pub(crate) handle: QpHandle,
+    pub(crate) kind: QpKind,
+    pub(crate) signal_all: bool,
+}
+
+impl Qp {
+    /// A QP in RESET. `cap` becomes what it really has.
+    pub(crate) fn create(new: NewQp, cap: &mut c::ib_qp_cap, udata: Option<&Udata>) -> Result<Arc<Self>> {
+        if udata.is_some_and(|udata| udata.in_len() != 0 || udata.out_len() < 32) {
+            return Err(EINVAL);
+        }
+        let is_gsi = new.kind == QpKind::Gsi;
+        if is_gsi && udata.is_some() {
+            return Err(EPERM);
+        }
+        let slot = new.device.qps.reserve(kapi::pure::random())?;
+        let mut number = Qps::number(slot, kapi::pure::random()) & 0x00ff_ffff | QPN_FLAG;
+        if number == MULTICAST.value() {
+            // One of the random bits.
+            number ^= 1 << 16;
+        }
+        let device = new.device.clone();
+        let made = Self::build(new, number, cap, udata);
+        match &made {
+            Ok(qp) => {
+                device.qps.fill(number, qp.clone());
+                if is_gsi {
+                    device.set_gsi(number);
+                }
+            }
+            Err(_) => drop(device.qps.release(number)),
+        }
+        made
+    }
+
+    fn build(new: NewQp, number: u32, cap: &mut c::ib_qp_cap, udata: Option<&Udata>) -> Result<Arc<Self>> {
+        let has_srq = new.srq.is_some();
+        let (rq, rq_mapping) = if let Some(srq) = new.srq {
+            (cap.max_recv_wr, cap.max_recv_sge) = (0, 0);
+            (RecvQueue::shared(srq)?, None)
+        } else {
+            RecvQueue::new(&mut cap.max_recv_wr, cap.max_recv_sge, udata)?
+        };
+        let (mut sq, sq_mapping) = SendQueue::new(
+            &mut cap.max_send_wr,
+            &mut cap.max_send_sge,
+            &mut cap.max_inline_data,
+            new.signal_all,
+            udata,
+        )?;
+        if new.kind.is_datagram() {
+            sq.keep_vectors()?;
+        }
+        let mut answer = [0; 32];
+        let (first, second) = answer.split_at_mut(16);
+        for (to, mapping) in [(first, &rq_mapping), (second, &sq_mapping)] {
+            if let Some(mapping) = mapping {
+                to.copy_from_slice(&mapping.info.bytes());
+            }
+        }
+        let mut sends = KVVec::new();
+        sends.resize(usize::try_from(sq.places())?, SendMessage::EMPTY, GFP_KERNEL)?;
+        let mut reads = KVVec::new();
+        reads.resize(limits::MAX_RD_ATOMIC, ReadResource::EMPTY, GFP_KERNEL)?;
+        let mut kept = KeptAttr::default();
+        kept.fields().cap = *cap;
+        let NewQp {
+            device,
+            pd,
+            send_cq,
+            recv_cq,
+            handle,
+            kind,
+            signal_all,
+            ..
+        } = new;
+        let config = QpConfig {
+            kind,
+            srq: has_srq,
+            ..QpConfig::new(Qpn::new(number))
+        };
+        let mut state = State {
+            engine: Engine::new(config, Slots { sends, reads }),
+            sq,
+            rq,
+            path: None,
+            ipv6: false,
+            ip_id: 0,
+            sending: false,
+            flush_in: FLUSH_FIRST,
+            handle: Some(handle),
+            kept,
+        };
+        let (sends, recvs) = match udata {
+            Some(udata) => {
+                udata.reply(&answer)?;
+                (None, None)
+            }
+            None => {
+                // Nothing is copied at posting.
+                state.kept.fields().cap.max_inline_data = 0;
+                *cap = state.kept.fields().cap;
+                (Some(state.sq.poster()), state.rq.poster())
+            }
+        };
+        let qp = Arc::pin_init(
+            pin_init!(Self {
+                number,
+                device,
+                pd,
+                send_cq,
+                recv_cq,
+                kind,
+                signal_all,
+                state <- new_bh_lock!(state, c"usb4_qp"),
+                timer <- Timer::new(),
+                in_flight: Atomic::new(0),
+                stalled: Atomic::new(0),
+                mappings <- new_mutex!([rq_mapping, sq_mapping], "usb4_qp_mappings"),
+                sends <- new_irq_lock!(sends, c"usb4_sends"),
+                recvs <- new_irq_lock!(recvs, c"usb4_recvs"),
+            }),
+            GFP_KERNEL,
+        )?;
+        qp.timer.own(&qp);
+        Ok(qp)
+    }
+
+    /// Posts a kernel caller's send; [`Self::kick`] makes it go. Any context.
+    pub(crate) fn post_send(&self, send: &Send<'_>) -> Result {
+        (*self.sends.lock()).as_mut().ok_or(EINVAL)?.send(send)
+    }
+
+    /// Posts a kernel caller's receive. Any context.
+    pub(crate) fn post_recv(&self, wr_id: u64, sges: &[c::ib_sge]) -> Result {
+        (*self.recvs.lock()).as_mut().ok_or(EINVAL)?.recv(wr_id, sges)
+    }
+
+    /// Has a softirq look at what was posted. Any context.
+    pub(crate) fn kick(&self) {
+        self.timer.kick();
+    }
+}
