@@ -121,6 +121,8 @@ impl Cq {
 
     /// Moves the unread completions to a ring for `cqe`.
     pub(crate) fn resize(&self, cqe: u32, udata: &Udata) -> Result<u32> {
+        // One resize at a time.
+        let mut announced = self.mapping.lock();
         let unread = |state: &State| state.ring.distance(state.ring.consumer(), state.producer);
         if cqe < unread(&self.state.lock()) {
             return Err(EINVAL);
@@ -144,7 +146,8 @@ impl Cq {
             core::mem::swap(&mut state.ring, &mut ring);
             state.producer = count;
         }
-        let old = core::mem::replace(&mut *self.mapping.lock(), mapping);
+        let old = core::mem::replace(&mut *announced, mapping);
+        drop(announced);
         drop(old);
         drop(ring);
         Ok(capacity)
