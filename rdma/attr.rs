@@ -105,7 +105,6 @@ pub(crate) fn read_modify(is: State, kind: QpKind, attr: &QpAttr<'_>, mask: u32,
         retry_cnt: byte(c::ib_qp_attr_mask_IB_QP_RETRY_CNT, fields.retry_cnt),
         rnr_retry: byte(c::ib_qp_attr_mask_IB_QP_RNR_RETRY, fields.rnr_retry),
         access: has(c::ib_qp_attr_mask_IB_QP_ACCESS_FLAGS).then_some(Access(asked & rights)),
-        ..Modify::default()
     })
 }
 

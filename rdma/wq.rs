@@ -321,7 +321,6 @@ impl SendQueue {
             },
             slot,
             fault: kept.err(),
-            ..SendWqe::EMPTY
         }
     }
 
