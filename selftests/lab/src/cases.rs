@@ -9,6 +9,7 @@ mod errors;
 mod faults;
 mod life;
 mod net;
+mod services;
 mod stock;
 mod virtual_time;
 
@@ -89,6 +90,7 @@ pub fn all() -> Vec<Case> {
     [
         net::CASES,
         data::CASES,
+        services::CASES,
         errors::CASES,
         faults::CASES,
         life::CASES,

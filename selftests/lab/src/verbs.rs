@@ -144,15 +144,36 @@ impl Pair {
         self.server.delete(lab)
     }
 
-    /// Runs a pingpong example with `arguments` on both sides; the client's output. `-c` validates on both.
+    /// Runs `ibv_rc_pingpong` with `arguments` on both sides; the client's output. `-c` validates on both.
     pub fn pingpong(&self, lab: &Lab, arguments: &str, timeout: Duration) -> Result<String> {
-        let line = |d: &Device| format!("ibv_rc_pingpong -d {} -g {} {arguments}", d.name, d.gid);
+        self.example(lab, "ibv_rc_pingpong", arguments, timeout)
+    }
+
+    /// Runs one of the pingpong examples of libibverbs.
+    pub fn example(&self, lab: &Lab, program: &str, arguments: &str, timeout: Duration) -> Result<String> {
+        let line = |d: &Device| format!("{program} -d {} -g {} {arguments}", d.name, d.gid);
         self.run(
             lab,
             &line(&self.server),
             &format!("{} {}", line(&self.client), self.server.ipv4),
             timeout,
         )
+    }
+
+    /// Runs `rping`: a connection by rdma_cm, then READ and WRITE of `count` buffers, compared.
+    pub fn rping(&self, lab: &Lab, count: u32, timeout: Duration) -> Result<()> {
+        let serving = lab.start(self.server.host, &format!("rping -s -V -C {count}"), timeout);
+        // Nothing outside shows when it listens: a connection refused is tried again.
+        let call = format!(
+            "n=0; until rping -c -a {} -V -C {count}; do n=$((n+1)); [ $n -lt 20 ] || exit 1; sleep 0.3; done",
+            self.server.ipv4
+        );
+        let called = lab.run(self.client.host, &["/bin/sh", "-c", &call], timeout)?;
+        if called.status != 0 {
+            lab.run(self.server.host, &["pkill", "-KILL", "rping"], Duration::from_secs(20))?;
+            bail!("rping: status {}\n{}{}", called.status, called.text(), called.errors());
+        }
+        serving.ok().map(|_| ())
     }
 
     /// As `pingpong`, over IPv6 GIDs.
