@@ -48,7 +48,7 @@ pub enum Topology {
 pub enum Kernel {
     /// Small and quick.
     Lab,
-    /// KASAN, lockdep, DMA debugging: slow and strict.
+    /// Lockdep, poisoned slabs, object and DMA debugging: slow and strict.
     Debug,
 }
 
