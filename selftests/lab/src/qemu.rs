@@ -66,7 +66,7 @@ pub fn prepare(spec: &LabSpec, mnt: &Path) -> Result<()> {
         bind(&mnt.join("fabric"), &root.join("usb4lab/fabric"))?;
     }
     let mut pack = Command::new("/bin/bash");
-    pack.args(["/usb4lab/mkinitramfs", "/usb4lab/stock", "/tmp/initramfs"])
+    pack.args(["/usb4lab/mkinitramfs", "/usb4lab/stock", "/run/initramfs"])
         .env_clear();
     pack.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     enter(&mut pack, &root);
@@ -100,7 +100,7 @@ pub fn launch(spec: &LabSpec, host: usize, mnt: &Path, console: &Path) -> Result
         command.args(["-device", "intel-iommu,caching-mode=on"]);
         append += " intel_iommu=on iommu=nopt iommu.strict=1";
     }
-    command.args(["-initrd", "/tmp/initramfs", "-append", &append]);
+    command.args(["-initrd", "/run/initramfs", "-append", &append]);
     command.args(["-chardev", "socket,id=agent,fd=3", "-device", "virtio-serial-pci"]);
     command.args(["-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"]);
     if !spec.cables.is_empty() {

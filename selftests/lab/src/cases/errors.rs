@@ -224,13 +224,13 @@ fn start_writing(lab: &Lab, pair: &Pair) -> Result<(Running, Running)> {
 /// Starts a scene that goes on by itself and waits until the caller is connected.
 pub fn start_scene(lab: &Lab, pair: &Pair, scene: &str) -> Result<(Running, Running)> {
     let limit = Duration::from_secs(90);
-    lab.sh(0, "rm -f /tmp/writing")?;
+    lab.sh(0, "rm -f /run/writing")?;
     let serving = lab.start(1, &pair.serve_line(scene), limit);
     verbs::wait_listen(lab, 1, verbs::port())?;
     let calling = lab.start(0, &pair.call_line(scene), limit);
     lab.sh(
         0,
-        "n=0; until [ -e /tmp/writing ]; do n=$((n+1)); [ $n -lt 600 ] || exit 1; sleep 0.05; done; sleep 0.2",
+        "n=0; until [ -e /run/writing ]; do n=$((n+1)); [ $n -lt 600 ] || exit 1; sleep 0.05; done; sleep 0.2",
     )?;
     Ok((serving, calling))
 }
