@@ -19,6 +19,7 @@ use std::process::{Command, Stdio};
 /// Scripts that every guest gets under /usb4lab.
 const SCRIPTS: &[(&str, &str)] = &[
     ("init", include_str!("../guest/init")),
+    ("pin", include_str!("../guest/pin")),
     ("run", include_str!("../guest/run")),
     ("net-up", include_str!("../guest/net-up")),
     ("netdev", include_str!("../guest/netdev")),
