@@ -8,14 +8,16 @@ use crate::{
         sync::{new_irq_lock, IrqLock},
         uverbs::{CqHandle, QpMark, Udata},
     },
-    wq::{bytes_at, u32_at, u64_at},
 };
 use kernel::{
     new_mutex,
     prelude::*,
     sync::{Arc, Mutex},
 };
-use roce::completion::{Completion, Queue, WcStatus};
+use roce::{
+    abi::{bytes_at, u32_at, u64_at},
+    completion::{Completion, Queue, WcStatus},
+};
 
 /// `struct ib_uverbs_wc`.
 const CQE_LEN: usize = 48;

@@ -8,7 +8,7 @@ use crate::{
         sync::wait_for_packets,
         umem::{KernelMemory, Umem},
     },
-    window::{self, Bind},
+    window,
 };
 use core::sync::atomic::AtomicU64;
 use kernel::{
@@ -19,6 +19,7 @@ use kernel::{
     },
 };
 use roce::{
+    abi::Bind,
     keys::{self, Access, Key, RegionView},
     wqe::Fault,
 };

@@ -5,12 +5,9 @@
 //! interrupts off and under the caller's locks: it writes the ring and kicks the QP's timer, and everything else
 //! happens in that softirq.
 
-use crate::{
-    ah::Vector,
-    kapi::queue::Ring,
-    wq::{INLINE, RECV_HEADER, SEND_HEADER, SGE_LEN, VECTOR},
-};
+use crate::{ah::Vector, kapi::queue::Ring};
 use kernel::prelude::*;
+use roce::abi::{INLINE, RECV_HEADER, SEND_HEADER, SGE_LEN, VECTOR};
 use usb4_bindings as c;
 
 /// Where a send of the kernel's goes.

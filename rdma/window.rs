@@ -19,6 +19,7 @@ use crate::{
 };
 use kernel::{prelude::*, sync::Arc};
 use roce::{
+    abi::{Bind, Local},
     keys::{Access, Key},
     wqe::Fault,
 };
@@ -36,28 +37,6 @@ const RIGHTS: u32 = Access::REMOTE_WRITE
 /// Whether a key is a window's, if it is anybody's.
 pub(crate) fn is_window(key: Key) -> bool {
     key.0 & WINDOW_FLAG != 0
-}
-
-/// What a send request asks for that nobody but this host sees.
-#[derive(Clone, Copy)]
-pub(crate) enum Local {
-    Invalidate(Key),
-    Bind(Bind),
-}
-
-/// A request to bind.
-#[derive(Clone, Copy)]
-pub(crate) struct Bind {
-    /// The window's key as it is.
-    pub(crate) window: Key,
-    /// Its low 8 bits are those of the new key.
-    pub(crate) new: Key,
-    /// The region's lkey.
-    pub(crate) region: Key,
-    pub(crate) base: u64,
-    pub(crate) length: u64,
-    /// `IB_ACCESS_*`.
-    pub(crate) access: u32,
 }
 
 /// Who may bind and use a window.

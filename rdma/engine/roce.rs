@@ -44,6 +44,7 @@
 )]
 #![warn(missing_docs, unreachable_pub)]
 
+pub mod abi;
 pub mod completion;
 pub mod counters;
 pub mod keys;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Receive queues: of one QP, or shared by several.
 
-use super::{read_sges, u32_at, u64_at, Place, Places, RECV_HEADER, RECV_PLACES, SGE_LEN};
+use super::{new_places, scatter, Places, RECV_PLACES};
 use crate::{
     context,
     kapi::{
@@ -13,7 +13,10 @@ use crate::{
     srq::Srq,
 };
 use kernel::{prelude::*, sync::Arc};
-use roce::wqe::{Fault, RecvWqe};
+use roce::{
+    abi::{RECV_HEADER, SGE_LEN},
+    wqe::{Fault, RecvWqe},
+};
 
 /// Posted receives in shared memory: of one QP, or of a shared receive queue.
 pub(crate) struct RecvRing {
@@ -60,30 +63,9 @@ impl RecvRing {
         }
         let from = self.taken;
         self.taken = self.ring.next(from);
-        let slot = places.take();
         let mut raw = [0; RECV_HEADER];
         self.ring.read(from, 0, &mut raw);
-        let count = u32_at(&raw, 28) as usize;
-        let kept = if count > self.max_sge {
-            Err(Fault::LocalQpOp)
-        } else {
-            let total = read_sges(&self.ring, from, RECV_HEADER, places.sges_mut(slot, count));
-            if let Some(place) = places.places.get_mut(slot as usize) {
-                *place = Place {
-                    sges: count,
-                    inline_len: None,
-                    local: None,
-                };
-            }
-            // A buffer larger than any message is fine.
-            Ok(u32::try_from(total).unwrap_or(u32::MAX))
-        };
-        Some(RecvWqe {
-            wr_id: u64_at(&raw, 0),
-            length: kept.unwrap_or(0),
-            slot,
-            fault: kept.err(),
-        })
+        Some(places.take_recv(&raw, |at, to| self.ring.read(from, at, to)))
     }
 
     /// As [`Self::take`]; user space gets the slot back at once.
@@ -145,7 +127,7 @@ impl RecvQueue {
     pub(crate) fn new(wr: &mut u32, sge: u32, udata: Option<&Udata>) -> Result<(Self, Option<Mapping>)> {
         let (ring, mapping) = RecvRing::new(wr, sge, udata)?;
         let queue = Self {
-            places: Places::new(RECV_PLACES, ring.max_sge(), 0)?,
+            places: new_places(RECV_PLACES, ring.max_sge(), 0)?,
             source: RecvSource::Own(ring),
         };
         Ok((queue, mapping))
@@ -162,7 +144,7 @@ impl RecvQueue {
     /// A queue without requests of its own.
     pub(crate) fn shared(srq: Arc<Srq>) -> Result<Self> {
         Ok(Self {
-            places: Places::new(RECV_PLACES, srq.max_sge(), 0)?,
+            places: new_places(RECV_PLACES, srq.max_sge(), 0)?,
             source: RecvSource::Shared(srq),
         })
     }
@@ -197,6 +179,6 @@ impl RecvQueue {
             RecvSource::Own(_) => memory,
             RecvSource::Shared(srq) => Memory { pd: srq.pd(), ..memory },
         };
-        self.places.scatter(slot, offset, from, memory)
+        scatter(&self.places, slot, offset, from, memory)
     }
 }

@@ -5,6 +5,7 @@
 
 extern crate roce;
 
+use roce::abi::{Place, Places, Sge, RECV_HEADER, SEND_HEADER};
 use roce::completion::{Completion, Event};
 use roce::keys::{Access, Key};
 use roce::qp::{Modify, Qp, QpConfig, ReadResource, SendMessage, Slots};
@@ -119,4 +120,42 @@ pub fn headers(path: &Path, id: u16, len: usize) -> Option<PathHeaders> {
 #[no_mangle]
 pub fn icrc(headers: &[u8], transport: &[u8]) -> Option<[u8; 4]> {
     Some(Icrc::seed(headers).ok()?.transport(transport).ok()?.finish())
+}
+
+/// Requests in memory nobody can see through.
+pub type Held = Places<&'static mut [Place], &'static mut [Sge], &'static mut [u8]>;
+
+extern "Rust" {
+    fn shared_read(at: usize, to: &mut [u8]);
+    fn region_read(key: Key, va: u64, to: &mut [u8]) -> Result<(), Fault>;
+    fn region_write(key: Key, va: u64, from: &[u8]) -> Result<(), Fault>;
+}
+
+#[no_mangle]
+pub fn places(
+    places: &'static mut [Place],
+    sges: &'static mut [Sge],
+    inline: &'static mut [u8],
+    sges_each: usize,
+    inline_each: usize,
+) -> Held {
+    Places::new(places, sges, inline, sges_each, inline_each)
+}
+#[no_mangle]
+pub fn take_send(held: &mut Held, raw: &[u8; SEND_HEADER], signal_all: bool) -> SendWqe {
+    held.take_send(raw, signal_all, |at, to| unsafe { shared_read(at, to) })
+}
+#[no_mangle]
+pub fn take_recv(held: &mut Held, raw: &[u8; RECV_HEADER]) -> RecvWqe {
+    held.take_recv(raw, |at, to| unsafe { shared_read(at, to) })
+}
+#[no_mangle]
+pub fn gather(held: &Held, slot: u32, offset: u32, to: &mut [u8]) -> Result<(), Fault> {
+    held.gather(slot, offset, to, |key, va, to| unsafe { region_read(key, va, to) })
+}
+#[no_mangle]
+pub fn scatter(held: &Held, slot: u32, offset: u32, from: &[u8]) -> Result<(), Fault> {
+    held.scatter(slot, offset, from, |key, va, from| unsafe {
+        region_write(key, va, from)
+    })
 }
