@@ -7,6 +7,7 @@ mod ops;
 pub(crate) mod pure;
 pub(crate) mod queue;
 pub(crate) mod sync;
+pub(crate) mod tasklet;
 pub(crate) mod timer;
 pub(crate) mod umem;
 pub(crate) mod uverbs;

@@ -18,6 +18,7 @@ use crate::{
         netdev::Netdev,
         queue::Mapping,
         sync::{wait_for_packets, BhLock, IrqLock},
+        tasklet::{Deferred, Tasklet},
         timer::{now, Timed, Timer},
         uverbs::{is_our_gid, udp_sport, KeptAttr, QpAttr, QpEvent, QpHandle},
     },
@@ -95,6 +96,9 @@ pub(crate) struct Qp {
     state: BhLock<State>,
     #[pin]
     timer: Timer<Qp>,
+    /// Acknowledges when the packets that came together have been handled.
+    #[pin]
+    after: Tasklet<Qp>,
     /// Frames in the stack.
     in_flight: Atomic<i32>,
     /// Sending waits for frames to come back. 0 or 1.
@@ -197,6 +201,10 @@ impl Qp {
             act(&mut state.engine, state.path.as_ref(), Instant(now()), &mut host);
             this.settle(state);
             if state.sending {
+                return;
+            }
+            if payload.is_some() && state.engine.may_wait() {
+                this.after.schedule();
                 return;
             }
             this.fill(state, netdev.as_ref(), &mut batch);
@@ -451,6 +459,7 @@ impl Qp {
             self.device.qps.release(self.number)
         };
         self.timer.close();
+        self.after.close();
         wait_for_packets();
         self.device.retire(&self.counters());
         let mappings = core::mem::take(&mut *self.mappings.lock());
@@ -467,6 +476,14 @@ impl Timed for Qp {
                 // A kernel caller's sends are announced this way.
                 engine.handle_doorbell(now, host);
             });
+        }
+    }
+}
+
+impl Deferred for Qp {
+    fn on_softirq(&self) {
+        if let Some(this) = self.device.qps.find(self.number) {
+            Self::drive(&this, None, |_, _, _, _| {});
         }
     }
 }

@@ -9,6 +9,7 @@
 #define USB4_BINDINGS_H
 
 #include <linux/hrtimer.h>
+#include <linux/interrupt.h>
 #include <linux/mm.h>
 #include <linux/netdevice.h>
 #include <linux/netfilter.h>
@@ -148,6 +149,7 @@ void usb4_spin_unlock_bh(spinlock_t *lock);
 bool usb4_spin_trylock_bh(spinlock_t *lock);
 unsigned long usb4_spin_lock_irqsave(spinlock_t *lock);
 void usb4_spin_unlock_irqrestore(spinlock_t *lock, unsigned long flags);
+void usb4_tasklet_schedule(struct tasklet_struct *tasklet);
 void usb4_rcu_wait(void);
 void usb4_sleep_ms(unsigned int ms);
 

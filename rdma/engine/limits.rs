@@ -24,6 +24,10 @@ pub const DEFAULT_READ_WINDOW_PACKETS: u32 = 256;
 /// also half of the default window.
 pub const MAX_PACKETS_PER_ACK: u32 = 64;
 
+/// Most packets that an acknowledgement may stand for while the caller holds it back. Ours: half of what a peer asks
+/// after, so that a window of rxe's size stays open.
+pub const MAX_HELD_PACKETS: u32 = 32;
+
 /// Largest 5-bit local ACK timeout exponent: IBTA 9.9.2.1.
 pub const MAX_TIMEOUT: u8 = 31;
 

@@ -212,6 +212,12 @@ impl<S: Storage> Qp<S> {
         self.deadline()
     }
 
+    /// Whether the caller, after a packet, may wait with [`Qp::poll_transmit`] until it has handled those that came
+    /// with it: one ACK then answers all. It must not wait longer than that.
+    pub fn may_wait(&mut self) -> bool {
+        self.is_patient()
+    }
+
     /// The next packet to send, if one may be sent now. The caller must send it or report
     /// [`Qp::handle_gather_fault`]; a packet it drops counts as lost.
     pub fn poll_transmit(&mut self, now: Instant, host: &mut impl Host) -> Option<Transmit> {

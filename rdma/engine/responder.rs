@@ -58,6 +58,8 @@ pub(crate) struct Responder {
     msn: Msn,
     /// The newest SEND or WRITE carried out: what a duplicate is answered with.
     acked: Psn,
+    /// The newest ACK or NAK sent.
+    told: Psn,
     incoming: Incoming,
     /// A receive taken for a message of an unreliable connection that was lost: the next one's.
     spare: Option<RecvWqe>,
@@ -115,6 +117,7 @@ impl Responder {
         *self = Self {
             expected: psn,
             acked: psn.prev(),
+            told: psn.prev(),
             ..Self::default()
         };
     }
@@ -421,6 +424,7 @@ impl<S: Storage> Qp<S> {
             return None;
         }
         self.responder.answer = None;
+        self.responder.told = answer.psn;
         let header = self.response_header(Opcode::Acknowledge, answer.psn, 0, answer.syndrome);
         Some(Transmit {
             header,
@@ -429,6 +433,16 @@ impl<S: Storage> Qp<S> {
             psn: answer.psn,
             route: None,
         })
+    }
+
+    /// Whether the answer to the packets at hand is a plain ACK that may wait for the next ones.
+    pub(crate) fn is_patient(&mut self) -> bool {
+        let responder = &self.responder;
+        let plain = responder.answer.is_some_and(|answer| {
+            matches!(answer.syndrome, Syndrome::Ack(_))
+                && answer.psn.distance(responder.told) < limits::MAX_HELD_PACKETS
+        });
+        plain && self.next_read().is_none()
     }
 
     /// BTH and, where the opcode has one, AETH of a response.

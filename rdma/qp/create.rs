@@ -8,6 +8,7 @@ use crate::{
     kapi::{
         self,
         sync::{new_bh_lock, new_irq_lock},
+        tasklet::Tasklet,
         timer::Timer,
         uverbs::{KeptAttr, QpHandle, Udata},
     },
@@ -151,6 +152,7 @@ impl Qp {
                 signal_all,
                 state <- new_bh_lock!(state, c"usb4_qp"),
                 timer <- Timer::new(),
+                after <- Tasklet::new(),
                 in_flight: Atomic::new(0),
                 stalled: Atomic::new(0),
                 mappings <- new_mutex!([rq_mapping, sq_mapping], "usb4_qp_mappings"),
@@ -160,6 +162,7 @@ impl Qp {
             GFP_KERNEL,
         )?;
         qp.timer.own(&qp);
+        qp.after.own(&qp);
         Ok(qp)
     }
 

@@ -14,6 +14,27 @@ fn acknowledgements_coalesce_into_the_newest() {
 }
 
 #[test]
+fn a_plain_ack_may_wait_but_not_for_a_whole_window_and_no_answer_else_may() {
+    let mut rig = Rig::new();
+    assert!(!rig.qp.may_wait());
+    for i in 0..limits::MAX_HELD_PACKETS - 1 {
+        rig.request(write(Place::Only), (RQ_PSN + i) & 0xff_ffff, 8);
+        assert!(rig.qp.may_wait());
+    }
+    let last = (RQ_PSN + limits::MAX_HELD_PACKETS - 1) & 0xff_ffff;
+    rig.request(write(Place::Only), last, 8);
+    assert!(!rig.qp.may_wait());
+    assert_eq!(rig.answers(), [(last, ACK)]);
+    rig.request(write(Place::Only), last + 1, 8);
+    assert!(rig.qp.may_wait());
+    rig.request(Opcode::ReadRequest, last + 2, 8);
+    assert!(!rig.qp.may_wait(), "a READ is answered at once");
+    rig.sent();
+    rig.request(write(Place::Only), last + 5, 8);
+    assert!(!rig.qp.may_wait(), "a gap is reported at once");
+}
+
+#[test]
 fn a_gap_is_reported_once_and_again_only_if_the_peer_went_back() {
     let mut rig = Rig::new();
     rig.request(write(Place::Only), RQ_PSN + 1, 8);

@@ -30,6 +30,9 @@ pub const FIRST_QPN: u32 = 0x11;
 /// Packets a link queues before its sender has to wait, in nanoseconds of wire time.
 const BACKLOG: u64 = 20_000;
 
+/// Longest time in nanoseconds that a host holds an acknowledgement back: packets that come together take no longer.
+const MOST_PATIENCE: u64 = 3_000;
+
 /// Events after which a run is called a livelock.
 const MAX_EVENTS: u64 = 2_000_000;
 
@@ -43,6 +46,7 @@ enum Event {
     PostRecvs(usize, usize),
     Die(usize),
     Modify(usize, u8),
+    Acknowledge(usize),
 }
 
 /// The world of one scenario.
@@ -62,6 +66,8 @@ pub struct World {
     trace: u64,
     packets: u64,
     transmitted: u64,
+    /// How long hosts hold acknowledgements back.
+    patience: Rng,
     /// Print what happens (`SIM_TRACE` in the environment).
     chatty: bool,
 }
@@ -85,6 +91,7 @@ impl World {
             trace: 0xcbf2_9ce4_8422_2325,
             packets: 0,
             transmitted: 0,
+            patience: Rng::new(scenario.seed ^ 0xacc),
             chatty: std::env::var_os("SIM_TRACE").is_some(),
         };
         for connection in &scenario.connections {
@@ -235,6 +242,7 @@ impl World {
                 self.endpoints[e].alive = false;
                 Ok(())
             }
+            Event::Acknowledge(e) => self.service(e),
             Event::Modify(e, state) => {
                 let state = if state == State::Err as u8 {
                     State::Err
@@ -297,6 +305,11 @@ impl World {
         let before = *self.endpoints[e].engine.counters();
         self.with_host(e, |engine, now, host| engine.handle_packet(now, &packet, host));
         oracle::after_packet(&mut self.endpoints[e], self.now, &packet, &before);
+        if self.endpoints[e].engine.may_wait() && self.patience.chance(0.7) {
+            let at = self.now + self.patience.below(MOST_PATIENCE);
+            self.at(at, Event::Acknowledge(e));
+            return self.drain(e);
+        }
         self.service(e)
     }
 
