@@ -8,7 +8,7 @@ use crate::psn::Psn;
 use crate::qp::{Qp, State, Storage};
 use crate::time::Instant;
 use crate::wire::{NakCode, Packet, Syndrome};
-use crate::wqe::{Host, SendOp, Target};
+use crate::wqe::{Fault, Host, SendOp, Target};
 
 impl<S: Storage> Qp<S> {
     /// Handle a packet of the responder-to-requester direction.
@@ -96,8 +96,10 @@ impl<S: Storage> Qp<S> {
                 slot: message.wqe.slot,
                 offset,
             };
-            if let Err(fault) = host.place(to, packet.payload) {
-                return self.fail(fault.status());
+            match host.place(to, packet.payload) {
+                Ok(()) => {}
+                Err(Fault::Absent) => return,
+                Err(fault) => return self.fail(fault.status()),
             }
         }
         let requester = &mut self.requester;
@@ -130,8 +132,10 @@ impl<S: Storage> Qp<S> {
         if packet.payload.len != 0 {
             return self.fail(WcStatus::BadResponse);
         }
-        if let Err(fault) = host.atomic_result(message.wqe.slot, original) {
-            return self.fail(fault.status());
+        match host.atomic_result(message.wqe.slot, original) {
+            Ok(()) => {}
+            Err(Fault::Absent) => return,
+            Err(fault) => return self.fail(fault.status()),
         }
         let requester = &mut self.requester;
         requester.advance(psn.next());

@@ -242,7 +242,11 @@ impl<S: Storage> Qp<S> {
     /// A send completes in its turn with the fault's status and the queue pair goes to ERR, an
     /// unreliable one to SQE. A READ response becomes NAK remote access error. Of an unreliable queue
     /// pair report it before its completions are polled: a datagram whose path is unknown too.
+    /// [`Fault::Absent`] is no fault: the packet counts as lost.
     pub fn handle_gather_fault(&mut self, _now: Instant, transmit: &Transmit, fault: Fault, _host: &mut impl Host) {
+        if fault == Fault::Absent {
+            return;
+        }
         match (transmit.route, transmit.payload) {
             (Some(Route { slot, .. }), _) | (None, Source::Send { slot, .. }) => self.on_send_fault(slot, fault),
             (None, Source::Region { .. }) => self.on_response_fault(transmit.psn),

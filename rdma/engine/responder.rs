@@ -85,6 +85,8 @@ enum Refusal {
     NotReady,
     /// An undrained completion is in the way; as if the packet were lost.
     Busy,
+    /// A page is not there; the host will hand the packet over again. The receive taken for it, if any.
+    Absent(Option<RecvWqe>),
     /// The queue pair fails: NAK to the peer, and the receive that carries the error, if any.
     Fatal {
         nak: NakCode,
@@ -103,6 +105,7 @@ impl Refusal {
             Fault::RemoteAccess => NakCode::RemoteAccess,
             Fault::LocalLength | Fault::RemoteInvalid => NakCode::InvalidRequest,
             Fault::LocalProtection | Fault::LocalQpOp | Fault::Bind => NakCode::RemoteOperation,
+            Fault::Absent => return Self::Absent(recv),
         };
         Self::Fatal {
             nak,
@@ -167,6 +170,13 @@ impl Responder {
         }
     }
 
+    /// A packet could not be carried out yet: the receive taken for it serves its next coming.
+    fn keep_for_next(&mut self, recv: Option<RecvWqe>) {
+        if !matches!(self.incoming, Incoming::Send { .. }) {
+            self.spare = recv.or(self.spare);
+        }
+    }
+
     /// Put a plain ACK up to be sent, unless a NAK waits.
     fn acknowledge(&mut self) {
         self.unanswered = 0;
@@ -204,6 +214,7 @@ impl<S: Storage> Qp<S> {
         match self.carry_out(packet, host) {
             Ok(()) => {}
             Err(Refusal::Busy) => Counters::bump(&mut self.counters.dropped),
+            Err(Refusal::Absent(recv)) => self.responder.keep_for_next(recv),
             Err(Refusal::NotReady) => {
                 let code = self.attrs.min_rnr_timer;
                 Counters::bump(&mut self.counters.sent_rnr_naks);

@@ -12,6 +12,9 @@ use crate::wire::HeaderBuf;
 ///
 /// Every queue shared with the user is read by the host, never by the engine. A WQE given out by
 /// `take_*` belongs to the engine until its completion is polled.
+///
+/// Where memory is paged, `check`, `place`, `place_grh`, `atomic`, `atomic_result`, `atomic_write` and
+/// `flush` may answer [`Fault::Absent`], at any call, having done nothing or a part of a copy.
 pub trait Host {
     /// The next posted send not taken before, in posting order, as a validated snapshot.
     fn take_send(&mut self) -> Option<SendWqe>;
@@ -398,6 +401,7 @@ pub struct RecvWqe {
 /// | RemoteAccess | REM_ACCESS_ERR | remote access error |
 /// | RemoteInvalid | REM_INV_REQ_ERR | invalid request |
 /// | Bind | MW_BIND_ERR | remote operational error |
+/// | Absent | none: nothing has happened | none |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// A local key, range, right or page is bad.
@@ -412,6 +416,9 @@ pub enum Fault {
     RemoteInvalid,
     /// A memory window cannot be bound so.
     Bind,
+    /// A page is not in memory now. Not an error: to the engine the packet has not come, and the host
+    /// hands it over again when it has brought the page.
+    Absent,
 }
 
 impl Fault {
@@ -419,7 +426,7 @@ impl Fault {
     #[must_use]
     pub const fn status(self) -> WcStatus {
         match self {
-            Self::LocalProtection => WcStatus::LocalProtection,
+            Self::LocalProtection | Self::Absent => WcStatus::LocalProtection,
             Self::LocalLength => WcStatus::LocalLength,
             Self::LocalQpOp => WcStatus::LocalQpOp,
             Self::RemoteAccess => WcStatus::RemoteAccess,

@@ -23,7 +23,7 @@ impl<S: Storage> Qp<S> {
         {
             return Counters::bump(&mut self.counters.dropped);
         }
-        let Some(recv) = host.take_recv() else {
+        let Some(recv) = self.next_recv(host) else {
             return Counters::bump(&mut self.counters.dropped);
         };
         match deliver(packet, &recv, host) {
@@ -43,6 +43,7 @@ impl<S: Storage> Qp<S> {
                     qpn: self.config.qpn,
                 });
             }
+            Err(Fault::Absent) => self.responder.keep_for_next(Some(recv)),
             Err(fault) => {
                 self.fail_recv(recv, fault.status());
                 self.enter_error();

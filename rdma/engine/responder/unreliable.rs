@@ -48,6 +48,9 @@ impl<S: Storage> Qp<S> {
         let Err(refusal) = self.carry_out(packet, host) else {
             return;
         };
+        if let Refusal::Absent(recv) = refusal {
+            return self.responder.keep_for_next(recv);
+        }
         self.responder.expected = psn.next();
         match refusal {
             // Our own fault: the receive fails, and the queue pair with it.
@@ -66,7 +69,7 @@ impl<S: Storage> Qp<S> {
                 self.responder.spare = Some(recv);
                 Counters::bump(&mut self.counters.dropped);
             }
-            Refusal::Fatal { recv: None, .. } | Refusal::NotReady | Refusal::Busy => {
+            Refusal::Fatal { recv: None, .. } | Refusal::NotReady | Refusal::Busy | Refusal::Absent(_) => {
                 self.responder.abandon();
                 Counters::bump(&mut self.counters.dropped);
             }

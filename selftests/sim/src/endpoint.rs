@@ -43,6 +43,8 @@ pub struct User {
     pub invalidated: Vec<Key>,
     /// Local operations carried out, in order.
     pub locals: Vec<usize>,
+    /// The next access to memory by a packet finds a page absent.
+    pub absent: bool,
     /// Unreliable services: the peer's send whose packet was handled last, until it is received.
     pub heard: Option<usize>,
     /// Unreliable services: the peer's sends received, by receive.
@@ -89,6 +91,7 @@ impl User {
             shared,
             invalidated: Vec::new(),
             locals: Vec::new(),
+            absent: false,
             heard: None,
             received: Vec::new(),
         }
@@ -203,10 +206,12 @@ impl Host for Lent<'_> {
     }
 
     fn check(&mut self, rkey: Key, va: u64, length: u32, access: Access) -> Result<(), Fault> {
+        self.page()?;
         self.user.resolve(rkey, va, length, access).map(|_| ())
     }
 
     fn place(&mut self, to: Target, payload: Span) -> Result<(), Fault> {
+        self.page()?;
         let user = &mut *self.user;
         let len = payload.len as usize;
         if len == 0 {
@@ -256,6 +261,7 @@ impl Host for Lent<'_> {
     }
 
     fn place_grh(&mut self, slot: u32) -> Result<(), Fault> {
+        self.page()?;
         let user = &mut *self.user;
         let recv = user.recv(slot as usize);
         if slot as usize + 1 != user.taken_recvs || recv.length < limits::GRH_LEN {
@@ -267,6 +273,7 @@ impl Host for Lent<'_> {
     }
 
     fn atomic(&mut self, op: AtomicOp, rkey: Key, va: u64) -> Result<u64, Fault> {
+        self.page()?;
         let act = |value: u64| match op {
             AtomicOp::CompareSwap { compare, swap } if value == compare => swap,
             AtomicOp::CompareSwap { .. } => value,
@@ -290,6 +297,7 @@ impl Host for Lent<'_> {
     }
 
     fn atomic_result(&mut self, slot: u32, value: u64) -> Result<(), Fault> {
+        self.page()?;
         let user = &mut *self.user;
         let op = user.send(slot as usize);
         if (slot as usize) < user.send_completions.len() || slot as usize >= user.taken_sends {
@@ -304,6 +312,7 @@ impl Host for Lent<'_> {
     }
 
     fn flush(&mut self, rkey: Key, va: u64, length: u32, kind: FlushKind) -> Result<(), Fault> {
+        self.page()?;
         if kind.placement != 3 {
             self.user.broke(format!("{kind:?} was not asked for"));
         }
@@ -346,4 +355,14 @@ pub struct Lent<'a> {
     pub user: &'a mut User,
     pub peer: &'a EndPlan,
     pub peer_qpn: Qpn,
+}
+
+impl Lent<'_> {
+    /// Memory is touched: an absent page is there from now on.
+    fn page(&mut self) -> Result<(), Fault> {
+        if std::mem::take(&mut self.user.absent) {
+            return Err(Fault::Absent);
+        }
+        Ok(())
+    }
 }

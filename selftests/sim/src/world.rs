@@ -16,6 +16,7 @@ use crate::rng::Rng;
 use crate::scenario::{Connection, EndPlan, Scenario, Twist, QKEY};
 use crate::Outcome;
 use roce::completion::{Completion, Queue, WcStatus};
+use roce::counters::Counters;
 use roce::psn::{Psn, Qpn};
 use roce::qp::{Modify, Qp, QpConfig, ReadResource, SendMessage, Slots, State};
 use roce::time::Instant;
@@ -68,6 +69,8 @@ pub struct World {
     transmitted: u64,
     /// How long hosts hold acknowledgements back.
     patience: Rng,
+    /// Which accesses find a page absent.
+    paging: Rng,
     /// Print what happens (`SIM_TRACE` in the environment).
     chatty: bool,
 }
@@ -92,6 +95,7 @@ impl World {
             packets: 0,
             transmitted: 0,
             patience: Rng::new(scenario.seed ^ 0xacc),
+            paging: Rng::new(scenario.seed ^ 0x0dd),
             chatty: std::env::var_os("SIM_TRACE").is_some(),
         };
         for connection in &scenario.connections {
@@ -303,8 +307,21 @@ impl World {
         let connection = &self.connections[e / 2];
         self.endpoints[e].user.heard = oracle::sender_of(connection, 1 - e % 2, packet.bth.psn);
         let before = *self.endpoints[e].engine.counters();
+        // A packet that meets an absent page has not come, and comes again when the page is there.
+        while self.paging.chance(0.05) {
+            self.endpoints[e].user.absent = true;
+            self.with_host(e, |engine, now, host| engine.handle_packet(now, &packet, host));
+            if std::mem::take(&mut self.endpoints[e].user.absent) {
+                // It needed no memory, so it has been dealt with.
+                return self.after_arrival(e, &packet, &before);
+            }
+        }
         self.with_host(e, |engine, now, host| engine.handle_packet(now, &packet, host));
-        oracle::after_packet(&mut self.endpoints[e], self.now, &packet, &before);
+        self.after_arrival(e, &packet, &before)
+    }
+
+    fn after_arrival(&mut self, e: usize, packet: &Packet, before: &Counters) -> Result<(), Failure> {
+        oracle::after_packet(&mut self.endpoints[e], self.now, packet, before);
         if self.endpoints[e].engine.may_wait() && self.patience.chance(0.7) {
             let at = self.now + self.patience.below(MOST_PATIENCE);
             self.at(at, Event::Acknowledge(e));
