@@ -87,6 +87,9 @@ bench: ## the rdma benchmark suite, side by side with stock rxe, into build/benc
 	@$(MAKE) --no-print-directory programs module
 	target/release/usb4lab bench --suite rdma --json build/bench.json
 
+fuzz: ## search for inputs that break the packet and request parsers, the engine and the cable protocols, an hour each
+	for target in wire wqe tbip; do selftests/fuzz/run $$target; done
+
 fmt: ## format all Rust
 	$(CARGO) fmt --all
 	$(in-root) rustfmt --edition 2021 --config-path .rustfmt.toml $$(git ls-files 'rdma/*.rs' 'net/*.rs')
@@ -100,4 +103,4 @@ clean: ## remove build/ and target/ (the cache stays)
 clean-cache: ## empty the cache of lab roots and kernels that all checkouts share
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/usb4-rdma"
 
-.PHONY: help print-cargo module-lint setup setup-debug setup-stock programs module module-debug module-stock demo check check-stock bench fmt clean clean-cache
+.PHONY: help print-cargo module-lint setup setup-debug setup-stock programs module module-debug module-stock demo check check-stock bench fuzz fmt clean clean-cache
