@@ -89,7 +89,7 @@ impl Vector {
         let flat = path_of(device.ib(), &wanted, netdev)?;
         let is_v4 = self.dgid.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
         let network = if is_v4 { NETWORK_IPV4 } else { NETWORK_IPV6 };
-        (self.network == network && (flat.ipv6 == 0) == is_v4).then(|| attr::path(&flat, netdev.mac(), src_port))
+        (self.network == network && (flat.ipv6 == 0) == is_v4).then(|| attr::path(&flat, netdev, src_port))
     }
 }
 
@@ -183,7 +183,7 @@ impl Ah {
     /// The path for a QP in `pd`.
     pub(crate) fn path(&self, pd: u32, netdev: &Netdev, src_port: u16) -> Option<Path> {
         let flat = self.state.lock().flat;
-        (self.pd == pd).then(|| attr::path(&flat, netdev.mac(), src_port))
+        (self.pd == pd).then(|| attr::path(&flat, netdev, src_port))
     }
 
     /// As a vector in a send.

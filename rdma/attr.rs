@@ -3,7 +3,10 @@
 
 use crate::{
     context,
-    kapi::uverbs::{modify_is_allowed, KeptAttr, QpAttr},
+    kapi::{
+        netdev::Netdev,
+        uverbs::{modify_is_allowed, KeptAttr, QpAttr},
+    },
 };
 use kernel::prelude::*;
 use roce::{
@@ -14,14 +17,15 @@ use roce::{
 };
 use usb4_bindings as c;
 
-/// The engine's path from the core's.
-pub(crate) fn path(flat: &c::usb4_path, src_mac: [u8; 6], src_port: u16) -> Path {
+/// The engine's path from the core's. `netdev` is the device's.
+pub(crate) fn path(flat: &c::usb4_path, netdev: &Netdev, src_port: u16) -> Path {
     let v4 = |gid: &[u8; 16]| {
         let [.., a, b, c, d] = *gid;
         [a, b, c, d]
     };
     Path {
-        src_mac,
+        // A VLAN may have an address of its own.
+        src_mac: if flat.tag == 0 { netdev.mac() } else { flat.smac },
         dst_mac: flat.dmac,
         addresses: if flat.ipv6 != 0 {
             Addresses::V6 {
@@ -38,6 +42,7 @@ pub(crate) fn path(flat: &c::usb4_path, src_mac: [u8; 6], src_port: u16) -> Path
         traffic_class: flat.traffic_class,
         hop_limit: flat.hop_limit,
         flow_label: flat.flow_label,
+        tag: flat.tag,
     }
 }
 

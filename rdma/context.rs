@@ -4,7 +4,10 @@
 //! Limits are rxe's (verbs.md section 2) where librxe's users see them; everything that this slice does not do is
 //! zero.
 
-use crate::device::{Device, Qps, Regions, Windows};
+use crate::{
+    device::{Device, Qps, Regions, Windows},
+    mcast,
+};
 use roce::limits;
 use usb4_bindings as c;
 
@@ -66,6 +69,9 @@ pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
     attr.max_qp_rd_atom = rd_atomic;
     attr.max_qp_init_rd_atom = rd_atomic;
     attr.max_res_rd_atom = rd_atomic.saturating_mul(attr.max_qp);
+    attr.max_mcast_grp = count(mcast::MAX_GROUPS);
+    attr.max_mcast_qp_attach = count(mcast::MAX_ATTACH);
+    attr.max_total_mcast_qp_attach = count(mcast::MAX_TOTAL);
     attr.max_pkeys = 1;
     attr.local_ca_ack_delay = 15;
 }
@@ -135,10 +141,18 @@ fn rate(mbps: u32) -> (u32, u32) {
         0..=2_500 => (c::ib_port_speed_IB_SPEED_SDR, c::ib_port_width_IB_WIDTH_1X),
         2_501..=10_000 => (c::ib_port_speed_IB_SPEED_FDR10, c::ib_port_width_IB_WIDTH_1X),
         10_001..=20_000 => (c::ib_port_speed_IB_SPEED_DDR, c::ib_port_width_IB_WIDTH_4X),
-        20_001..=40_000 => (c::ib_port_speed_IB_SPEED_FDR10, c::ib_port_width_IB_WIDTH_4X),
-        40_001..=100_000 => (c::ib_port_speed_IB_SPEED_EDR, c::ib_port_width_IB_WIDTH_4X),
-        _ => (c::ib_port_speed_IB_SPEED_HDR, c::ib_port_width_IB_WIDTH_4X),
+        20_001..=25_000 => (c::ib_port_speed_IB_SPEED_EDR, c::ib_port_width_IB_WIDTH_1X),
+        25_001..=40_000 => (c::ib_port_speed_IB_SPEED_FDR10, c::ib_port_width_IB_WIDTH_4X),
+        40_001..=50_000 => (c::ib_port_speed_IB_SPEED_EDR, c::ib_port_width_IB_WIDTH_2X),
+        50_001..=100_000 => (c::ib_port_speed_IB_SPEED_EDR, c::ib_port_width_IB_WIDTH_4X),
+        100_001..=200_000 => (c::ib_port_speed_IB_SPEED_HDR, c::ib_port_width_IB_WIDTH_4X),
+        _ => (c::ib_port_speed_IB_SPEED_NDR, c::ib_port_width_IB_WIDTH_4X),
     }
+}
+
+/// A number of things as the core has it.
+fn count(things: usize) -> u32 {
+    u32::try_from(things).unwrap_or(u32::MAX)
 }
 
 fn code(bytes: u32) -> u32 {

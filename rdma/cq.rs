@@ -3,6 +3,7 @@
 
 use crate::{
     context,
+    host::Sender,
     kapi::{
         queue::{Mapping, Ring},
         sync::{new_irq_lock, IrqLock},
@@ -21,8 +22,10 @@ use roce::{
 
 /// `struct ib_uverbs_wc`.
 const CQE_LEN: usize = 48;
-/// In a kernel caller's queue, the handle of the QP follows.
-const KERNEL_CQE_LEN: usize = CQE_LEN + 8;
+/// In a kernel caller's queue, the handle of the QP and the VLAN follow.
+const KERNEL_CQE_LEN: usize = CQE_LEN + 16;
+/// See [`KERNEL_CQE_LEN`].
+const TAG_AT: usize = CQE_LEN + 8;
 /// `IBV_WC_WITH_INV`.
 const WITH_INV: u32 = 1 << 3;
 /// `IBV_WC_GRH`.
@@ -36,8 +39,8 @@ const WITH_IMM: u32 = 1 << 1;
 
 /// What a completion says beyond the engine's part.
 pub(crate) struct Extra {
-    /// The last datagram came over IPv6.
-    pub(crate) ipv6: bool,
+    /// How the last datagram came.
+    pub(crate) sender: Sender,
     /// What a kernel caller knows the QP by.
     pub(crate) qp: QpMark,
 }
@@ -54,6 +57,8 @@ pub(crate) struct KernelCqe {
     pub(crate) has_invalidated: bool,
     pub(crate) has_grh: bool,
     pub(crate) ipv6: bool,
+    /// The number of the VLAN that brought the datagram.
+    pub(crate) vlan: Option<u16>,
     pub(crate) qp: QpMark,
 }
 
@@ -180,6 +185,9 @@ impl Cq {
         }
         state.ring.write(state.producer, 0, &cqe(completion, extra));
         state.ring.write(state.producer, CQE_LEN, &extra.qp.0.to_ne_bytes());
+        state
+            .ring
+            .write(state.producer, TAG_AT, &extra.sender.tag.to_ne_bytes());
         state.producer = next;
         state.ring.publish_producer(next);
         let wakes = match state.armed {
@@ -222,6 +230,10 @@ impl Cq {
             has_invalidated: flags & WITH_INV != 0,
             has_grh: flags & GRH != 0,
             ipv6: raw.get(44) == Some(&SL_IPV6),
+            vlan: (flags & GRH != 0)
+                .then(|| u32_at(&raw, TAG_AT))
+                .filter(|tag| *tag != 0)
+                .and_then(|tag| u16::try_from(tag & 0xfff).ok()),
             qp: QpMark(u64_at(&raw, CQE_LEN)),
         })
     }
@@ -259,7 +271,7 @@ fn cqe(completion: &Completion, extra: &Extra) -> [u8; CQE_LEN] {
     if let Some(sender) = completion.src_qpn {
         put(32, &sender.value().to_ne_bytes());
         flags |= GRH;
-        put(44, &[if extra.ipv6 { SL_IPV6 } else { SL_IPV4 }]);
+        put(44, &[if extra.sender.ipv6 { SL_IPV6 } else { SL_IPV4 }]);
     }
     put(36, &flags.to_ne_bytes());
     put(46, &[1]);

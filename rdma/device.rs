@@ -10,6 +10,7 @@ use crate::{
         netdev::{Hook, Netdev, RxFrame, Verdict},
         sync::{new_bh_lock, new_irq_lock, BhLock, IrqLock},
     },
+    mcast::Groups,
     mr::Region,
     qp::Qp,
     recv,
@@ -50,6 +51,8 @@ pub(crate) struct Device {
     #[pin]
     pub(crate) graves: Graves,
     #[pin]
+    pub(crate) groups: Groups,
+    #[pin]
     pub(crate) regions: Regions,
     #[pin]
     pub(crate) ahs: Ahs,
@@ -82,6 +85,7 @@ impl Device {
                 hook <- new_mutex!(None, "usb4_hook"),
                 qps <- Table::new(),
                 graves <- graves,
+                groups <- Groups::new(),
                 regions <- Table::new(),
                 ahs <- Table::new(),
                 gsi: Atomic::new(0),

@@ -9,8 +9,7 @@ use crate::{
         sync::{new_bh_lock, BhLock},
         timer::now,
     },
-    qp::is_from_peer,
-    send::{self, Way},
+    send::{self, To, Way},
 };
 use kernel::prelude::*;
 use roce::{
@@ -76,15 +75,17 @@ impl Graves {
         Some(core::mem::replace(place, full.0).number)
     }
 
-    /// Answers a packet for a destroyed QP, if it comes from its peer and has an answer. Its ICRC is right.
-    pub(crate) fn receive(&self, packet: &Packet, datagram: &Datagram, netdev: &Netdev) {
+    /// Answers a packet for a destroyed QP, if it comes from its peer and has an answer. Its ICRC is right; it came over
+    /// `netdev` in the VLAN `tag`.
+    pub(crate) fn receive(&self, packet: &Packet, datagram: &Datagram, netdev: &Netdev, tag: u32) {
         let (transmit, path, ip_id) = {
             let mut ring = self.ring.lock();
             let number = packet.bth.dest.value();
             let Some(grave) = ring.graves.iter_mut().find(|grave| grave.number == number) else {
                 return;
             };
-            if grave.until < now() || !is_from_peer(&grave.path.addresses, &datagram.addresses) {
+            if grave.until < now() || grave.path.tag != tag || !datagram.addresses.is_reverse_of(&grave.path.addresses)
+            {
                 return;
             }
             let Some(transmit) = grave.stone.answer(packet) else {
@@ -93,13 +94,16 @@ impl Graves {
             grave.ip_id = grave.ip_id.wrapping_add(1);
             (transmit, grave.path, grave.ip_id)
         };
+        let Some(netdev) = netdev.tagged(tag) else {
+            return;
+        };
         let way = Way {
-            netdev,
+            netdev: &netdev,
             path: &path,
             ip_id,
         };
         if let Ok(frame) = send::build_bare(&transmit, &way) {
-            frame.send(path.src_mac == path.dst_mac);
+            frame.send(To::of(&path, false));
         }
     }
 

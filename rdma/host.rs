@@ -12,14 +12,22 @@ use roce::{
     wqe::{AtomicOp, Fault, FlushKind, Host, RecvWqe, SendWqe, Span, Target},
 };
 
+/// How the last datagram came.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Sender {
+    /// Over IPv6.
+    pub(crate) ipv6: bool,
+    /// In this VLAN, as in a path.
+    pub(crate) tag: u32,
+}
+
 /// What the engine is lent: the user's queues and memory, and the packet at hand.
 pub(crate) struct Lent<'a> {
     pub(crate) sq: &'a mut SendQueue,
     pub(crate) rq: &'a mut RecvQueue,
     pub(crate) memory: Memory<'a>,
     pub(crate) payload: Option<&'a Payload<'a>>,
-    /// The last datagram came over IPv6.
-    pub(crate) ipv6: &'a mut bool,
+    pub(crate) sender: &'a mut Sender,
 }
 
 impl Host for Lent<'_> {
@@ -36,9 +44,13 @@ impl Host for Lent<'_> {
     }
 
     fn place_grh(&mut self, slot: u32) -> Result<(), Fault> {
-        let grh = self.payload.and_then(Payload::grh).ok_or(Fault::LocalQpOp)?;
+        let payload = self.payload.ok_or(Fault::LocalQpOp)?;
+        let grh = payload.grh().ok_or(Fault::LocalQpOp)?;
         let [version, ..] = grh;
-        *self.ipv6 = version != 0;
+        *self.sender = Sender {
+            ipv6: version != 0,
+            tag: payload.tag(),
+        };
         self.rq.scatter(slot, 0, &grh, self.memory)
     }
 

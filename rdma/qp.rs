@@ -13,7 +13,7 @@ use crate::{
     attr, context,
     cq::{Cq, Extra},
     device::Device,
-    host::Lent,
+    host::{Lent, Sender},
     kapi::{
         netdev::Netdev,
         queue::Mapping,
@@ -25,7 +25,7 @@ use crate::{
     mr::Memory,
     post::Poster,
     recv::Payload,
-    send::{self, Batch, NotBuilt, Way},
+    send::{self, Batch, NotBuilt, To, Way},
     wq::{RecvQueue, SendQueue},
 };
 use kernel::{
@@ -41,7 +41,7 @@ use roce::{
     qp::{QpKind, ReadResource, SendMessage, Slots, State as QpState},
     time::Instant,
     wire::{
-        udp::{Addresses, Datagram, Path},
+        udp::{Datagram, Path},
         Packet,
     },
     wqe::{Fault, Route},
@@ -70,8 +70,7 @@ struct State {
     sq: SendQueue,
     rq: RecvQueue,
     path: Option<Path>,
-    /// The last datagram came over IPv6.
-    ipv6: bool,
+    sender: Sender,
     ip_id: u16,
     /// Somebody is sending and will look again before it stops.
     sending: bool,
@@ -149,24 +148,31 @@ impl Qp {
         if packet.bth.pkey & 0x7fff != context::PKEY & 0x7fff {
             return;
         }
-        if this.kind.is_datagram() && !this.is_for_us(datagram) {
+        let tag = payload.tag();
+        if this.kind.is_datagram() && !this.is_for_us(datagram, tag) {
             return;
         }
         Self::drive(this, Some(payload), |engine, path, now, host| {
-            if this.kind.is_datagram() || path.is_some_and(|path| is_from_peer(&path.addresses, &datagram.addresses)) {
+            let is_from = |path: &Path| path.tag == tag && datagram.addresses.is_reverse_of(&path.addresses);
+            if this.kind.is_datagram() || path.is_some_and(is_from) {
                 engine.handle_packet(now, packet, host);
             }
         });
     }
 
-    /// Whether a datagram is addressed to the device.
-    fn is_for_us(&self, datagram: &Datagram) -> bool {
-        let gid = match datagram.addresses {
-            Addresses::V6 { dst, .. } => dst,
-            Addresses::V4 { dst: [a, b, c, d], .. } => [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d],
-        };
-        let netdev = self.device.netdev();
-        netdev.is_some_and(|netdev| is_our_gid(self.device.ib(), &netdev, &gid))
+    /// A packet for a group that this QP hears, whose ICRC is right.
+    pub(crate) fn receive_group(this: &Arc<Self>, packet: &Packet, payload: &Payload<'_>) {
+        if this.kind.is_datagram() && packet.bth.pkey & 0x7fff == context::PKEY & 0x7fff {
+            Self::drive(this, Some(payload), |engine, _, now, host| {
+                engine.handle_packet(now, packet, host);
+            });
+        }
+    }
+
+    /// Whether a datagram that came in the VLAN `tag` is addressed to the device.
+    fn is_for_us(&self, datagram: &Datagram, tag: u32) -> bool {
+        let netdev = self.device.netdev().and_then(|netdev| netdev.tagged(tag));
+        netdev.is_some_and(|netdev| is_our_gid(self.device.ib(), &netdev, &datagram.addresses.dst_gid()))
     }
 
     /// The stack has let go of a frame. Any context but hard interrupts.
@@ -196,7 +202,7 @@ impl Qp {
                 rq: &mut state.rq,
                 memory: this.memory(),
                 payload,
-                ipv6: &mut state.ipv6,
+                sender: &mut state.sender,
             };
             act(&mut state.engine, state.path.as_ref(), Instant(now()), &mut host);
             this.settle(state);
@@ -258,7 +264,7 @@ impl Qp {
                 rq: &mut state.rq,
                 memory: self.memory(),
                 payload: None,
-                ipv6: &mut state.ipv6,
+                sender: &mut state.sender,
             };
             let Some(transmit) = state.engine.poll_transmit(now, &mut host) else {
                 break;
@@ -273,16 +279,23 @@ impl Qp {
                     .handle_gather_fault(now, &transmit, Fault::LocalQpOp, &mut host);
                 continue;
             };
+            let in_vlan = if path.tag == 0 { None } else { netdev.tagged(path.tag) };
+            let Some(out) = (if path.tag == 0 { Some(netdev) } else { in_vlan.as_ref() }) else {
+                // The VLAN is gone, as frames are in such a case.
+                continue;
+            };
             state.ip_id = state.ip_id.wrapping_add(1);
             let way = Way {
-                netdev,
+                netdev: out,
                 path: &path,
                 ip_id: state.ip_id,
             };
             match send::build(&transmit, &way, host.sq, self.memory(), self) {
                 Ok(frame) => {
                     self.in_flight.fetch_add(1, Full);
-                    batch.push(frame, path.src_mac == path.dst_mac);
+                    let [first, ..] = path.dst_mac;
+                    let heard = first & 1 != 0 && self.device.groups.has(&path.addresses.dst_gid());
+                    batch.push(frame, To::of(&path, heard));
                 }
                 Err(NotBuilt::Fault(fault)) => {
                     state.engine.handle_gather_fault(now, &transmit, fault, &mut host);
@@ -323,7 +336,7 @@ impl Qp {
             rq: &mut state.rq,
             memory: self.memory(),
             payload: None,
-            ipv6: &mut state.ipv6,
+            sender: &mut state.sender,
         };
         for left in (0..SETTLE).rev() {
             let Some(completion) = state.engine.poll_completion(&mut host) else {
@@ -333,7 +346,7 @@ impl Qp {
                 self.timer.kick();
             }
             let extra = Extra {
-                ipv6: *host.ipv6,
+                sender: *host.sender,
                 qp: mark,
             };
             match completion.queue {
@@ -390,13 +403,6 @@ impl Qp {
         {
             let mut guard = this.state.lock();
             let state = &mut *guard;
-            let modify = attr::read_modify(
-                state.engine.state(),
-                this.kind,
-                &wanted,
-                mask,
-                context::active_mtu(netdev.mtu()),
-            )?;
             let path = if has(c::ib_qp_attr_mask_IB_QP_AV) {
                 let dest = if has(c::ib_qp_attr_mask_IB_QP_DEST_QPN) {
                     wanted.fields().dest_qp_num
@@ -405,10 +411,13 @@ impl Qp {
                 };
                 let flat = wanted.path(&netdev).ok_or(EINVAL)?;
                 let src_port = udp_sport(flat.flow_label, this.number, dest);
-                Some(attr::path(&flat, netdev.mac(), src_port))
+                Some(attr::path(&flat, &netdev, src_port))
             } else {
                 None
             };
+            let out = netdev.tagged(path.map_or(0, |path| path.tag)).ok_or(EINVAL)?;
+            let port_mtu = context::active_mtu(out.mtu());
+            let modify = attr::read_modify(state.engine.state(), this.kind, &wanted, mask, port_mtu)?;
             state.engine.modify(Instant(now()), &modify).map_err(|_| EINVAL)?;
             if let Some(path) = path {
                 state.path = Some(path);
@@ -485,14 +494,5 @@ impl Deferred for Qp {
         if let Some(this) = self.device.qps.find(self.number) {
             Self::drive(&this, None, |_, _, _, _| {});
         }
-    }
-}
-
-/// Whether a datagram goes the opposite way of `path`.
-pub(crate) fn is_from_peer(path: &Addresses, datagram: &Addresses) -> bool {
-    match (*path, *datagram) {
-        (Addresses::V4 { src, dst }, Addresses::V4 { src: from, dst: to }) => src == to && dst == from,
-        (Addresses::V6 { src, dst }, Addresses::V6 { src: from, dst: to }) => src == to && dst == from,
-        _ => false,
     }
 }

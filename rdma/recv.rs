@@ -53,8 +53,9 @@ pub(crate) fn receive(device: &Device, frame: &RxFrame) -> Verdict {
     let Some(Ok(bth)) = transport.first_chunk::<{ Bth::LEN }>().map(Bth::parse) else {
         return Verdict::Pass;
     };
-    // Numbers without our flag are those of an rxe device over the same netdev, and a multicast is for all.
+    // Numbers without our flag are those of an rxe device over the same netdev.
     let number = match bth.dest {
+        MULTICAST if device.groups.has(&datagram.addresses.dst_gid()) => Some(MULTICAST.value()),
         MULTICAST => None,
         GSI => device.gsi(),
         dest => Some(dest.value()).filter(|number| number & QPN_FLAG != 0),
@@ -62,8 +63,9 @@ pub(crate) fn receive(device: &Device, frame: &RxFrame) -> Verdict {
     let Some(number) = number else {
         return Verdict::Pass;
     };
+    let is_group = number == MULTICAST.value();
     let qp = device.qps.find(number);
-    if qp.is_none() && !device.graves.has(number) {
+    if qp.is_none() && !is_group && !device.graves.has(number) {
         return Verdict::Taken;
     }
     match icrc(frame, head, &datagram) {
@@ -76,11 +78,18 @@ pub(crate) fn receive(device: &Device, frame: &RxFrame) -> Verdict {
     let len = datagram.transport.len as usize;
     let transport = transport.get(..len).unwrap_or(transport);
     if let Ok(packet) = Packet::parse(transport, len) {
+        let payload = Payload { frame, start };
         if let Some(qp) = qp {
-            Qp::receive(&qp, &packet, &datagram, &Payload { frame, start });
+            Qp::receive(&qp, &packet, &datagram, &payload);
+        } else if is_group {
+            device.groups.receive(device, &packet, &datagram, &payload);
         } else if let Some(netdev) = device.netdev() {
-            device.graves.receive(&packet, &datagram, &netdev);
+            device.graves.receive(&packet, &datagram, &netdev, frame.tag());
         }
+    }
+    // A multicast is for all: an rxe device over the same netdev may have members of the group as well.
+    if is_group && device.netdev().is_some_and(|netdev| netdev.has_rxe()) {
+        return Verdict::Pass;
     }
     Verdict::Taken
 }
@@ -109,6 +118,11 @@ pub(crate) struct Payload<'a> {
 }
 
 impl Payload<'_> {
+    /// The VLAN that brought it, as in a path.
+    pub(crate) fn tag(&self) -> u32 {
+        self.frame.tag()
+    }
+
     /// What a datagram's receive begins with: the IP header at the end of 40 bytes.
     pub(crate) fn grh(&self) -> Option<[u8; GRH_LEN as usize]> {
         let mut grh = [0; GRH_LEN as usize];

@@ -25,7 +25,7 @@ pub(crate) const BATCH: usize = 16;
 
 /// Frames ready to go.
 pub(crate) struct Batch {
-    frames: [Option<(ReadyFrame, bool)>; BATCH],
+    frames: [Option<(ReadyFrame, To)>; BATCH],
     len: usize,
 }
 
@@ -45,10 +45,10 @@ impl Batch {
         self.len
     }
 
-    /// Adds a frame, which may be addressed `to_us`.
-    pub(crate) fn push(&mut self, frame: ReadyFrame, to_us: bool) {
+    /// Adds a frame.
+    pub(crate) fn push(&mut self, frame: ReadyFrame, to: To) {
         if let Some(place) = self.frames.get_mut(self.len) {
-            *place = Some((frame, to_us));
+            *place = Some((frame, to));
             self.len += 1;
         }
     }
@@ -56,11 +56,35 @@ impl Batch {
     /// Sends everything. No lock held.
     pub(crate) fn send(&mut self) {
         for place in &mut self.frames {
-            if let Some((frame, to_us)) = place.take() {
-                frame.send(to_us);
+            if let Some((frame, to)) = place.take() {
+                frame.send(to);
             }
         }
         self.len = 0;
+    }
+}
+
+/// Whom a frame reaches.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum To {
+    /// Others.
+    Wire,
+    /// Only this host.
+    Us,
+    /// Others, and members of the group in this host.
+    Both,
+}
+
+impl To {
+    /// Whom a frame on a path reaches. `heard`: somebody in this host hears the group that it is for.
+    pub(crate) fn of(path: &Path, heard: bool) -> Self {
+        if path.src_mac == path.dst_mac {
+            Self::Us
+        } else if heard {
+            Self::Both
+        } else {
+            Self::Wire
+        }
     }
 }
 

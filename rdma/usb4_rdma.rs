@@ -28,6 +28,7 @@ mod cq;
 mod device;
 mod graves;
 mod host;
+mod mcast;
 mod mr;
 mod post;
 mod qp;

@@ -76,6 +76,8 @@ struct usb4_mmap {
 /* An address vector in one flat piece. */
 struct usb4_path {
 	u8 dmac[6];
+	u8 smac[6];
+	u32 tag; /* of the VLAN: EtherType, number; 0: none */
 	u8 ipv6;
 	u8 hop_limit;
 	u8 traffic_class;
@@ -159,6 +161,7 @@ void usb4_netdev_hold(struct net_device *ndev);
 void usb4_netdev_put(struct net_device *ndev);
 u32 usb4_netdev_mtu(const struct net_device *ndev);
 u32 usb4_netdev_ifindex(const struct net_device *ndev);
+struct net_device *usb4_netdev_vlan(struct net_device *ndev, u32 tag);
 const u8 *usb4_netdev_address(const struct net_device *ndev);
 bool usb4_netdev_is_up(const struct net_device *ndev);
 bool usb4_netdev_is_registered(const struct net_device *ndev);
@@ -172,12 +175,14 @@ u8 *usb4_skb_put(struct sk_buff *skb, u32 len);
 void usb4_skb_send_prepare(struct sk_buff *skb, u32 network_offset, u32 transport_offset, void *credit);
 int usb4_skb_xmit(struct sk_buff *skb);
 void usb4_skb_loop(struct sk_buff *skb);
+void usb4_skb_loop_copy(struct sk_buff *skb);
 void usb4_skb_free(struct sk_buff *skb);
 void usb4_skb_consume(struct sk_buff *skb);
 void *usb4_skb_credit(struct sk_buff *skb);
 u32 usb4_skb_len(const struct sk_buff *skb);
 u16 usb4_skb_protocol(const struct sk_buff *skb);
 bool usb4_skb_plain(const struct sk_buff *skb);
+u32 usb4_skb_tag(const struct sk_buff *skb);
 int usb4_skb_linearize(struct sk_buff *skb);
 const u8 *usb4_skb_segment(const struct sk_buff *skb, u32 index, u32 *len);
 

@@ -9,6 +9,7 @@
 #include <linux/etherdevice.h>
 #include <linux/ethtool.h>
 #include <linux/highmem.h>
+#include <linux/if_vlan.h>
 #include <linux/module.h>
 #include <linux/rtnetlink.h>
 #include <net/addrconf.h>
@@ -64,6 +65,8 @@ int usb4_op_modify_srq(struct ib_srq *srq, struct ib_srq_attr *attr, enum ib_srq
 		       struct ib_udata *udata);
 int usb4_op_query_srq(struct ib_srq *srq, struct ib_srq_attr *attr);
 int usb4_op_destroy_srq(struct ib_srq *srq, struct ib_udata *udata);
+int usb4_op_attach_mcast(struct ib_qp *qp, union ib_gid *gid, u16 lid);
+int usb4_op_detach_mcast(struct ib_qp *qp, union ib_gid *gid, u16 lid);
 int usb4_op_post_send(struct ib_qp *qp, const struct ib_send_wr *wr, const struct ib_send_wr **bad);
 int usb4_op_post_recv(struct ib_qp *qp, const struct ib_recv_wr *wr, const struct ib_recv_wr **bad);
 int usb4_op_poll_cq(struct ib_cq *cq, int count, struct ib_wc *to);
@@ -111,6 +114,8 @@ static const struct ib_device_ops usb4_device_ops = {
 	.modify_qp = usb4_op_modify_qp,
 	.query_qp = usb4_op_query_qp,
 	.destroy_qp = usb4_op_destroy_qp,
+	.attach_mcast = usb4_op_attach_mcast,
+	.detach_mcast = usb4_op_detach_mcast,
 	.post_send = usb4_op_post_send,
 	.post_recv = usb4_op_post_recv,
 	.poll_cq = usb4_op_poll_cq,
@@ -256,22 +261,54 @@ bool usb4_qp_modify_ok(enum ib_qp_state from, enum ib_qp_state to, enum ib_qp_ty
 	return ib_modify_qp_is_ok(from, to, type, mask);
 }
 
-/* False where the address is not a RoCEv2 one of this netdev. */
+/* The VLAN of a netdev that is one: EtherType, number. */
+static u32 usb4_vlan_tag(const struct net_device *ndev)
+{
+	return is_vlan_dev(ndev) ? (u32)ntohs(vlan_dev_vlan_proto(ndev)) << 16 | vlan_dev_vlan_id(ndev) : 0;
+}
+
+/* A netdev that is a VLAN directly above another. */
+static bool usb4_vlan_is_over(const struct net_device *vlan, const struct net_device *ndev)
+{
+#if IS_ENABLED(CONFIG_VLAN_8021Q)
+	return is_vlan_dev(vlan) && vlan_dev_priv(vlan)->real_dev == ndev;
+#else
+	return false;
+#endif
+}
+
+/* Under RCU; null where there is none, or it is down. */
+static struct net_device *usb4_vlan_find(struct net_device *ndev, __be16 proto, u16 id)
+{
+	struct net_device *vlan = __vlan_find_dev_deep_rcu(ndev, proto, id);
+
+	return vlan && usb4_vlan_is_over(vlan, ndev) && (vlan->flags & IFF_UP) ? vlan : NULL;
+}
+
+/* False where the address is not a RoCEv2 one of this netdev, or of a VLAN directly above it. */
 bool usb4_path_from_ah(struct usb4_path *path, struct rdma_ah_attr *ah, struct net_device *ndev)
 {
 	const struct ib_global_route *grh = rdma_ah_read_grh(ah);
 	const struct ib_gid_attr *sgid = grh->sgid_attr;
+	struct net_device *out;
 	bool ours;
 
 	if (!sgid || ah->type != RDMA_AH_ATTR_TYPE_ROCE || sgid->gid_type != IB_GID_TYPE_ROCE_UDP_ENCAP)
 		return false;
 	rcu_read_lock();
-	ours = rcu_dereference(sgid->ndev) == ndev;
+	out = rcu_dereference(sgid->ndev);
+	ours = out == ndev || (out && usb4_vlan_is_over(out, ndev));
+	if (ours) {
+		ether_addr_copy(path->smac, out->dev_addr);
+		path->tag = out == ndev ? 0 : usb4_vlan_tag(out);
+	}
 	rcu_read_unlock();
 	if (!ours)
 		return false;
 	ether_addr_copy(path->dmac, rdma_ah_retrieve_dmac(ah));
 	path->ipv6 = rdma_gid_attr_network_type(sgid) == RDMA_NETWORK_IPV6;
+	if (path->ipv6 == ipv6_addr_v4mapped((const struct in6_addr *)grh->dgid.raw))
+		return false;
 	path->hop_limit = grh->hop_limit;
 	path->traffic_class = grh->traffic_class;
 	path->flow_label = grh->flow_label;
@@ -424,6 +461,19 @@ bool usb4_netdev_is_registered(const struct net_device *ndev) { return ndev->reg
 u32 usb4_netdev_ifindex(const struct net_device *ndev) { return ndev->ifindex; }
 u32 usb4_netdev_port_state(struct net_device *ndev) { return ib_get_curr_port_state(ndev); }
 
+/* With a reference; null where there is no such VLAN above, or it is down. */
+struct net_device *usb4_netdev_vlan(struct net_device *ndev, u32 tag)
+{
+	struct net_device *vlan;
+
+	rcu_read_lock();
+	vlan = usb4_vlan_find(ndev, htons(tag >> 16), tag & VLAN_VID_MASK);
+	if (vlan)
+		dev_hold(vlan);
+	rcu_read_unlock();
+	return vlan;
+}
+
 /* Mb/s, or 0 where the netdev does not say. */
 u32 usb4_netdev_speed(struct net_device *ndev)
 {
@@ -489,11 +539,28 @@ void usb4_skb_send_prepare(struct sk_buff *skb, u32 network_offset, u32 transpor
 
 int usb4_skb_xmit(struct sk_buff *skb) { return dev_queue_xmit(skb); }
 
-/* To ourselves: the frame comes in as if the wire had brought it. */
+/* To ourselves: the frame comes in as if the wire had brought it, to the netdev that has the hook. */
 void usb4_skb_loop(struct sk_buff *skb)
 {
-	skb->protocol = eth_type_trans(skb, skb->dev);
+	struct net_device *ndev = skb->dev;
+
+	skb->protocol = eth_type_trans(skb, ndev);
+#if IS_ENABLED(CONFIG_VLAN_8021Q)
+	if (is_vlan_dev(ndev)) {
+		__vlan_hwaccel_put_tag(skb, vlan_dev_vlan_proto(ndev), vlan_dev_vlan_id(ndev));
+		skb->dev = vlan_dev_priv(ndev)->real_dev;
+	}
+#endif
 	netif_rx(skb);
+}
+
+/* A copy to ourselves; the original is still to be sent. */
+void usb4_skb_loop_copy(struct sk_buff *skb)
+{
+	struct sk_buff *copy = skb_clone(skb, GFP_ATOMIC);
+
+	if (copy)
+		usb4_skb_loop(copy);
 }
 
 void usb4_skb_free(struct sk_buff *skb) { kfree_skb(skb); }
@@ -501,11 +568,31 @@ void usb4_skb_consume(struct sk_buff *skb) { consume_skb(skb); }
 u32 usb4_skb_len(const struct sk_buff *skb) { return skb->len; }
 u16 usb4_skb_protocol(const struct sk_buff *skb) { return ntohs(skb->protocol); }
 
-/* Nothing that the segments below would not show: no fragment list, no VLAN tag, for us, no aggregate. */
+/* The VLAN of a frame. A tag with number 0 is only a priority. */
+u32 usb4_skb_tag(const struct sk_buff *skb)
+{
+	if (!skb_vlan_tag_present(skb) || !skb_vlan_tag_get_id(skb))
+		return 0;
+	return (u32)ntohs(skb->vlan_proto) << 16 | skb_vlan_tag_get_id(skb);
+}
+
+/* For us or for a group. A VLAN may have an Ethernet address of its own. */
+static bool usb4_skb_is_for_us(const struct sk_buff *skb)
+{
+	const struct net_device *vlan;
+
+	if (skb->pkt_type != PACKET_HOST && skb->pkt_type != PACKET_MULTICAST && skb->pkt_type != PACKET_OTHERHOST)
+		return false;
+	if (!usb4_skb_tag(skb))
+		return skb->pkt_type != PACKET_OTHERHOST;
+	vlan = usb4_vlan_find(skb->dev, skb->vlan_proto, skb_vlan_tag_get_id(skb));
+	return vlan && (skb->pkt_type != PACKET_OTHERHOST || ether_addr_equal(eth_hdr(skb)->h_dest, vlan->dev_addr));
+}
+
+/* Nothing that the segments below would not show: no fragment list, no aggregate. In an RCU section, as all hooks. */
 bool usb4_skb_plain(const struct sk_buff *skb)
 {
-	return !skb_has_frag_list(skb) && skb_frags_readable(skb) && !skb_vlan_tag_present(skb) &&
-	       !skb_is_gso(skb) && skb->pkt_type == PACKET_HOST;
+	return !skb_has_frag_list(skb) && skb_frags_readable(skb) && !skb_is_gso(skb) && usb4_skb_is_for_us(skb);
 }
 
 int usb4_skb_linearize(struct sk_buff *skb) { return skb_linearize(skb); }

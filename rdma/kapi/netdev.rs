@@ -6,7 +6,7 @@
 //!
 //! C headers: `include/linux/{netdevice,skbuff,netfilter}.h`.
 
-use crate::{device::Device, qp::Qp};
+use crate::{device::Device, qp::Qp, send::To};
 use core::{ptr, ptr::NonNull, slice};
 use kernel::{
     error::to_result,
@@ -69,6 +69,28 @@ impl Netdev {
     pub(crate) fn is_registered(&self) -> bool {
         // SAFETY: Valid by the invariant.
         unsafe { c::usb4_netdev_is_registered(self.as_ptr()) }
+    }
+
+    /// The netdev above this one for a VLAN, given as in `Path::tag`; for none, this one. `None` if there is none, or if it
+    /// is down. Any context.
+    pub(crate) fn tagged(&self, tag: u32) -> Option<Self> {
+        if tag == 0 {
+            return Some(self.clone());
+        }
+        // SAFETY: Valid by the invariant. The result comes with a reference.
+        NonNull::new(unsafe { c::usb4_netdev_vlan(self.as_ptr(), tag) }).map(Self)
+    }
+
+    /// Frames for a group's Ethernet address are heard from now on; to be taken back as often with [`Self::ignore`].
+    pub(crate) fn hear(&self, mac: &[u8; 6]) -> Result {
+        // SAFETY: Valid by the invariant; the address is copied.
+        to_result(unsafe { c::dev_mc_add(self.as_ptr(), mac.as_ptr()) })
+    }
+
+    /// See [`Self::hear`].
+    pub(crate) fn ignore(&self, mac: &[u8; 6]) {
+        // SAFETY: As in `hear`. It fails only for what was not heard.
+        let _ = unsafe { c::dev_mc_del(self.as_ptr(), mac.as_ptr()) };
     }
 
     /// Administratively up.
@@ -196,7 +218,13 @@ impl RxFrame {
         unsafe { c::usb4_skb_len(self.0.as_ptr()) as usize }
     }
 
-    /// One whole datagram for this host, with no tag and all bytes reachable.
+    /// The VLAN, as in `Path::tag`.
+    pub(crate) fn tag(&self) -> u32 {
+        // SAFETY: Valid by `new`.
+        unsafe { c::usb4_skb_tag(self.0.as_ptr()) }
+    }
+
+    /// One whole datagram for this host, or for a group, with all bytes reachable.
     pub(crate) fn is_plain(&self) -> bool {
         // SAFETY: Valid by `new`.
         unsafe { c::usb4_skb_plain(self.0.as_ptr()) }
@@ -297,12 +325,16 @@ impl Drop for TxFrame {
 pub(crate) struct ReadyFrame(TxFrame);
 
 impl ReadyFrame {
-    /// Gives the frame to the netdev, or back to ourselves if it is addressed `to_us`. No lock held.
-    pub(crate) fn send(self, to_us: bool) {
+    /// Gives the frame to the netdev, or back to ourselves, or both. No lock held.
+    pub(crate) fn send(self, to: To) {
         let frame = core::mem::ManuallyDrop::new(self.0);
-        // SAFETY: Both take the skb over. The result says what became of it in the queue: loss is what retries are for.
+        // SAFETY: The skb is complete. The first takes none of it away, the others take it over. The result says what
+        // became of it in the queue: loss is what retries are for.
         unsafe {
-            if to_us {
+            if to == To::Both {
+                c::usb4_skb_loop_copy(frame.skb.as_ptr());
+            }
+            if to == To::Us {
                 c::usb4_skb_loop(frame.skb.as_ptr());
             } else {
                 let _ = c::usb4_skb_xmit(frame.skb.as_ptr());

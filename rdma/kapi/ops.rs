@@ -10,6 +10,7 @@
 
 mod ah;
 mod kernel_callers;
+mod mcast;
 mod mw;
 mod srq;
 

@@ -5,6 +5,7 @@ use super::{Engine, Qp, State, FLUSH_FIRST, QPN_FLAG};
 use crate::{
     cq::Cq,
     device::{Device, Qps},
+    host::Sender,
     kapi::{
         self,
         sync::{new_bh_lock, new_irq_lock},
@@ -122,7 +123,7 @@ impl Qp {
             sq,
             rq,
             path: None,
-            ipv6: false,
+            sender: Sender::default(),
             ip_id: 0,
             sending: false,
             flush_in: FLUSH_FIRST,

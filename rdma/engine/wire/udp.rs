@@ -57,6 +57,36 @@ impl Addresses {
             Self::V6 { .. } => IPV6_LEN,
         }
     }
+
+    /// The GID of the destination.
+    #[must_use]
+    pub const fn dst_gid(&self) -> [u8; 16] {
+        match *self {
+            Self::V6 { dst, .. } => dst,
+            Self::V4 { dst: [a, b, c, d], .. } => [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d],
+        }
+    }
+
+    /// Whether the datagram goes the opposite way of `path`.
+    #[must_use]
+    pub fn is_reverse_of(&self, path: &Self) -> bool {
+        match (*path, *self) {
+            (Self::V4 { src, dst }, Self::V4 { src: from, dst: to }) => src == to && dst == from,
+            (Self::V6 { src, dst }, Self::V6 { src: from, dst: to }) => src == to && dst == from,
+            _ => false,
+        }
+    }
+}
+
+/// The Ethernet address that frames for a multicast group have. RFC 1112, 6.4; RFC 2464, 7. `None` if the GID is no
+/// multicast address.
+#[must_use]
+pub const fn multicast_mac(gid: &[u8; 16]) -> Option<[u8; 6]> {
+    match *gid {
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 224..=239, b, c, d] => Some([1, 0, 0x5e, b & 0x7f, c, d]),
+        [0xff, _, _, _, _, _, _, _, _, _, _, _, a, b, c, d] => Some([0x33, 0x33, a, b, c, d]),
+        _ => None,
+    }
 }
 
 /// How packets of a connection travel: what an address vector resolves to.
@@ -76,6 +106,8 @@ pub struct Path {
     pub hop_limit: u8,
     /// IPv6 flow label, 20 bits.
     pub flow_label: u32,
+    /// The VLAN: EtherType in the upper 16 bits, number in the lower. 0: none. The netdev puts it into the frame.
+    pub tag: u32,
 }
 
 /// Finished Ethernet, IP and UDP header bytes for one packet.
@@ -328,6 +360,7 @@ mod tests {
             traffic_class: 2,
             hop_limit: 64,
             flow_label: 0,
+            tag: 0,
         }
     }
 
@@ -341,6 +374,7 @@ mod tests {
             traffic_class: 0xb8,
             hop_limit: 63,
             flow_label: 0x54321,
+            tag: 0,
             ..v4()
         }
     }
@@ -393,6 +427,26 @@ mod tests {
         assert_eq!(with(8, 63), Err(WireError::Checksum));
         assert_eq!(with(25, 0x27), Err(WireError::Length));
         assert_eq!(parse_ethernet(&[0; 14]), Err(WireError::Protocol));
+    }
+
+    #[test]
+    fn groups_have_the_ethernet_addresses_of_the_rfcs() {
+        let v4 = |last: [u8; 4]| {
+            let mut gid = [0; 16];
+            gid[10..12].fill(0xff);
+            gid[12..].copy_from_slice(&last);
+            multicast_mac(&gid)
+        };
+        assert_eq!(v4([239, 129, 2, 3]), Some([1, 0, 0x5e, 1, 2, 3]));
+        assert_eq!(v4([224, 0, 0, 1]), Some([1, 0, 0x5e, 0, 0, 1]));
+        assert_eq!(v4([240, 0, 0, 1]), None);
+        assert_eq!(v4([10, 0, 0, 1]), None);
+        let mut v6 = [0; 16];
+        v6[..2].copy_from_slice(&[0xff, 0x0e]);
+        v6[12..].copy_from_slice(&[0xc0, 1, 2, 3]);
+        assert_eq!(multicast_mac(&v6), Some([0x33, 0x33, 0xc0, 1, 2, 3]));
+        v6[0] = 0xfe;
+        assert_eq!(multicast_mac(&v6), None);
     }
 
     #[test]

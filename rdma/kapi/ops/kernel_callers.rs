@@ -170,6 +170,7 @@ fn work_completion(cqe: &KernelCqe) -> c::ib_wc {
             cqe.has_grh,
             c::ib_wc_flags_IB_WC_GRH | c::ib_wc_flags_IB_WC_WITH_NETWORK_HDR_TYPE,
         ),
+        (cqe.vlan.is_some(), c::ib_wc_flags_IB_WC_WITH_VLAN),
     ] {
         if is {
             flags |= flag;
@@ -189,6 +190,7 @@ fn work_completion(cqe: &KernelCqe) -> c::ib_wc {
         wc_flags: flags as c_int,
         port_num: 1,
         network_hdr_type: network as u8,
+        vlan_id: cqe.vlan.unwrap_or(u16::MAX),
         ..Default::default()
     };
     wc.__bindgen_anon_1.wr_id = cqe.wr_id;

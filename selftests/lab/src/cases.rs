@@ -9,6 +9,7 @@ mod errors;
 mod faults;
 mod life;
 mod net;
+mod reach;
 mod services;
 mod stock;
 mod virtual_time;
@@ -91,6 +92,7 @@ pub fn all() -> Vec<Case> {
         net::CASES,
         data::CASES,
         services::CASES,
+        reach::CASES,
         errors::CASES,
         faults::CASES,
         life::CASES,

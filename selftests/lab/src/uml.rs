@@ -27,6 +27,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("clean", include_str!("../guest/clean")),
     ("wait-listen", include_str!("../guest/wait-listen")),
     ("mkinitramfs", include_str!("../guest/mkinitramfs")),
+    ("one.py", include_str!("../guest/one.py")),
     ("verbs.py", include_str!("../guest/verbs.py")),
 ];
 

@@ -569,6 +569,7 @@ fn path(connection: &Connection, src: usize, dst: usize) -> Path {
         traffic_class: 0,
         hop_limit: 64,
         flow_label: 0,
+        tag: 0,
     }
 }
 

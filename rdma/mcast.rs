@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Multicast: the groups of a device, the netdev's filter for them, and the way of a packet to each member.
+
+use crate::{
+    device::Device,
+    kapi::sync::{new_bh_lock, BhLock},
+    qp::Qp,
+    recv::Payload,
+};
+use kernel::{new_mutex, prelude::*, sync::Mutex};
+use roce::{
+    group::{self, Member},
+    wire::{
+        udp::{multicast_mac, Datagram},
+        Packet,
+    },
+};
+
+/// QPs in one group at most, as rxe.
+pub(crate) const MAX_ATTACH: usize = 56;
+/// Groups of a device at most, as rxe.
+pub(crate) const MAX_GROUPS: usize = 8192;
+/// Members of all groups at most. They are moved about with softirqs off.
+pub(crate) const MAX_TOTAL: usize = 65_536;
+
+type Members = KVVec<Member>;
+
+/// The groups of a device.
+#[pin_data]
+pub(crate) struct Groups {
+    /// Held over a change, which may wait for memory: the number of groups.
+    #[pin]
+    count: Mutex<usize>,
+    /// Sorted.
+    #[pin]
+    members: BhLock<Members>,
+}
+
+impl Groups {
+    /// No groups.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            count <- new_mutex!(0, "usb4_groups"),
+            members <- new_bh_lock!(Members::new(), c"usb4_members"),
+        })
+    }
+
+    /// Attaches a QP. Again is no error. Sleeps.
+    pub(crate) fn attach(&self, device: &Device, gid: &[u8; 16], qpn: u32) -> Result {
+        let mac = multicast_mac(gid).ok_or(EINVAL)?;
+        let member = Member { gid: *gid, qpn };
+        let mut count = self.count.lock();
+        let (others, total, full) = {
+            let members = self.members.lock();
+            if members.binary_search(&member).is_ok() {
+                return Ok(());
+            }
+            let full = members.len() == members.capacity();
+            (group::of(&members, gid).len(), members.len(), full)
+        };
+        if others >= MAX_ATTACH || total >= MAX_TOTAL || (others == 0 && *count >= MAX_GROUPS) {
+            return Err(ENOMEM);
+        }
+        if full {
+            self.grow((total * 2).max(8))?;
+        }
+        if others == 0 {
+            device.netdev().ok_or(ENODEV)?.hear(&mac)?;
+            *count += 1;
+        }
+        let mut members = self.members.lock();
+        let _ = members.push_within_capacity(member);
+        group::admit(&mut members);
+        Ok(())
+    }
+
+    /// Detaches a QP. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if it was not attached.
+    pub(crate) fn detach(&self, device: &Device, gid: &[u8; 16], qpn: u32) -> Result {
+        let mut count = self.count.lock();
+        let last = {
+            let mut members = self.members.lock();
+            if !group::dismiss(&mut members, &Member { gid: *gid, qpn }) {
+                return Err(EINVAL);
+            }
+            let _ = members.pop();
+            group::of(&members, gid).is_empty()
+        };
+        if last {
+            *count -= 1;
+            if let (Some(netdev), Some(mac)) = (device.netdev(), multicast_mac(gid)) {
+                netdev.ignore(&mac);
+            }
+        }
+        Ok(())
+    }
+
+    fn grow(&self, wanted: usize) -> Result {
+        let mut bigger = Members::with_capacity(wanted, GFP_KERNEL)?;
+        let mut members = self.members.lock();
+        for member in members.drain_all() {
+            let _ = bigger.push_within_capacity(member);
+        }
+        core::mem::swap(&mut *members, &mut bigger);
+        drop(members);
+        drop(bigger);
+        Ok(())
+    }
+
+    /// Whether somebody hears the group.
+    pub(crate) fn has(&self, gid: &[u8; 16]) -> bool {
+        !group::of(&self.members.lock(), gid).is_empty()
+    }
+
+    /// Gives a packet for a group, whose ICRC is right, to each of its members.
+    pub(crate) fn receive(&self, device: &Device, packet: &Packet, datagram: &Datagram, payload: &Payload<'_>) {
+        let mut heard = [0; MAX_ATTACH];
+        for (place, member) in heard
+            .iter_mut()
+            .zip(group::of(&self.members.lock(), &datagram.addresses.dst_gid()))
+        {
+            *place = member.qpn;
+        }
+        for qpn in heard.into_iter().take_while(|qpn| *qpn != 0) {
+            if let Some(qp) = device.qps.find(qpn) {
+                Qp::receive_group(&qp, packet, payload);
+            }
+        }
+    }
+}
