@@ -6,7 +6,7 @@
 
 use crate::{
     device::{Device, Qps, Regions, Windows},
-    mcast,
+    fast, mcast,
 };
 use roce::limits;
 use usb4_bindings as c;
@@ -22,7 +22,7 @@ pub(crate) const MAX_SGE: u32 = 32;
 /// Bytes of inline data.
 pub(crate) const MAX_INLINE: u32 = 512;
 /// Completions of a queue.
-pub(crate) const MAX_CQE: u32 = 32_767;
+pub(crate) const MAX_CQE: u32 = 65_535;
 /// Receives of a shared queue.
 pub(crate) const MAX_SRQ_WR: u32 = 1 << 20;
 /// Scatter entries of a receive in a shared queue.
@@ -49,6 +49,7 @@ pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
         | c::ib_device_cap_flags_IB_DEVICE_SRQ_RESIZE
         | c::ib_device_cap_flags_IB_DEVICE_MEM_WINDOW
         | c::ib_device_cap_flags_IB_DEVICE_MEM_WINDOW_TYPE_2B
+        | c::ib_device_cap_flags_IB_DEVICE_MEM_MGT_EXTENSIONS
         | c::ib_device_cap_flags_IB_DEVICE_FLUSH_GLOBAL
         | c::ib_device_cap_flags_IB_DEVICE_ATOMIC_WRITE) as u64;
     attr.kernel_cap_flags = u64::from(c::ib_kernel_cap_flags_IBK_ALLOW_USER_UNREG);
@@ -72,6 +73,7 @@ pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
     attr.max_mcast_grp = count(mcast::MAX_GROUPS);
     attr.max_mcast_qp_attach = count(mcast::MAX_ATTACH);
     attr.max_total_mcast_qp_attach = count(mcast::MAX_TOTAL);
+    attr.max_fast_reg_page_list_len = fast::MAX_PAGES;
     attr.max_pkeys = 1;
     attr.local_ca_ack_delay = 15;
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Memory regions: pinned user memory under a random key.
+//! Memory regions under random keys: pinned user memory, and memory of kernel callers.
 
 use crate::{
     device::{Device, Regions},
+    fast::{Ask, Fast},
     kapi::{
         self,
         sync::wait_for_packets,
@@ -20,6 +21,7 @@ use kernel::{
 };
 use roce::{
     abi::Bind,
+    fast::Registration,
     keys::{self, Access, Key, RegionView},
     wqe::Fault,
 };
@@ -32,6 +34,8 @@ const RIGHTS: u32 = c::ib_access_flags_IB_ACCESS_LOCAL_WRITE
     | c::ib_access_flags_IB_ACCESS_REMOTE_ATOMIC
     | c::ib_access_flags_IB_ACCESS_MW_BIND
     | c::ib_access_flags_IB_ACCESS_FLUSH_GLOBAL;
+/// Rights that a fast registration may give: no window is bound to one.
+const FAST_RIGHTS: u32 = RIGHTS & !c::ib_access_flags_IB_ACCESS_MW_BIND;
 /// In place of a number of windows: the region is going.
 const GOING: i32 = i32::MIN;
 
@@ -48,29 +52,9 @@ enum Backing {
     Pinned(Umem),
     /// All memory of the kernel, for its own callers: the offset is the address.
     Kernel(KernelMemory),
-}
-
-impl Backing {
-    fn read(&self, at: usize, to: &mut [u8]) -> bool {
-        match self {
-            Self::Pinned(umem) => umem.read(at, to),
-            Self::Kernel(memory) => memory.read(at, to),
-        }
-    }
-
-    fn write(&self, at: usize, from: &[u8]) -> bool {
-        match self {
-            Self::Pinned(umem) => umem.write(at, from),
-            Self::Kernel(memory) => memory.write(at, from),
-        }
-    }
-
-    fn word<T>(&self, at: usize, act: impl FnOnce(&AtomicU64) -> T) -> Option<T> {
-        match self {
-            Self::Pinned(umem) => umem.word(at, act),
-            Self::Kernel(_) => None,
-        }
-    }
+    /// What a kernel caller has registered by a request, if anything: asked again for every access, and the view
+    /// beside it only names it.
+    Fast(Pin<KBox<Fast>>),
 }
 
 impl Region {
@@ -91,7 +75,14 @@ impl Region {
         iova.checked_add(length).ok_or(EINVAL)?;
         let memory = Umem::pin(device.ib(), start, length, access)?;
         let access = Access(asked & RIGHTS);
-        Self::publish(device, pd, Backing::Pinned(memory), (iova, length), access)
+        Self::publish(device, pd, (iova, length), access, |_| Ok(Backing::Pinned(memory)))
+    }
+
+    /// Publishes a key for fast registration of up to `pages` pages of a kernel caller's memory.
+    pub(crate) fn for_fast(device: &Device, pd: u32, pages: u32, memory: KernelMemory) -> Result<Arc<Self>> {
+        Self::publish(device, pd, (0, 0), Access::NONE, |key| {
+            Ok(Backing::Fast(Fast::new(key, pd, pages, memory)?))
+        })
     }
 
     /// Publishes the kernel's memory for local use in `pd`, which is a kernel caller's.
@@ -102,22 +93,22 @@ impl Region {
             return Err(EOPNOTSUPP);
         }
         let access = Access(asked & RIGHTS);
-        Self::publish(device, pd, Backing::Kernel(memory), (0, u64::MAX), access)
+        Self::publish(device, pd, (0, u64::MAX), access, |_| Ok(Backing::Kernel(memory)))
     }
 
     fn publish(
         device: &Device,
         pd: u32,
-        memory: Backing,
         (base, length): (u64, u64),
         access: Access,
+        memory: impl FnOnce(Key) -> Result<Backing>,
     ) -> Result<Arc<Self>> {
         let slot = device.regions.reserve(kapi::pure::random())?;
         // The low 8 bits say nothing about where; the top one is for windows.
         let number = Regions::number(slot, kapi::pure::random()) & 0x7f_ffff;
-        let key = number << 8 | kapi::pure::random() & 0xff;
+        let key = Key(number << 8 | kapi::pure::random() & 0xff);
         let view = RegionView {
-            key: Key(key),
+            key,
             pd,
             base,
             length,
@@ -125,15 +116,24 @@ impl Region {
             valid: true,
         };
         let windows = Atomic::new(0);
-        match Arc::new(Self { view, memory, windows }, GFP_KERNEL) {
+        let made = memory(key).and_then(|memory| Ok(Arc::new(Self { view, memory, windows }, GFP_KERNEL)?));
+        match made {
             Ok(region) => {
                 device.regions.fill(number, region.clone());
                 Ok(region)
             }
             Err(err) => {
-                device.regions.release(number);
-                Err(err.into())
+                drop(device.regions.release(number));
+                Err(err)
             }
+        }
+    }
+
+    /// The part that requests register, of a region that is for it.
+    pub(crate) fn fast(&self) -> Option<&Fast> {
+        match &self.memory {
+            Backing::Fast(fast) => Some(fast),
+            _ => None,
         }
     }
 
@@ -190,10 +190,43 @@ impl Region {
         (end <= self.view.length).then_some(usize::try_from(offset).ok()?)
     }
 
-    /// The offset of an access, if the rule admits it.
-    fn admit(&self, key: Key, pd: u32, va: u64, len: u32, needed: Access) -> Result<usize, Fault> {
-        let offset = keys::check(&self.view, key, pd, va, len, needed)?;
+    /// The offset of an access, if the rule admits it; nothing that counts for a fast region, which is asked again.
+    fn admit(&self, ask: &Ask) -> Result<usize, Fault> {
+        if let Backing::Fast(fast) = &self.memory {
+            return fast.check(ask).map(|()| 0);
+        }
+        let offset = keys::check(&self.view, ask.key, ask.pd, ask.va, ask.len, ask.needed)?;
         usize::try_from(offset).map_err(|_| Fault::LocalProtection)
+    }
+
+    /// Copies out what was admitted as `ask`, at the offset that it was given.
+    fn read(&self, ask: &Ask, at: usize, to: &mut [u8]) -> Result<(), Fault> {
+        let done = match &self.memory {
+            Backing::Pinned(umem) => umem.read(at, to),
+            Backing::Kernel(memory) => memory.read(at, to),
+            Backing::Fast(fast) => return fast.read(ask, to),
+        };
+        done.then_some(()).ok_or(Fault::LocalProtection)
+    }
+
+    /// As [`Self::read`], the other way.
+    fn write(&self, ask: &Ask, at: usize, from: &[u8]) -> Result<(), Fault> {
+        let done = match &self.memory {
+            Backing::Pinned(umem) => umem.write(at, from),
+            Backing::Kernel(memory) => memory.write(at, from),
+            Backing::Fast(fast) => return fast.write(ask, from),
+        };
+        done.then_some(()).ok_or(Fault::LocalProtection)
+    }
+
+    /// As [`Self::read`], for 8 bytes as one.
+    fn word<T>(&self, ask: &Ask, at: usize, act: impl FnOnce(&AtomicU64) -> T) -> Result<T, Fault> {
+        let done = match &self.memory {
+            Backing::Pinned(umem) => umem.word(at, act),
+            Backing::Kernel(memory) => memory.word(at, act),
+            Backing::Fast(fast) => return fast.word(ask, act),
+        };
+        done.ok_or(Fault::RemoteInvalid)
     }
 }
 
@@ -211,23 +244,21 @@ pub(crate) struct Memory<'a> {
 impl Memory<'_> {
     /// Whether an access would be admitted.
     pub(crate) fn check(&self, key: Key, va: u64, len: u32, needed: Access) -> Result<(), Fault> {
-        self.reach(key, va, len, needed).map(drop)
+        self.reach(&self.ask(key, va, len, needed)).map(drop)
     }
 
     /// Copies out of a region.
     pub(crate) fn read(&self, key: Key, va: u64, to: &mut [u8], needed: Access) -> Result<(), Fault> {
-        let (region, at) = self.reach(key, va, length(to.len())?, needed)?;
-        region.memory.read(at, to).then_some(()).ok_or(Fault::LocalProtection)
+        let ask = self.ask(key, va, length(to.len())?, needed);
+        let (region, at) = self.reach(&ask)?;
+        region.read(&ask, at, to)
     }
 
     /// Copies into a region.
     pub(crate) fn write(&self, key: Key, va: u64, from: &[u8], needed: Access) -> Result<(), Fault> {
-        let (region, at) = self.reach(key, va, length(from.len())?, needed)?;
-        region
-            .memory
-            .write(at, from)
-            .then_some(())
-            .ok_or(Fault::LocalProtection)
+        let ask = self.ask(key, va, length(from.len())?, needed);
+        let (region, at) = self.reach(&ask)?;
+        region.write(&ask, at, from)
     }
 
     /// Lets `act` work on 8 bytes as one.
@@ -238,30 +269,69 @@ impl Memory<'_> {
         needed: Access,
         act: impl FnOnce(&AtomicU64) -> T,
     ) -> Result<T, Fault> {
-        let (region, at) = self.reach(key, va, 8, needed)?;
-        region.memory.word(at, act).ok_or(Fault::RemoteInvalid)
+        let ask = self.ask(key, va, 8, needed);
+        let (region, at) = self.reach(&ask)?;
+        region.word(&ask, at, act)
     }
 
     /// Whether the peer may flush the whole of what a key names.
     pub(crate) fn check_whole(&self, key: Key, needed: Access) -> Result<(), Fault> {
         let region = self.device.regions.find(key.0 >> 8).ok_or(Fault::RemoteAccess)?;
-        region.admit(key, self.pd, region.view.base, 0, needed).map(drop)
+        let base = region.fast().map_or(region.view.base, Fast::base);
+        region.admit(&self.ask(key, base, 0, needed)).map(drop)
     }
 
-    /// The region that `key` names, directly or through a window, and the offset of an access that is admitted.
-    fn reach(&self, key: Key, va: u64, len: u32, needed: Access) -> Result<(Arc<Region>, usize), Fault> {
-        let refused = if needed.is_remote() {
+    fn ask(&self, key: Key, va: u64, len: u32, needed: Access) -> Ask {
+        Ask {
+            key,
+            pd: self.pd,
+            va,
+            len,
+            needed,
+        }
+    }
+
+    /// The region that a key names, directly or through a window, and the offset of an access that is admitted.
+    fn reach(&self, ask: &Ask) -> Result<(Arc<Region>, usize), Fault> {
+        let refused = if ask.needed.is_remote() {
             Fault::RemoteAccess
         } else {
             Fault::LocalProtection
         };
-        if window::is_window(key) {
-            let window = self.device.windows.find(key.0 >> 8).ok_or(refused)?;
-            return window.admit(key, self, va, len, needed).map_err(|_| refused);
+        let number = ask.key.0 >> 8;
+        if window::is_window(ask.key) {
+            let window = self.device.windows.find(number).ok_or(refused)?;
+            return window
+                .admit(ask.key, self, ask.va, ask.len, ask.needed)
+                .map_err(|_| refused);
         }
-        let region = self.device.regions.find(key.0 >> 8).ok_or(refused)?;
-        let at = region.admit(key, self.pd, va, len, needed)?;
+        let region = self.device.regions.find(number).ok_or(refused)?;
+        let at = region.admit(ask)?;
         Ok((region, at))
+    }
+
+    /// Takes a key back: one that a request of this QP's domain registered, or a window of this QP. False if there is
+    /// none that can be.
+    pub(crate) fn invalidate(&self, key: Key) -> bool {
+        if window::is_window(key) {
+            return self.invalidate_window(key);
+        }
+        let region = self.device.regions.find(key.0 >> 8);
+        region.is_some_and(|region| region.fast().is_some_and(|fast| fast.invalidate(key, self.pd).is_ok()))
+    }
+
+    /// Carries a registration out.
+    pub(crate) fn register(&self, wanted: &Registration) -> Result<(), Fault> {
+        let optional = c::ib_access_flags_IB_ACCESS_OPTIONAL;
+        if wanted.access.0 & !FAST_RIGHTS & !optional != 0 {
+            return Err(Fault::Bind);
+        }
+        let wanted = Registration {
+            access: Access(wanted.access.0 & FAST_RIGHTS),
+            ..*wanted
+        };
+        let region = self.device.regions.find(wanted.key.0 >> 8).ok_or(Fault::Bind)?;
+        region.fast().ok_or(Fault::Bind)?.register(&wanted, self.pd)
     }
 }
 

@@ -5,10 +5,16 @@
 //! interrupts off and under the caller's locks: it writes the ring and kicks the QP's timer, and everything else
 //! happens in that softirq.
 
-use crate::{ah::Vector, kapi::queue::Ring};
+use crate::{
+    ah::Vector,
+    kapi::{queue::Ring, umem::KernelMemory},
+};
 use kernel::prelude::*;
 use roce::abi::{INLINE, RECV_HEADER, SEND_HEADER, SGE_LEN, VECTOR};
 use usb4_bindings as c;
+
+/// Inline data is copied by pieces of this size.
+const INLINE_PIECE: usize = 64;
 
 /// Where a send of the kernel's goes.
 pub(crate) enum Destination {
@@ -22,6 +28,13 @@ pub(crate) enum Destination {
         compare_add: u64,
         swap: u64,
         rkey: u32,
+    },
+    /// To this host alone: memory is put under a key.
+    Register {
+        key: u32,
+        base: u64,
+        length: u64,
+        access: u32,
     },
     /// As a datagram.
     Datagram { qpn: u32, qkey: u32, vector: Vector },
@@ -42,25 +55,25 @@ pub(crate) struct Send<'a> {
 pub(crate) struct Poster {
     ring: Ring,
     max_sge: usize,
+    max_inline: usize,
+    memory: KernelMemory,
     producer: u32,
 }
 
 impl Poster {
-    /// For an empty ring.
-    pub(crate) fn new(ring: Ring, max_sge: usize) -> Self {
+    /// For an empty ring, and requests of `max_sge` entries or `max_inline` bytes.
+    pub(crate) fn new(ring: Ring, max_sge: usize, max_inline: usize, memory: KernelMemory) -> Self {
         Self {
             ring,
             max_sge,
+            max_inline,
+            memory,
             producer: 0,
         }
     }
 
     /// Posts a send.
     pub(crate) fn send(&mut self, send: &Send<'_>) -> Result {
-        // Inline data would have to be copied here, and no room for it was promised.
-        if send.flags & INLINE != 0 {
-            return Err(EINVAL);
-        }
         let mut raw = [0; SEND_HEADER];
         let mut put = |at: usize, bytes: &[u8]| {
             if let Some(to) = raw.get_mut(at..at + bytes.len()) {
@@ -88,6 +101,17 @@ impl Poster {
                 put(40, &swap.to_ne_bytes());
                 put(48, &rkey.to_ne_bytes());
             }
+            Destination::Register {
+                key,
+                base,
+                length,
+                access,
+            } => {
+                put(20, &key.to_ne_bytes());
+                put(24, &base.to_ne_bytes());
+                put(32, &length.to_ne_bytes());
+                put(52, &access.to_ne_bytes());
+            }
             Destination::Datagram { qpn, qkey, vector } => {
                 put(24, &qpn.to_ne_bytes());
                 put(28, &qkey.to_ne_bytes());
@@ -97,7 +121,52 @@ impl Poster {
         let length = send.sges.iter().map(|sge| u64::from(sge.length)).sum::<u64>();
         put(184, &u32::try_from(length).map_err(|_| EINVAL)?.to_ne_bytes());
         put(196, &u32::try_from(send.sges.len())?.to_ne_bytes());
+        if send.flags & INLINE != 0 {
+            return self.post_inline(&raw, usize::try_from(length)?, send.sges);
+        }
         self.post(&raw, send.sges)
+    }
+
+    /// Posts a send with the bytes it names, which the caller may use again at once.
+    fn post_inline(&mut self, header: &[u8], length: usize, sges: &[c::ib_sge]) -> Result {
+        if length > self.max_inline {
+            return Err(EINVAL);
+        }
+        let next = self.room()?;
+        self.ring.write(self.producer, 0, header);
+        let mut at = header.len();
+        for sge in sges {
+            let mut address = usize::try_from(sge.addr)?;
+            let mut left = usize::try_from(sge.length)?;
+            while left > 0 {
+                let mut piece = [0; INLINE_PIECE];
+                let len = left.min(INLINE_PIECE);
+                let piece = piece.get_mut(..len).ok_or(EINVAL)?;
+                if !self.memory.read(address, piece) {
+                    return Err(EFAULT);
+                }
+                self.ring.write(self.producer, at, piece);
+                at += len;
+                address = address.wrapping_add(len);
+                left -= len;
+            }
+        }
+        self.publish(next);
+        Ok(())
+    }
+
+    /// The producer's index after the next request, if there is room for it.
+    fn room(&self) -> Result<u32> {
+        let next = self.ring.next(self.producer);
+        if next == self.ring.consumer() {
+            return Err(ENOMEM);
+        }
+        Ok(next)
+    }
+
+    fn publish(&mut self, next: u32) {
+        self.producer = next;
+        self.ring.publish_producer(next);
     }
 
     /// Posts a receive.
@@ -117,10 +186,7 @@ impl Poster {
         if sges.len() > self.max_sge {
             return Err(EINVAL);
         }
-        let next = self.ring.next(self.producer);
-        if next == self.ring.consumer() {
-            return Err(ENOMEM);
-        }
+        let next = self.room()?;
         self.ring.write(self.producer, 0, header);
         for (index, sge) in sges.iter().enumerate() {
             let mut raw = [0; SGE_LEN];
@@ -131,8 +197,7 @@ impl Poster {
             lkey.copy_from_slice(&sge.lkey.to_ne_bytes());
             self.ring.write(self.producer, header.len() + index * SGE_LEN, &raw);
         }
-        self.producer = next;
-        self.ring.publish_producer(next);
+        self.publish(next);
         Ok(())
     }
 }

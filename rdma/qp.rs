@@ -102,6 +102,8 @@ pub(crate) struct Qp {
     in_flight: Atomic<i32>,
     /// Sending waits for frames to come back. 0 or 1.
     stalled: Atomic<i32>,
+    /// 1 while receives are flushed as they are posted.
+    flushes: Atomic<i32>,
     /// Withdrawn where one may sleep.
     #[pin]
     mappings: Mutex<[Option<Mapping>; 2]>,
@@ -380,7 +382,9 @@ impl Qp {
         if let Some(at) = state.engine.poll_timeout() {
             self.timer.arm(at.0);
         }
-        if state.engine.state() == QpState::Err && !state.engine.config().srq {
+        let flushes = state.engine.state() == QpState::Err && !state.engine.config().srq;
+        self.flushes.store(i32::from(flushes), kernel::sync::atomic::Relaxed);
+        if flushes {
             self.timer.arm(now().saturating_add(state.flush_in));
             state.flush_in = (state.flush_in * 2).min(FLUSH_LAST);
         } else {

@@ -8,9 +8,11 @@ use crate::{
     context,
     kapi::{
         queue::Mapping,
-        sync::{new_bh_lock, BhLock},
+        sync::{new_bh_lock, new_irq_lock, BhLock, IrqLock},
+        umem::KernelMemory,
         uverbs::{SrqHandle, Udata},
     },
+    post::Poster,
     wq::{Places, RecvRing},
 };
 use kernel::{
@@ -41,6 +43,17 @@ pub(crate) struct Srq {
     /// Withdrawn where one may sleep.
     #[pin]
     mapping: Mutex<Option<Mapping>>,
+    /// Where a kernel caller posts.
+    #[pin]
+    posts: IrqLock<Option<Poster>>,
+}
+
+/// Who wants a shared receive queue.
+pub(crate) enum Caller<'a> {
+    /// User space, which maps the ring.
+    User(&'a Udata),
+    /// A caller in the kernel, whose buffers are at kernel addresses.
+    Kernel(KernelMemory),
 }
 
 impl Srq {
@@ -50,18 +63,28 @@ impl Srq {
         pd: u32,
         number: u32,
         attr: &mut c::ib_srq_attr,
-        udata: &Udata,
+        caller: Caller<'_>,
     ) -> Result<Arc<Self>> {
         if attr.max_wr == 0 || attr.max_wr > context::MAX_SRQ_WR || attr.max_sge > context::MAX_SRQ_SGE {
             return Err(EINVAL);
         }
-        let (ring, mapping) = RecvRing::new(&mut attr.max_wr, attr.max_sge, Some(udata))?;
-        let mapping = mapping.ok_or(EINVAL)?;
-        let mut answer = [0; 24];
-        let (first, second) = answer.split_at_mut(16);
-        first.copy_from_slice(&mapping.info.bytes());
-        second.copy_from_slice(&u64::from(number).to_le_bytes());
-        udata.reply(&answer)?;
+        let user = match caller {
+            Caller::User(udata) => Some(udata),
+            Caller::Kernel(_) => None,
+        };
+        let (ring, mapping) = RecvRing::new(&mut attr.max_wr, attr.max_sge, user)?;
+        let posts = match caller {
+            Caller::User(udata) => {
+                let mapping = mapping.as_ref().ok_or(EINVAL)?;
+                let mut answer = [0; 24];
+                let (first, second) = answer.split_at_mut(16);
+                first.copy_from_slice(&mapping.info.bytes());
+                second.copy_from_slice(&u64::from(number).to_le_bytes());
+                udata.reply(&answer)?;
+                None
+            }
+            Caller::Kernel(memory) => Some(ring.poster(memory)),
+        };
         let state = State {
             ring,
             capacity: attr.max_wr,
@@ -73,7 +96,8 @@ impl Srq {
                 pd,
                 max_sge: attr.max_sge,
                 state <- new_bh_lock!(state, c"usb4_srq"),
-                mapping <- new_mutex!(Some(mapping), "usb4_srq_mapping"),
+                mapping <- new_mutex!(mapping, "usb4_srq_mapping"),
+                posts <- new_irq_lock!(posts, c"usb4_srq_posts"),
             }),
             GFP_KERNEL,
         )
@@ -102,8 +126,14 @@ impl Srq {
         Some(taken)
     }
 
-    /// Changes the limit, or the size. The announcement of a new ring goes where user space says.
-    pub(crate) fn modify(&self, wanted: &c::ib_srq_attr, mask: u32, udata: &Udata) -> Result {
+    /// Posts a kernel caller's receive. Any context.
+    pub(crate) fn post(&self, wr_id: u64, sges: &[c::ib_sge]) -> Result {
+        (*self.posts.lock()).as_mut().ok_or(EINVAL)?.recv(wr_id, sges)
+    }
+
+    /// Changes the limit, or the size. The announcement of a new ring goes where user space says; a kernel caller
+    /// cannot change the size.
+    pub(crate) fn modify(&self, wanted: &c::ib_srq_attr, mask: u32, udata: Option<&Udata>) -> Result {
         let resize = mask & c::ib_srq_attr_mask_IB_SRQ_MAX_WR != 0;
         let limit = (mask & c::ib_srq_attr_mask_IB_SRQ_LIMIT != 0).then_some(wanted.srq_limit);
         // One change at a time.
@@ -117,6 +147,7 @@ impl Srq {
             return Err(EINVAL);
         }
         if resize {
+            let udata = udata.ok_or(EOPNOTSUPP)?;
             let mut place = [0; 8];
             udata.read(&mut place)?;
             let mut capacity = room;

@@ -195,8 +195,8 @@ impl Window {
 }
 
 impl Memory<'_> {
-    /// Takes a key back that this QP's owner had given. False if there is none that can be.
-    pub(crate) fn invalidate(&self, key: Key) -> bool {
+    /// Takes the key of a window back that this QP's owner had given. False if there is none that can be.
+    pub(crate) fn invalidate_window(&self, key: Key) -> bool {
         self.device
             .windows
             .find(key.0 >> 8)
@@ -213,6 +213,7 @@ impl Memory<'_> {
                 .find(wanted.window.0 >> 8)
                 .ok_or(Fault::Bind)?
                 .bind(wanted, self),
+            Local::Register(wanted) => self.register(wanted),
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     context,
     kapi::{
         queue::{Mapping, Ring},
+        umem::KernelMemory,
         uverbs::Udata,
     },
     mr::Memory,
@@ -85,6 +86,7 @@ impl SendQueue {
         let (ring, mapping) = Ring::offered(udata, *wr, SEND_HEADER + room, MIN_SEND_SLOTS)?;
         let max_sge = room / SGE_LEN;
         let places = new_places(ring.capacity().min(SEND_PLACES), max_sge, room)?;
+        let places = if udata.is_none() { places.for_kernel() } else { places };
         *wr = ring.capacity();
         *sge = u32::try_from(max_sge)?;
         *inline = u32::try_from(room)?;
@@ -101,8 +103,8 @@ impl SendQueue {
     }
 
     /// The ring, for a kernel caller to post to.
-    pub(crate) fn poster(&self) -> Poster {
-        Poster::new(self.ring.share(), self.max_sge)
+    pub(crate) fn poster(&self, memory: KernelMemory) -> Poster {
+        Poster::new(self.ring.share(), self.max_sge, self.max_sge * SGE_LEN, memory)
     }
 
     /// Keeps the address vectors of requests from now on.

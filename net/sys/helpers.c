@@ -50,6 +50,8 @@ int usb4_op_req_notify_cq(struct ib_cq *cq, enum ib_cq_notify_flags flags);
 struct ib_mr *usb4_op_reg_user_mr(struct ib_pd *pd, u64 start, u64 length, u64 iova, int access,
 				  struct ib_dmah *dmah, struct ib_udata *udata);
 int usb4_op_dereg_mr(struct ib_mr *mr, struct ib_udata *udata);
+struct ib_mr *usb4_op_alloc_mr(struct ib_pd *pd, enum ib_mr_type type, u32 pages);
+int usb4_op_map_mr_sg(struct ib_mr *mr, struct scatterlist *sg, int count, unsigned int *offset);
 int usb4_op_create_qp(struct ib_qp *qp, struct ib_qp_init_attr *init, struct ib_udata *udata);
 int usb4_op_modify_qp(struct ib_qp *qp, struct ib_qp_attr *attr, int mask, struct ib_udata *udata);
 int usb4_op_query_qp(struct ib_qp *qp, struct ib_qp_attr *attr, int mask, struct ib_qp_init_attr *init);
@@ -69,6 +71,7 @@ int usb4_op_attach_mcast(struct ib_qp *qp, union ib_gid *gid, u16 lid);
 int usb4_op_detach_mcast(struct ib_qp *qp, union ib_gid *gid, u16 lid);
 int usb4_op_post_send(struct ib_qp *qp, const struct ib_send_wr *wr, const struct ib_send_wr **bad);
 int usb4_op_post_recv(struct ib_qp *qp, const struct ib_recv_wr *wr, const struct ib_recv_wr **bad);
+int usb4_op_post_srq_recv(struct ib_srq *srq, const struct ib_recv_wr *wr, const struct ib_recv_wr **bad);
 int usb4_op_poll_cq(struct ib_cq *cq, int count, struct ib_wc *to);
 struct ib_mr *usb4_op_get_dma_mr(struct ib_pd *pd, int access);
 struct rdma_hw_stats *usb4_op_alloc_stats(struct ib_device *ib, u32 port);
@@ -110,6 +113,8 @@ static const struct ib_device_ops usb4_device_ops = {
 	.req_notify_cq = usb4_op_req_notify_cq,
 	.reg_user_mr = usb4_op_reg_user_mr,
 	.dereg_mr = usb4_op_dereg_mr,
+	.alloc_mr = usb4_op_alloc_mr,
+	.map_mr_sg = usb4_op_map_mr_sg,
 	.create_qp = usb4_op_create_qp,
 	.modify_qp = usb4_op_modify_qp,
 	.query_qp = usb4_op_query_qp,
@@ -131,6 +136,7 @@ static const struct ib_device_ops usb4_device_ops = {
 	.modify_srq = usb4_op_modify_srq,
 	.query_srq = usb4_op_query_srq,
 	.destroy_srq = usb4_op_destroy_srq,
+	.post_srq_recv = usb4_op_post_srq_recv,
 	.alloc_hw_port_stats = usb4_op_alloc_stats,
 	.get_hw_stats = usb4_op_get_stats,
 

@@ -11,6 +11,7 @@ mod send;
 
 pub use places::{Place, Places, Sge};
 
+use crate::fast::Registration;
 use crate::keys::Key;
 
 /// Bytes of an `rxe_send_wqe` before its scatter list or inline data.
@@ -38,6 +39,8 @@ pub enum Local {
     Invalidate(Key),
     /// Bind a memory window.
     Bind(Bind),
+    /// Put memory under a key of fast registration.
+    Register(Registration),
 }
 
 /// A request to bind a memory window.

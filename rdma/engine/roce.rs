@@ -47,6 +47,7 @@
 pub mod abi;
 pub mod completion;
 pub mod counters;
+pub mod fast;
 pub mod group;
 pub mod keys;
 pub mod limits;

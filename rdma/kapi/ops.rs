@@ -9,6 +9,7 @@
 #![allow(clippy::missing_safety_doc, reason = "one contract for all, above")]
 
 mod ah;
+mod fast;
 mod kernel_callers;
 mod mcast;
 mod mw;
@@ -18,6 +19,7 @@ use super::{
     ibdev,
     netdev::{self, Netdev, RxFrame, Verdict},
     queue,
+    umem::KernelMemory,
     uverbs::{CqHandle, QpAttr, QpHandle, Udata},
 };
 use crate::{
@@ -392,6 +394,12 @@ unsafe extern "C" fn usb4_op_create_qp(
             handle: QpHandle::new(handle),
             kind,
             signal_all: init.sq_sig_type == c::ib_sig_type_IB_SIGNAL_ALL_WR,
+            // Without a user the caller is in the kernel, and keeps what its requests name until their completion.
+            memory: if udata.is_none() {
+                Some(KernelMemory::new())
+            } else {
+                None
+            },
         }
     };
     match Qp::create(new, &mut init.cap, udata.as_ref()) {

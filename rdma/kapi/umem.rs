@@ -129,6 +129,7 @@ impl Umem {
 }
 
 /// The right to copy from and to kernel addresses, which only a trusted caller's request can give.
+#[derive(Clone, Copy)]
 pub(crate) struct KernelMemory(());
 
 impl KernelMemory {
@@ -146,6 +147,17 @@ impl KernelMemory {
         // SAFETY: A kernel caller's buffer by the promise at creation; the copy may race with the caller as DMA would.
         unsafe { c::usb4_mem_copy(to.as_mut_ptr().cast(), from.cast(), to.len()) };
         true
+    }
+
+    /// Lets `act` work on the 8 bytes at an address as one. `None` if it is not aligned.
+    pub(crate) fn word<T>(&self, at: usize, act: impl FnOnce(&AtomicU64) -> T) -> Option<T> {
+        if at % 8 != 0 {
+            return None;
+        }
+        // SAFETY: Aligned, and a kernel caller's buffer by the promise at creation.
+        Some(act(unsafe {
+            AtomicU64::from_ptr(core::ptr::with_exposed_provenance_mut(at))
+        }))
     }
 
     /// Copies to an address.

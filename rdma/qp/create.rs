@@ -11,6 +11,7 @@ use crate::{
         sync::{new_bh_lock, new_irq_lock},
         tasklet::Tasklet,
         timer::Timer,
+        umem::KernelMemory,
         uverbs::{KeptAttr, QpHandle, Udata},
     },
     post::Send,
@@ -21,7 +22,10 @@ use crate::{
 use kernel::{
     new_mutex,
     prelude::*,
-    sync::{atomic::Atomic, Arc},
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc,
+    },
 };
 use roce::{
     limits,
@@ -40,6 +44,8 @@ pub(crate) struct NewQp {
     pub(crate) handle: QpHandle,
     pub(crate) kind: QpKind,
     pub(crate) signal_all: bool,
+    /// Of callers in the kernel: the right to their buffers.
+    pub(crate) memory: Option<KernelMemory>,
 }
 
 impl Qp {
@@ -111,6 +117,7 @@ impl Qp {
             handle,
             kind,
             signal_all,
+            memory,
             ..
         } = new;
         let config = QpConfig {
@@ -118,7 +125,7 @@ impl Qp {
             srq: has_srq,
             ..QpConfig::new(Qpn::new(number))
         };
-        let mut state = State {
+        let state = State {
             engine: Engine::new(config, Slots { sends, reads }),
             sq,
             rq,
@@ -136,10 +143,8 @@ impl Qp {
                 (None, None)
             }
             None => {
-                // Nothing is copied at posting.
-                state.kept.fields().cap.max_inline_data = 0;
-                *cap = state.kept.fields().cap;
-                (Some(state.sq.poster()), state.rq.poster())
+                let memory = memory.ok_or(EINVAL)?;
+                (Some(state.sq.poster(memory)), state.rq.poster(memory))
             }
         };
         let qp = Arc::pin_init(
@@ -156,6 +161,7 @@ impl Qp {
                 after <- Tasklet::new(),
                 in_flight: Atomic::new(0),
                 stalled: Atomic::new(0),
+                flushes: Atomic::new(0),
                 mappings <- new_mutex!([rq_mapping, sq_mapping], "usb4_qp_mappings"),
                 sends <- new_irq_lock!(sends, c"usb4_sends"),
                 recvs <- new_irq_lock!(recvs, c"usb4_recvs"),
@@ -174,7 +180,12 @@ impl Qp {
 
     /// Posts a kernel caller's receive. Any context.
     pub(crate) fn post_recv(&self, wr_id: u64, sges: &[c::ib_sge]) -> Result {
-        (*self.recvs.lock()).as_mut().ok_or(EINVAL)?.recv(wr_id, sges)
+        (*self.recvs.lock()).as_mut().ok_or(EINVAL)?.recv(wr_id, sges)?;
+        if self.flushes.load(Relaxed) == 1 {
+            // Who drains the queue waits for this one.
+            self.kick();
+        }
+        Ok(())
     }
 
     /// Has a softirq look at what was posted. Any context.

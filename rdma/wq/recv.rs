@@ -6,6 +6,7 @@ use crate::{
     context,
     kapi::{
         queue::{Mapping, Ring},
+        umem::KernelMemory,
         uverbs::Udata,
     },
     mr::Memory,
@@ -49,6 +50,11 @@ impl RecvRing {
     /// Scatter entries of a request at most.
     pub(crate) fn max_sge(&self) -> usize {
         self.max_sge
+    }
+
+    /// The ring, for a kernel caller to post to.
+    pub(crate) fn poster(&self, memory: KernelMemory) -> Poster {
+        Poster::new(self.ring.share(), self.max_sge, 0, memory)
     }
 
     /// Posted and not taken.
@@ -134,9 +140,9 @@ impl RecvQueue {
     }
 
     /// The ring, for a kernel caller to post to.
-    pub(crate) fn poster(&self) -> Option<Poster> {
+    pub(crate) fn poster(&self, memory: KernelMemory) -> Option<Poster> {
         match &self.source {
-            RecvSource::Own(ring) => Some(Poster::new(ring.ring.share(), ring.max_sge)),
+            RecvSource::Own(ring) => Some(ring.poster(memory)),
             RecvSource::Shared(_) => None,
         }
     }

@@ -38,6 +38,8 @@ pub struct Places<P, S, I> {
     busy: u32,
     next: u32,
     count: u32,
+    /// The requests are those of a caller in the kernel.
+    for_kernel: bool,
 }
 
 impl<P, S, I> Places<P, S, I>
@@ -58,7 +60,19 @@ where
             busy: 0,
             next: 0,
             count,
+            for_kernel: false,
         }
+    }
+
+    /// The requests are those of a caller in the kernel, who may ask for more than user space.
+    #[must_use]
+    pub fn for_kernel(mut self) -> Self {
+        self.for_kernel = true;
+        self
+    }
+
+    pub(super) fn is_for_kernel(&self) -> bool {
+        self.for_kernel
     }
 
     /// How many requests fit.

@@ -4,11 +4,15 @@
 use super::places::message_len;
 use super::{bytes_at, u32_at, u64_at, Bind, Local, Place, Places, Sge};
 use super::{FENCE, INLINE, SEND_HEADER, SIGNALED, SOLICITED};
-use crate::keys::Key;
+use crate::fast::Registration;
+use crate::keys::{Access, Key};
 use crate::limits::ATOMIC_LEN;
 use crate::psn::Qpn;
 use crate::wqe::{AtomicOp, Datagram, Fault, FlushKind, SendOp, SendWqe};
 use core::ops::DerefMut;
+
+/// `IB_WR_REG_MR`.
+const REGISTER: u32 = 0x20;
 
 impl<P, S, I> Places<P, S, I>
 where
@@ -26,7 +30,7 @@ where
     ) -> SendWqe {
         let slot = self.take();
         let flags = u32_at(raw, 16);
-        let op = operation(raw);
+        let op = operation(raw, self.is_for_kernel());
         let kept = self.keep_send(slot, op, raw, read);
         let op = op.unwrap_or(SendOp::Send);
         let rkey_at = match op {
@@ -85,7 +89,7 @@ where
 }
 
 /// What a request asks for, if we know it.
-fn operation(raw: &[u8; SEND_HEADER]) -> Option<SendOp> {
+fn operation(raw: &[u8; SEND_HEADER], for_kernel: bool) -> Option<SendOp> {
     Some(match u32_at(raw, 12) {
         0 => SendOp::Write,
         1 => SendOp::WriteImm,
@@ -107,6 +111,7 @@ fn operation(raw: &[u8; SEND_HEADER]) -> Option<SendOp> {
             SendOp::Flush(FlushKind { placement, level })
         }
         15 => SendOp::AtomicWrite,
+        REGISTER if for_kernel => SendOp::Register,
         _ => return None,
     })
 }
@@ -122,6 +127,13 @@ fn local(raw: &[u8; SEND_HEADER]) -> Option<Local> {
             window: Key(u32_at(raw, 44)),
             new: Key(u32_at(raw, 48)),
             access: u32_at(raw, 52),
+        })),
+        // No form of user space's: what callers in the kernel write, who alone may ask for it.
+        REGISTER => Some(Local::Register(Registration {
+            key: Key(u32_at(raw, 20)),
+            base: u64_at(raw, 24),
+            length: u64_at(raw, 32),
+            access: Access(u32_at(raw, 52)),
         })),
         _ => None,
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 use super::{Bind, Local, Place, Places, Sge, RECV_HEADER, SEND_HEADER};
-use crate::keys::Key;
+use crate::fast::Registration;
+use crate::keys::{Access, Key};
 use crate::wqe::{AtomicOp, Fault, SendOp};
 use proptest::prelude::*;
 
@@ -109,6 +110,23 @@ fn what_is_too_much_is_a_fault_and_leaves_nothing_of_the_request_before() {
         assert_eq!((wqe.fault, held.local(wqe.slot)), (Some(fault), None));
         held.complete();
     }
+}
+
+#[test]
+fn only_a_caller_in_the_kernel_may_register() {
+    let header = raw::<SEND_HEADER>(&[(12, 0x20), (20, 0x1234_5601), (24, 0x1000), (32, 0x2000), (52, 5)]);
+    let wqe = places().take_send(&header, false, |_, _| {});
+    assert_eq!(wqe.fault, Some(Fault::LocalQpOp));
+    let mut held = places().for_kernel();
+    let wqe = held.take_send(&header, false, |_, _| {});
+    assert_eq!((wqe.op, wqe.length, wqe.fault), (SendOp::Register, 0, None));
+    let wanted = Registration {
+        key: Key(0x1234_5601),
+        base: 0x1000,
+        length: 0x2000,
+        access: Access(5),
+    };
+    assert_eq!(held.local(wqe.slot), Some(Local::Register(wanted)));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::{
     mr::Region,
     post::{Destination, Send},
     qp::Qp,
+    srq::Srq,
 };
 use core::{ptr, slice};
 use kernel::{ffi::c_int, prelude::*};
@@ -76,6 +77,19 @@ unsafe fn send<'a>(wr: &'a c::ib_send_wr, is_datagram: bool) -> Result<Send<'a>>
                 rkey: atomic.rkey,
             }
         }
+        c::ib_wr_opcode_IB_WR_REG_MR => {
+            // SAFETY: It is the first field of an `ib_reg_wr`, whose region is one of ours.
+            let (reg, mr) = unsafe {
+                let reg = &*raw.cast::<c::ib_reg_wr>();
+                (reg, reg.mr.as_ref().ok_or(EINVAL)?)
+            };
+            Destination::Register {
+                key: reg.key,
+                base: mr.iova,
+                length: mr.length,
+                access: u32::from_ne_bytes(reg.access.to_ne_bytes()),
+            }
+        }
         _ => return Err(EOPNOTSUPP),
     };
     // SAFETY: All variants of both unions are plain numbers; the list is the caller's.
@@ -123,27 +137,56 @@ unsafe extern "C" fn usb4_op_post_send(
     result
 }
 
-/// Posts the receives of a kernel caller.
-#[no_mangle]
-unsafe extern "C" fn usb4_op_post_recv(
-    qp: *mut c::ib_qp,
+/// Posts a list of receives by `post`.
+///
+/// # Safety
+///
+/// `wr` is a caller's list, which ends with null, and `bad` a place for the one that fails.
+unsafe fn post_each(
     mut wr: *const c::ib_recv_wr,
     bad: *mut *const c::ib_recv_wr,
+    post: impl Fn(u64, &[c::ib_sge]) -> Result,
 ) -> c_int {
-    // SAFETY: The core passes a QP of ours.
-    let qp = unsafe { attached::<Qp>((*qp.cast::<c::usb4_qp>()).inner) };
-    // SAFETY: The caller's list ends with null.
+    // SAFETY: By the caller's promise.
     while let Some(one) = unsafe { wr.as_ref() } {
-        // SAFETY: Both variants of the union are plain numbers; the list is the caller's.
+        // SAFETY: Both variants of the union are plain numbers; the scatter list is the caller's.
         let posted = unsafe { sges(one.sg_list, one.num_sge).map(|list| (one.__bindgen_anon_1.wr_id, list)) };
-        if let Err(err) = posted.and_then(|(wr_id, list)| qp.post_recv(wr_id, list)) {
-            // SAFETY: The core passes a place for it.
+        if let Err(err) = posted.and_then(|(wr_id, list)| post(wr_id, list)) {
+            // SAFETY: By the caller's promise.
             unsafe { *bad = wr };
             return err.to_errno();
         }
         wr = one.next;
     }
     0
+}
+
+/// Posts the receives of a kernel caller.
+#[no_mangle]
+unsafe extern "C" fn usb4_op_post_recv(
+    qp: *mut c::ib_qp,
+    wr: *const c::ib_recv_wr,
+    bad: *mut *const c::ib_recv_wr,
+) -> c_int {
+    // SAFETY: The core passes a QP of ours and the caller's list.
+    unsafe {
+        let qp = attached::<Qp>((*qp.cast::<c::usb4_qp>()).inner);
+        post_each(wr, bad, |wr_id, list| qp.post_recv(wr_id, list))
+    }
+}
+
+/// Posts the receives of a kernel caller to a shared queue.
+#[no_mangle]
+unsafe extern "C" fn usb4_op_post_srq_recv(
+    srq: *mut c::ib_srq,
+    wr: *const c::ib_recv_wr,
+    bad: *mut *const c::ib_recv_wr,
+) -> c_int {
+    // SAFETY: The core passes an SRQ of ours and the caller's list.
+    unsafe {
+        let srq = attached::<Srq>((*srq.cast::<c::usb4_srq>()).inner);
+        post_each(wr, bad, |wr_id, list| srq.post(wr_id, list))
+    }
 }
 
 /// Polls a kernel caller's queue.

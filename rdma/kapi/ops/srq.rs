@@ -3,8 +3,11 @@
 
 use super::{attach, attached, detach, ibdev};
 use crate::{
-    kapi::uverbs::{SrqHandle, Udata},
-    srq::Srq,
+    kapi::{
+        umem::KernelMemory,
+        uverbs::{SrqHandle, Udata},
+    },
+    srq::{Caller, Srq},
 };
 use core::ptr::NonNull;
 use kernel::{ffi::c_int, prelude::*};
@@ -18,8 +21,8 @@ unsafe extern "C" fn usb4_op_create_srq(
 ) -> c_int {
     // SAFETY: The core passes a zeroed SRQ of our size, its wishes, and the caller's data or null.
     let (ours, init, udata) = unsafe { (&mut *srq.cast::<c::usb4_srq>(), &mut *init, Udata::new(udata)) };
-    let (Some(udata), Some(handle)) = (udata, NonNull::new(srq)) else {
-        return EOPNOTSUPP.to_errno();
+    let Some(handle) = NonNull::new(srq) else {
+        return EINVAL.to_errno();
     };
     if init.srq_type != c::ib_srq_type_IB_SRQT_BASIC {
         return EOPNOTSUPP.to_errno();
@@ -32,7 +35,12 @@ unsafe extern "C" fn usb4_op_create_srq(
             SrqHandle::new(handle),
         )
     };
-    match Srq::create(handle, pd, device.new_srq(), &mut init.attr, &udata) {
+    let caller = match &udata {
+        Some(udata) => Caller::User(udata),
+        // SAFETY: Without a user the caller is in the kernel, and keeps the buffers it posts until their completion.
+        None => Caller::Kernel(unsafe { KernelMemory::new() }),
+    };
+    match Srq::create(handle, pd, device.new_srq(), &mut init.attr, caller) {
         Ok(new) => {
             attach(&mut ours.inner, new);
             0
@@ -56,10 +64,7 @@ unsafe extern "C" fn usb4_op_modify_srq(
             Udata::new(udata),
         )
     };
-    match udata {
-        Some(udata) => super::errno(srq.modify(attr, mask, &udata)),
-        None => EOPNOTSUPP.to_errno(),
-    }
+    super::errno(srq.modify(attr, mask, udata.as_ref()))
 }
 
 #[no_mangle]

@@ -7,6 +7,7 @@
 mod data;
 mod errors;
 mod faults;
+mod kernel;
 mod life;
 mod net;
 mod reach;
@@ -93,6 +94,7 @@ pub fn all() -> Vec<Case> {
         data::CASES,
         services::CASES,
         reach::CASES,
+        kernel::CASES,
         errors::CASES,
         faults::CASES,
         life::CASES,

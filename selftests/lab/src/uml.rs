@@ -28,6 +28,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("wait-listen", include_str!("../guest/wait-listen")),
     ("mkinitramfs", include_str!("../guest/mkinitramfs")),
     ("one.py", include_str!("../guest/one.py")),
+    ("nvme", include_str!("../guest/nvme")),
     ("verbs.py", include_str!("../guest/verbs.py")),
 ];
 

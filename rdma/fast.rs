@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Fast registration for kernel callers: the pages of a region come from `map_mr_sg`, its key and rights from a request
+//! in a send queue. `roce::fast` decides.
+//!
+//! The caller lists the pages before it posts the request, in any context. The request takes the list over when its
+//! turn comes. Bytes are copied under the region's lock: once the invalidation of a key is complete, nobody reads or
+//! writes through it.
+
+use crate::kapi::{
+    sync::{new_bh_lock, new_irq_lock, BhLock, IrqLock},
+    umem::KernelMemory,
+};
+use core::sync::atomic::AtomicU64;
+use kernel::prelude::*;
+use roce::{
+    fast::{FastRegion, Pages, Registration},
+    keys::{Access, Key},
+    wqe::Fault,
+};
+
+/// Pages of a region at most: 4 MiB of the smallest.
+pub(crate) const MAX_PAGES: u32 = 1024;
+
+/// An access to be decided.
+#[derive(Clone, Copy)]
+pub(crate) struct Ask {
+    pub(crate) key: Key,
+    pub(crate) pd: u32,
+    pub(crate) va: u64,
+    pub(crate) len: u32,
+    pub(crate) needed: Access,
+}
+
+/// Pages listed for the next registration.
+struct Staged {
+    addresses: KVVec<usize>,
+    page_size: u32,
+    /// Listed since the last registration.
+    fresh: bool,
+}
+
+/// What the key reaches now.
+struct Active {
+    region: FastRegion,
+    pages: Pages,
+    page_size: u32,
+    addresses: KVVec<usize>,
+}
+
+/// A region for fast registration.
+#[pin_data]
+pub(crate) struct Fast {
+    memory: KernelMemory,
+    #[pin]
+    staged: IrqLock<Staged>,
+    /// Taken under a QP's lock; `staged` is taken under it.
+    #[pin]
+    active: BhLock<Active>,
+}
+
+impl Fast {
+    /// A free region for `most` pages.
+    pub(crate) fn new(key: Key, pd: u32, most: u32, memory: KernelMemory) -> Result<Pin<KBox<Self>>> {
+        if most == 0 || most > MAX_PAGES {
+            return Err(EINVAL);
+        }
+        let most = usize::try_from(most)?;
+        let staged = Staged {
+            addresses: KVVec::with_capacity(most, GFP_KERNEL)?,
+            page_size: 0,
+            fresh: false,
+        };
+        let active = Active {
+            region: FastRegion::new(key, pd),
+            pages: Pages::default(),
+            page_size: 0,
+            addresses: KVVec::with_capacity(most, GFP_KERNEL)?,
+        };
+        KBox::pin_init(
+            pin_init!(Self {
+                memory,
+                staged <- new_irq_lock!(staged, c"usb4_fast_staged"),
+                active <- new_bh_lock!(active, c"usb4_fast"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Begins a new list, of pages of `page_size` bytes. Any context.
+    pub(crate) fn begin(&self, page_size: u32) {
+        let mut staged = self.staged.lock();
+        staged.addresses.clear();
+        staged.page_size = page_size;
+        staged.fresh = true;
+    }
+
+    /// Adds the page at a kernel address to the list. Any context.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` if it is full.
+    pub(crate) fn add(&self, address: u64) -> Result {
+        let address = usize::try_from(address)?;
+        let mut staged = self.staged.lock();
+        staged.addresses.push_within_capacity(address).map_err(|_| ENOMEM)
+    }
+
+    /// Carries a registration out, with the newest list. Under a QP's lock.
+    pub(crate) fn register(&self, wanted: &Registration, pd: u32) -> Result<(), Fault> {
+        let mut guard = self.active.lock();
+        let active = &mut *guard;
+        let mut staged = self.staged.lock();
+        let (page_size, count) = if staged.fresh {
+            (staged.page_size, staged.addresses.len())
+        } else {
+            (active.page_size, active.addresses.len())
+        };
+        let pages = Pages::new(page_size, wanted.base).ok_or(Fault::Bind)?;
+        active.region.register(wanted, pd, pages.room(count))?;
+        active.pages = pages;
+        active.page_size = page_size;
+        if staged.fresh {
+            staged.fresh = false;
+            core::mem::swap(&mut active.addresses, &mut staged.addresses);
+        }
+        Ok(())
+    }
+
+    /// Takes the key back. Under a QP's lock.
+    pub(crate) fn invalidate(&self, key: Key, pd: u32) -> Result<(), Fault> {
+        self.active.lock().region.invalidate(key, pd)
+    }
+
+    /// Whether an access is admitted now.
+    pub(crate) fn check(&self, ask: &Ask) -> Result<(), Fault> {
+        self.active.lock().offset_of(ask).map(drop)
+    }
+
+    /// The first address that the key reaches, or reached last.
+    pub(crate) fn base(&self) -> u64 {
+        self.active.lock().region.base()
+    }
+
+    /// Copies out, if that is admitted.
+    pub(crate) fn read(&self, ask: &Ask, to: &mut [u8]) -> Result<(), Fault> {
+        let mut done = 0;
+        self.copy(ask, to.len(), |address, len| {
+            let part = to.get_mut(done..done + len);
+            done += len;
+            part.is_some_and(|part| self.memory.read(address, part))
+        })
+    }
+
+    /// Copies in, if that is admitted.
+    pub(crate) fn write(&self, ask: &Ask, from: &[u8]) -> Result<(), Fault> {
+        let mut done = 0;
+        self.copy(ask, from.len(), |address, len| {
+            let part = from.get(done..done + len);
+            done += len;
+            part.is_some_and(|part| self.memory.write(address, part))
+        })
+    }
+
+    /// Lets `act` work on 8 bytes as one, if that is admitted.
+    pub(crate) fn word<T>(&self, ask: &Ask, act: impl FnOnce(&AtomicU64) -> T) -> Result<T, Fault> {
+        let active = self.active.lock();
+        let (index, offset, len) = active.pages.piece(active.offset_of(ask)?, 8);
+        let page = active.addresses.get(index).ok_or(Fault::LocalProtection)?;
+        if len < 8 {
+            return Err(Fault::RemoteInvalid);
+        }
+        self.memory
+            .word(page.wrapping_add(offset), act)
+            .ok_or(Fault::RemoteInvalid)
+    }
+
+    /// Calls `each` with the address and length of every piece of an access that is admitted.
+    fn copy(&self, ask: &Ask, len: usize, mut each: impl FnMut(usize, usize) -> bool) -> Result<(), Fault> {
+        let active = self.active.lock();
+        let mut at = active.offset_of(ask)?;
+        let mut left = len;
+        while left > 0 {
+            let (index, offset, piece) = active.pages.piece(at, left);
+            let page = active.addresses.get(index).ok_or(Fault::LocalProtection)?;
+            if !each(page.wrapping_add(offset), piece) {
+                return Err(Fault::LocalProtection);
+            }
+            at += piece as u64;
+            left -= piece;
+        }
+        Ok(())
+    }
+}
+
+impl Active {
+    fn offset_of(&self, ask: &Ask) -> Result<u64, Fault> {
+        self.region.check(ask.key, ask.pd, ask.va, ask.len, ask.needed)
+    }
+}

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Operations of fast registration.
+
+#![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
+
+use super::{attach, attached, ibdev};
+use crate::{kapi::umem::KernelMemory, mr::Region};
+use kernel::{
+    ffi::{c_int, c_uint},
+    prelude::*,
+};
+use usb4_bindings as c;
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_alloc_mr(pd: *mut c::ib_pd, kind: c::ib_mr_type, pages: u32) -> *mut c::ib_mr {
+    // SAFETY: The core passes a PD of ours.
+    let (device, number) = unsafe { (ibdev::device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
+    let made = || -> Result<*mut c::ib_mr> {
+        if kind != c::ib_mr_type_IB_MR_TYPE_MEM_REG {
+            return Err(EOPNOTSUPP);
+        }
+        let mut mr = KBox::new(c::usb4_mr::default(), GFP_KERNEL)?;
+        // SAFETY: Only callers in the kernel come here, and they keep what they register until its key is invalid.
+        let memory = unsafe { KernelMemory::new() };
+        let region = Region::for_fast(device, number, pages, memory)?;
+        mr.ib.lkey = region.key();
+        mr.ib.rkey = region.key();
+        attach(&mut mr.inner, region);
+        Ok(KBox::into_raw(mr).cast())
+    };
+    // SAFETY: Only makes a pointer of the number.
+    made().unwrap_or_else(|err| unsafe { c::usb4_err_mr(err.to_errno()) })
+}
+
+/// Lists the pages of a scatter list; the result is how many of its entries fit. Any context.
+#[no_mangle]
+unsafe extern "C" fn usb4_op_map_mr_sg(
+    mr: *mut c::ib_mr,
+    list: *mut c::scatterlist,
+    count: c_int,
+    offset: *mut c_uint,
+) -> c_int {
+    // SAFETY: The core passes a region of ours.
+    let (region, size) = unsafe { (attached::<Region>((*mr.cast::<c::usb4_mr>()).inner), (*mr).page_size) };
+    let Some(fast) = region.fast() else {
+        return EINVAL.to_errno();
+    };
+    fast.begin(size);
+    // SAFETY: The core passes a list of its kind, whose addresses are the kernel's, as the device has no DMA.
+    unsafe { c::ib_sg_to_pages(mr, list, count, offset, Some(add_page)) }
+}
+
+unsafe extern "C" fn add_page(mr: *mut c::ib_mr, address: u64) -> c_int {
+    // SAFETY: Called from `usb4_op_map_mr_sg` with its region.
+    let region = unsafe { attached::<Region>((*mr.cast::<c::usb4_mr>()).inner) };
+    super::errno(region.fast().ok_or(EINVAL).and_then(|fast| fast.add(address)))
+}
