@@ -81,6 +81,8 @@ struct State {
     consumer: u32,
     /// Gone once the queue is being destroyed.
     handle: Option<CqHandle>,
+    /// User space maps the ring: it must not read the kernel's pointers there, nor have us believe its own.
+    is_shared: bool,
 }
 
 /// A completion queue.
@@ -100,7 +102,7 @@ impl Cq {
         Arc::pin_init(
             pin_init!(Self {
                 state <- new_irq_lock!(
-                    State { ring, producer: 0, armed: Armed::No, overrun: false, consumer: 0, handle: Some(handle) },
+                    State { ring, producer: 0, armed: Armed::No, overrun: false, consumer: 0, handle: Some(handle), is_shared: udata.is_some() },
                     c"usb4_cq"
                 ),
                 mapping <- new_mutex!(mapping, "usb4_cq_mapping"),
@@ -184,10 +186,12 @@ impl Cq {
             return;
         }
         state.ring.write(state.producer, 0, &cqe(completion, extra));
-        state.ring.write(state.producer, CQE_LEN, &extra.qp.0.to_ne_bytes());
-        state
-            .ring
-            .write(state.producer, TAG_AT, &extra.sender.tag.to_ne_bytes());
+        if !state.is_shared {
+            state.ring.write(state.producer, CQE_LEN, &extra.qp.0.to_ne_bytes());
+            state
+                .ring
+                .write(state.producer, TAG_AT, &extra.sender.tag.to_ne_bytes());
+        }
         state.producer = next;
         state.ring.publish_producer(next);
         let wakes = match state.armed {
@@ -208,10 +212,17 @@ impl Cq {
     }
 
     /// The next completion, of a kernel caller's queue. Any context.
-    pub(crate) fn poll(&self) -> Option<KernelCqe> {
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` of a queue that user space polls itself: a command of uverbs leads here too.
+    pub(crate) fn poll(&self) -> Result<Option<KernelCqe>> {
         let mut state = self.state.lock();
+        if state.is_shared {
+            return Err(EOPNOTSUPP);
+        }
         if state.consumer == state.producer {
-            return None;
+            return Ok(None);
         }
         let mut raw = [0; KERNEL_CQE_LEN];
         state.ring.read(state.consumer, 0, &mut raw);
@@ -219,7 +230,7 @@ impl Cq {
         state.ring.publish_consumer(state.consumer);
         drop(state);
         let flags = u32_at(&raw, 36);
-        Some(KernelCqe {
+        Ok(Some(KernelCqe {
             wr_id: u64_at(&raw, 0),
             status: u32_at(&raw, 8),
             opcode: u32_at(&raw, 12),
@@ -235,7 +246,7 @@ impl Cq {
                 .filter(|tag| *tag != 0)
                 .and_then(|tag| u16::try_from(tag & 0xfff).ok()),
             qp: QpMark(u64_at(&raw, CQE_LEN)),
-        })
+        }))
     }
 
     /// The queue is being destroyed: no event from now on.

@@ -196,7 +196,11 @@ unsafe extern "C" fn usb4_op_poll_cq(cq: *mut c::ib_cq, count: c_int, to: *mut c
     let cq = unsafe { attached::<Cq>((*cq.cast::<c::usb4_cq>()).inner) };
     let mut done = 0;
     while done < count {
-        let Some(cqe) = cq.poll() else { break };
+        let cqe = match cq.poll() {
+            Ok(Some(cqe)) => cqe,
+            Ok(None) => break,
+            Err(err) => return err.to_errno(),
+        };
         // SAFETY: The caller has room for `count`.
         unsafe { to.offset(done as isize).write(work_completion(&cqe)) };
         done += 1;
