@@ -6,7 +6,9 @@
 
 use crate::{
     device::{Device, Qps, Regions, Windows},
-    fast, mcast,
+    fast,
+    kapi::paged,
+    mcast,
 };
 use roce::limits;
 use usb4_bindings as c;
@@ -53,6 +55,10 @@ pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
         | c::ib_device_cap_flags_IB_DEVICE_FLUSH_GLOBAL
         | c::ib_device_cap_flags_IB_DEVICE_ATOMIC_WRITE) as u64;
     attr.kernel_cap_flags = u64::from(c::ib_kernel_cap_flags_IBK_ALLOW_USER_UNREG);
+    if paged::is_possible() {
+        attr.kernel_cap_flags |= u64::from(c::ib_kernel_cap_flags_IBK_ON_DEMAND_PAGING);
+        attr.odp_caps = odp_caps();
+    }
     attr.max_send_sge = MAX_SGE;
     attr.max_recv_sge = MAX_SGE;
     attr.max_sge_rd = MAX_SGE;
@@ -76,6 +82,27 @@ pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
     attr.max_fast_reg_page_list_len = fast::MAX_PAGES;
     attr.max_pkeys = 1;
     attr.local_ca_ack_delay = 15;
+}
+
+/// What paged regions serve for: everything but windows and FLUSH, which says more than that a page is there.
+fn odp_caps() -> c::ib_odp_caps {
+    let datagram = c::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_SEND
+        | c::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_RECV
+        | c::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_SRQ_RECV;
+    let unreliable = datagram | c::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_WRITE;
+    let reliable = unreliable
+        | c::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_READ
+        | c::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_ATOMIC
+        | c::ib_odp_transport_cap_bits_IB_ODP_SUPPORT_ATOMIC_WRITE;
+    c::ib_odp_caps {
+        general_caps: u64::from(c::ib_odp_general_cap_bits_IB_ODP_SUPPORT),
+        per_transport_caps: c::ib_odp_caps__bindgen_ty_1 {
+            rc_odp_caps: reliable,
+            uc_odp_caps: unreliable,
+            ud_odp_caps: datagram,
+            xrc_odp_caps: 0,
+        },
+    }
 }
 
 /// Answers `query_port`.

@@ -67,6 +67,8 @@ pub(crate) struct Device {
     /// 1 once somebody with a right to it has asked for the device's end.
     leaving: Atomic<u32>,
     icrc_errors: Atomic<u64>,
+    /// 1 once a paged region has been registered.
+    pages: Atomic<u32>,
     /// Counts of QPs that are no more.
     #[pin]
     retired: BhLock<[u64; counters::NAMES.len()]>,
@@ -95,10 +97,21 @@ impl Device {
                 srqs: Atomic::new(1),
                 leaving: Atomic::new(0),
                 icrc_errors: Atomic::new(0),
+                pages: Atomic::new(0),
                 retired <- new_bh_lock!([0; counters::NAMES.len()], c"usb4_counters"),
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// From now on buffers may be absent.
+    pub(crate) fn on_paged_region(&self) {
+        self.pages.store(1, Relaxed);
+    }
+
+    /// Whether any region ever was paged.
+    pub(crate) fn has_paged(&self) -> bool {
+        self.pages.load(Relaxed) != 0
     }
 
     /// Keeps the hook that brings packets.

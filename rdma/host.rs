@@ -32,7 +32,7 @@ pub(crate) struct Lent<'a> {
 
 impl Host for Lent<'_> {
     fn take_send(&mut self) -> Option<SendWqe> {
-        self.sq.take()
+        self.sq.take(self.memory)
     }
 
     fn take_recv(&mut self) -> Option<RecvWqe> {

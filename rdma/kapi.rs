@@ -4,6 +4,7 @@
 pub(crate) mod ibdev;
 pub(crate) mod netdev;
 mod ops;
+pub(crate) mod paged;
 pub(crate) mod pure;
 pub(crate) mod queue;
 pub(crate) mod sync;

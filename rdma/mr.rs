@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Memory regions under random keys: pinned user memory, and memory of kernel callers.
+//! Memory regions under random keys: user memory, pinned or paged, and memory of kernel callers.
 
 use crate::{
     device::{Device, Regions},
     fast::{Ask, Fast},
     kapi::{
         self,
+        paged::{Miss, PagedMemory},
         sync::wait_for_packets,
         umem::{KernelMemory, Umem},
     },
+    paging::Needs,
     window,
 };
 use core::sync::atomic::AtomicU64;
@@ -36,6 +38,8 @@ const RIGHTS: u32 = c::ib_access_flags_IB_ACCESS_LOCAL_WRITE
     | c::ib_access_flags_IB_ACCESS_FLUSH_GLOBAL;
 /// Rights that a fast registration may give: no window is bound to one.
 const FAST_RIGHTS: u32 = RIGHTS & !c::ib_access_flags_IB_ACCESS_MW_BIND;
+/// Bytes of a paged range that must be there before its transfer begins.
+const AHEAD: usize = 1 << 20;
 /// In place of a number of windows: the region is going.
 const GOING: i32 = i32::MIN;
 
@@ -50,6 +54,7 @@ pub(crate) struct Region {
 /// Where the bytes of a region are.
 enum Backing {
     Pinned(Umem),
+    Paged(Pin<KBox<PagedMemory>>),
     /// All memory of the kernel, for its own callers: the offset is the address.
     Kernel(KernelMemory),
     /// What a kernel caller has registered by a request, if anything: asked again for every access, and the view
@@ -68,14 +73,22 @@ impl Region {
         access: i32,
     ) -> Result<Arc<Self>> {
         let optional = c::ib_access_flags_IB_ACCESS_OPTIONAL;
+        let paged = c::ib_access_flags_IB_ACCESS_ON_DEMAND;
         let asked = u32::from_ne_bytes(access.to_ne_bytes());
-        if asked & !(RIGHTS | optional) != 0 {
+        if asked & !(RIGHTS | optional | paged) != 0 {
             return Err(EOPNOTSUPP);
         }
         iova.checked_add(length).ok_or(EINVAL)?;
-        let memory = Umem::pin(device.ib(), start, length, access)?;
+        let memory = if asked & paged == 0 {
+            Backing::Pinned(Umem::pin(device.ib(), start, length, access)?)
+        } else {
+            Backing::Paged(PagedMemory::register(device.ib(), start, length, access)?)
+        };
+        if asked & paged != 0 {
+            device.on_paged_region();
+        }
         let access = Access(asked & RIGHTS);
-        Self::publish(device, pd, (iova, length), access, |_| Ok(Backing::Pinned(memory)))
+        Self::publish(device, pd, (iova, length), access, |_| Ok(memory))
     }
 
     /// Publishes a key for fast registration of up to `pages` pages of a kernel caller's memory.
@@ -147,7 +160,39 @@ impl Region {
         drop(device.regions.release(region.key() >> 8));
         // Packets find regions, and let go of them, with softirqs off.
         wait_for_packets();
+        if let Backing::Paged(paged) = &region.memory {
+            paged.close();
+        }
         drop(region);
+    }
+
+    /// Bytes from an offset to the end.
+    pub(crate) fn len_from(&self, at: usize) -> usize {
+        usize::try_from(self.view.length).map_or(0, |length| length.saturating_sub(at))
+    }
+
+    /// Brings the pages under a range of a paged region. Sleeps.
+    pub(crate) fn bring(&self, at: usize, len: usize, write: bool) -> Result {
+        match &self.memory {
+            Backing::Paged(paged) => paged.bring(at, len, write, true),
+            _ => Ok(()),
+        }
+    }
+
+    /// Carries out the owner's advice that `len` bytes at `va` will be used soon. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` for a region that is not paged, `EFAULT` outside of it, `EPERM` to write what is read-only.
+    pub(crate) fn advise(&self, pd: u32, va: u64, len: u32, write: bool, fault: bool) -> Result {
+        let Backing::Paged(paged) = &self.memory else {
+            return Err(EOPNOTSUPP);
+        };
+        let at = self.offset_of(va, len).filter(|_| self.view.pd == pd).ok_or(EFAULT)?;
+        if write && !self.view.access.allows(Access::LOCAL_WRITE) {
+            return Err(EPERM);
+        }
+        paged.bring(at, usize::try_from(len)?, write, fault)
     }
 
     /// The key.
@@ -203,6 +248,7 @@ impl Region {
     fn read(&self, ask: &Ask, at: usize, to: &mut [u8]) -> Result<(), Fault> {
         let done = match &self.memory {
             Backing::Pinned(umem) => umem.read(at, to),
+            Backing::Paged(paged) => return paged.read(at, to).map_err(|miss| missed(miss, Fault::LocalProtection)),
             Backing::Kernel(memory) => memory.read(at, to),
             Backing::Fast(fast) => return fast.read(ask, to),
         };
@@ -213,6 +259,11 @@ impl Region {
     fn write(&self, ask: &Ask, at: usize, from: &[u8]) -> Result<(), Fault> {
         let done = match &self.memory {
             Backing::Pinned(umem) => umem.write(at, from),
+            Backing::Paged(paged) => {
+                return paged
+                    .write(at, from)
+                    .map_err(|miss| missed(miss, Fault::LocalProtection))
+            }
             Backing::Kernel(memory) => memory.write(at, from),
             Backing::Fast(fast) => return fast.write(ask, from),
         };
@@ -223,10 +274,19 @@ impl Region {
     fn word<T>(&self, ask: &Ask, at: usize, act: impl FnOnce(&AtomicU64) -> T) -> Result<T, Fault> {
         let done = match &self.memory {
             Backing::Pinned(umem) => umem.word(at, act),
+            Backing::Paged(paged) => return paged.word(at, act).map_err(|miss| missed(miss, Fault::RemoteInvalid)),
             Backing::Kernel(memory) => memory.word(at, act),
             Backing::Fast(fast) => return fast.word(ask, act),
         };
         done.ok_or(Fault::RemoteInvalid)
+    }
+}
+
+/// What a miss means to the engine.
+const fn missed(miss: Miss, outside: Fault) -> Fault {
+    match miss {
+        Miss::Absent => Fault::Absent,
+        Miss::Outside => outside,
     }
 }
 
@@ -239,26 +299,39 @@ pub(crate) struct Memory<'a> {
     pub(crate) pd: u32,
     /// By which QP.
     pub(crate) qp: u32,
+    /// Takes note of pages that are not there.
+    pub(crate) needs: &'a Needs,
 }
 
 impl Memory<'_> {
-    /// Whether an access would be admitted.
+    /// Whether an access would be admitted, and the memory is there.
     pub(crate) fn check(&self, key: Key, va: u64, len: u32, needed: Access) -> Result<(), Fault> {
-        self.reach(&self.ask(key, va, len, needed)).map(drop)
+        let (region, at) = self.reach(&self.ask(key, va, len, needed))?;
+        let Backing::Paged(paged) = &region.memory else {
+            return Ok(());
+        };
+        let write = needed.allows(Access::REMOTE_WRITE);
+        let len = len as usize;
+        // What a transfer touches first; the rest is brought as it comes.
+        paged
+            .is_there(at, len.min(AHEAD), write)
+            .map_err(|miss| self.note(&region, at, len, write, missed(miss, Fault::LocalProtection)))
     }
 
     /// Copies out of a region.
     pub(crate) fn read(&self, key: Key, va: u64, to: &mut [u8], needed: Access) -> Result<(), Fault> {
         let ask = self.ask(key, va, length(to.len())?, needed);
         let (region, at) = self.reach(&ask)?;
-        region.read(&ask, at, to)
+        let done = region.read(&ask, at, to);
+        done.map_err(|fault| self.note(&region, at, to.len(), false, fault))
     }
 
     /// Copies into a region.
     pub(crate) fn write(&self, key: Key, va: u64, from: &[u8], needed: Access) -> Result<(), Fault> {
         let ask = self.ask(key, va, length(from.len())?, needed);
         let (region, at) = self.reach(&ask)?;
-        region.write(&ask, at, from)
+        let done = region.write(&ask, at, from);
+        done.map_err(|fault| self.note(&region, at, from.len(), true, fault))
     }
 
     /// Lets `act` work on 8 bytes as one.
@@ -271,7 +344,16 @@ impl Memory<'_> {
     ) -> Result<T, Fault> {
         let ask = self.ask(key, va, 8, needed);
         let (region, at) = self.reach(&ask)?;
-        region.word(&ask, at, act)
+        let done = region.word(&ask, at, act);
+        done.map_err(|fault| self.note(&region, at, 8, true, fault))
+    }
+
+    /// Takes note of pages that are absent, if that is the fault.
+    fn note(&self, region: &Arc<Region>, at: usize, len: usize, write: bool, fault: Fault) -> Fault {
+        match fault {
+            Fault::Absent => self.needs.miss(region, at, len, write),
+            other => other,
+        }
     }
 
     /// Whether the peer may flush the whole of what a key names.

@@ -23,8 +23,9 @@ use crate::{
         uverbs::{is_our_gid, udp_sport, KeptAttr, QpAttr, QpEvent, QpHandle},
     },
     mr::Memory,
+    paging::{Needs, Paging},
     post::Poster,
-    recv::Payload,
+    recv::{self, Payload},
     send::{self, Batch, NotBuilt, To, Way},
     wq::{RecvQueue, SendQueue},
 };
@@ -79,6 +80,7 @@ struct State {
     /// Gone once the QP is being destroyed: nothing happens any more.
     handle: Option<QpHandle>,
     kept: KeptAttr,
+    paging: Paging,
 }
 
 /// A queue pair.
@@ -199,14 +201,20 @@ impl Qp {
             if state.handle.is_none() {
                 return;
             }
+            if let (Some(payload), true) = (payload, state.paging.is_busy()) {
+                state.paging.park(payload.keep());
+                return;
+            }
+            let needs = state.paging.needs();
             let mut host = Lent {
                 sq: &mut state.sq,
                 rq: &mut state.rq,
-                memory: this.memory(),
+                memory: this.memory(&needs),
                 payload,
                 sender: &mut state.sender,
             };
             act(&mut state.engine, state.path.as_ref(), Instant(now()), &mut host);
+            this.bring(state, &needs, payload);
             this.settle(state);
             if state.sending {
                 return;
@@ -243,12 +251,36 @@ impl Qp {
         }
     }
 
-    fn memory(&self) -> Memory<'_> {
+    fn memory<'a>(&'a self, needs: &'a Needs) -> Memory<'a> {
         Memory {
             device: &self.device,
             pd: self.pd,
             qp: self.number,
+            needs,
         }
+    }
+
+    /// Has the pages brought that were missed, by a packet or without one.
+    fn bring(self: &Arc<Self>, state: &mut State, needs: &Needs, payload: Option<&Payload<'_>>) {
+        let Some(missing) = needs.take() else {
+            return;
+        };
+        if !state.paging.bring(self, missing) {
+            // No memory to do it in: the peer asks again, and so does the timer.
+            self.timer.arm(now().saturating_add(FLUSH_FIRST));
+        } else if let Some(payload) = payload {
+            state.paging.park(payload.keep());
+        }
+    }
+
+    /// The pages that were missed are there; or, without `done`, cannot be had. Process context.
+    pub(crate) fn on_paged(this: &Arc<Self>, done: bool) {
+        let parked = this.state.lock().paging.finish(done);
+        for frame in &parked {
+            recv::again(this, frame);
+        }
+        Self::drive(this, None, |engine, _, now, host| engine.handle_doorbell(now, host));
+        this.state.lock().paging.settle();
     }
 
     /// Builds what may be sent now.
@@ -260,11 +292,12 @@ impl Qp {
             return;
         }
         let now = Instant(now());
+        let needs = state.paging.needs();
         while !batch.is_full() && self.may_send() {
             let mut host = Lent {
                 sq: &mut state.sq,
                 rq: &mut state.rq,
-                memory: self.memory(),
+                memory: self.memory(&needs),
                 payload: None,
                 sender: &mut state.sender,
             };
@@ -292,7 +325,7 @@ impl Qp {
                 path: &path,
                 ip_id: state.ip_id,
             };
-            match send::build(&transmit, &way, host.sq, self.memory(), self) {
+            match send::build(&transmit, &way, host.sq, self.memory(&needs), self) {
                 Ok(frame) => {
                     self.in_flight.fetch_add(1, Full);
                     let [first, ..] = path.dst_mac;
@@ -305,6 +338,7 @@ impl Qp {
                 Err(NotBuilt::Lost) => {}
             }
         }
+        self.bring(state, &needs, None);
         self.settle(state);
     }
 
@@ -333,10 +367,12 @@ impl Qp {
         let Some(mark) = state.handle.as_ref().map(QpHandle::mark) else {
             return;
         };
+        // What is flushed needs no memory.
+        let needs = Needs::deaf();
         let mut host = Lent {
             sq: &mut state.sq,
             rq: &mut state.rq,
-            memory: self.memory(),
+            memory: self.memory(&needs),
             payload: None,
             sender: &mut state.sender,
         };

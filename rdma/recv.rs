@@ -4,11 +4,12 @@
 use crate::{
     device::Device,
     kapi::{
-        netdev::{RxFrame, Verdict},
+        netdev::{KeptFrame, RxFrame, Verdict},
         pure,
     },
     qp::{Qp, QPN_FLAG},
 };
+use kernel::sync::Arc;
 use roce::{
     limits::GRH_LEN,
     psn::Qpn,
@@ -94,6 +95,25 @@ pub(crate) fn receive(device: &Device, frame: &RxFrame) -> Verdict {
     Verdict::Taken
 }
 
+/// Brings `qp` a frame once more that it could not handle when it came.
+pub(crate) fn again(qp: &Arc<Qp>, frame: &RxFrame) {
+    let mut head = [0; HEAD];
+    let head_len = frame.len().min(HEAD);
+    let Some(head) = head.get_mut(..head_len) else {
+        return;
+    };
+    let _ = frame.copy(0, head);
+    let Ok(datagram) = udp::parse_ip_udp(head, frame.len()) else {
+        return;
+    };
+    let start = datagram.transport.offset as usize;
+    let len = datagram.transport.len as usize;
+    let transport = head.get(start..).unwrap_or(&[]);
+    if let Ok(packet) = Packet::parse(transport.get(..len).unwrap_or(transport), len) {
+        Qp::receive(qp, &packet, &datagram, &Payload { frame, start });
+    }
+}
+
 /// The ICRC as it should be and as it is.
 fn icrc(frame: &RxFrame, head: &[u8], datagram: &Datagram) -> Option<([u8; 4], [u8; 4])> {
     let Span { offset, len } = datagram.transport;
@@ -121,6 +141,11 @@ impl Payload<'_> {
     /// The VLAN that brought it, as in a path.
     pub(crate) fn tag(&self) -> u32 {
         self.frame.tag()
+    }
+
+    /// Holds on to the frame.
+    pub(crate) fn keep(&self) -> KeptFrame {
+        self.frame.keep()
     }
 
     /// What a datagram's receive begins with: the IP header at the end of 40 bytes.

@@ -31,6 +31,7 @@ mod graves;
 mod host;
 mod mcast;
 mod mr;
+mod paging;
 mod post;
 mod qp;
 mod recv;

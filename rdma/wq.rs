@@ -25,7 +25,7 @@ use kernel::prelude::*;
 use roce::{
     abi::{self, bytes_at, Local, Place, Sge, SEND_HEADER, SGE_LEN, VECTOR},
     keys::Access,
-    wqe::{Fault, SendWqe},
+    wqe::{Fault, SendOp, SendWqe},
 };
 
 /// Fewer slots than this look full for ever to librxe before v39.
@@ -67,6 +67,8 @@ pub(crate) struct SendQueue {
     taken: u32,
     /// Next slot to give back.
     consumer: u32,
+    /// Taken from the ring, waiting for its pages.
+    held: Option<SendWqe>,
 }
 
 impl SendQueue {
@@ -98,6 +100,7 @@ impl SendQueue {
             vectors: KVVec::new(),
             taken: 0,
             consumer: 0,
+            held: None,
         };
         Ok((queue, mapping))
     }
@@ -124,8 +127,38 @@ impl SendQueue {
         self.places.count()
     }
 
-    /// The next request, copied and checked.
-    pub(crate) fn take(&mut self) -> Option<SendWqe> {
+    /// The next request, copied and checked, once the memory that it sends from is there.
+    pub(crate) fn take(&mut self, memory: Memory<'_>) -> Option<SendWqe> {
+        let mut wqe = match self.held.take() {
+            Some(held) => held,
+            None => self.fetch()?,
+        };
+        if memory.device.has_paged() {
+            match self.is_there(&wqe, memory) {
+                Ok(()) => {}
+                Err(Fault::Absent) => {
+                    self.held = Some(wqe);
+                    return None;
+                }
+                Err(fault) => wqe.fault = Some(fault),
+            }
+        }
+        Some(wqe)
+    }
+
+    /// Whether what a request sends can be read.
+    fn is_there(&self, wqe: &SendWqe, memory: Memory<'_>) -> Result<(), Fault> {
+        let sends = !wqe.op.is_local() && (!wqe.op.is_answered() || wqe.op == SendOp::AtomicWrite);
+        if wqe.fault.is_some() || !sends || self.places.is_inline(wqe.slot) {
+            return Ok(());
+        }
+        self.places.parts(wqe.slot, 0, wqe.length as usize, |key, va, len| {
+            let len = u32::try_from(len).map_err(|_| Fault::LocalLength)?;
+            memory.check(key, va, len, Access::NONE)
+        })
+    }
+
+    fn fetch(&mut self) -> Option<SendWqe> {
         if self.places.is_full() || self.taken == self.ring.producer() {
             return None;
         }
@@ -154,6 +187,7 @@ impl SendQueue {
     pub(crate) fn reset(&mut self) {
         self.taken = self.ring.producer();
         self.consumer = self.taken;
+        self.held = None;
         self.places.clear();
         self.ring.publish_consumer(self.consumer);
     }

@@ -49,6 +49,8 @@ int usb4_op_resize_cq(struct ib_cq *cq, unsigned int cqe, struct ib_udata *udata
 int usb4_op_req_notify_cq(struct ib_cq *cq, enum ib_cq_notify_flags flags);
 struct ib_mr *usb4_op_reg_user_mr(struct ib_pd *pd, u64 start, u64 length, u64 iova, int access,
 				  struct ib_dmah *dmah, struct ib_udata *udata);
+int usb4_op_advise_mr(struct ib_pd *pd, enum ib_uverbs_advise_mr_advice advice, u32 flags, struct ib_sge *list,
+		      u32 count, struct uverbs_attr_bundle *attrs);
 int usb4_op_dereg_mr(struct ib_mr *mr, struct ib_udata *udata);
 struct ib_mr *usb4_op_alloc_mr(struct ib_pd *pd, enum ib_mr_type type, u32 pages);
 int usb4_op_map_mr_sg(struct ib_mr *mr, struct scatterlist *sg, int count, unsigned int *offset);
@@ -115,6 +117,7 @@ static const struct ib_device_ops usb4_device_ops = {
 	.dereg_mr = usb4_op_dereg_mr,
 	.alloc_mr = usb4_op_alloc_mr,
 	.map_mr_sg = usb4_op_map_mr_sg,
+	.advise_mr = usb4_op_advise_mr,
 	.create_qp = usb4_op_create_qp,
 	.modify_qp = usb4_op_modify_qp,
 	.query_qp = usb4_op_query_qp,
@@ -570,6 +573,7 @@ void usb4_skb_loop_copy(struct sk_buff *skb)
 }
 
 void usb4_skb_free(struct sk_buff *skb) { kfree_skb(skb); }
+void usb4_skb_keep(struct sk_buff *skb) { skb_get(skb); }
 void usb4_skb_consume(struct sk_buff *skb) { consume_skb(skb); }
 u32 usb4_skb_len(const struct sk_buff *skb) { return skb->len; }
 u16 usb4_skb_protocol(const struct sk_buff *skb) { return ntohs(skb->protocol); }

@@ -11,7 +11,10 @@
 //!
 //! C headers: `include/rdma/{ib_verbs,rdma_netlink}.h`.
 
-use super::netdev::{self, Netdev};
+use super::{
+    netdev::{self, Netdev},
+    paged::Paging,
+};
 use crate::device::Device;
 use core::ptr::{self, NonNull};
 use kernel::{error::to_result, prelude::*, str::CString, sync::Arc};
@@ -260,18 +263,19 @@ pub(super) unsafe fn netdev_event(event: usize, ndev: NonNull<c::net_device>) {
 ///
 /// Ends in this order: no new links; every device unregistered, which ends its users; no netdev events; no frame of
 /// ours left in the stack.
-pub(crate) struct Module(());
+pub(crate) struct Module(Paging);
 
 impl Module {
     /// Offers the link type.
     pub(crate) fn new() -> Result<Self> {
+        let paging = Paging::start()?;
         // SAFETY: Called once, from the module's init.
         unsafe { DEVICES.init() };
         // SAFETY: The list is ready.
         to_result(unsafe { c::usb4_notifier_register() })?;
         // SAFETY: As above.
         unsafe { c::usb4_link_register() };
-        Ok(Self(()))
+        Ok(Self(paging))
     }
 }
 

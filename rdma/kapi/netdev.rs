@@ -7,7 +7,7 @@
 //! C headers: `include/linux/{netdevice,skbuff,netfilter}.h`.
 
 use crate::{device::Device, qp::Qp, send::To};
-use core::{ptr, ptr::NonNull, slice};
+use core::{ops::Deref, ptr, ptr::NonNull, slice};
 use kernel::{
     error::to_result,
     prelude::*,
@@ -206,6 +206,13 @@ impl RxFrame {
         Self(skb)
     }
 
+    /// A share of the frame. The hook that takes it lets go of its own.
+    pub(crate) fn keep(&self) -> KeptFrame {
+        // SAFETY: Valid by `new`; `KeptFrame` gives the reference back.
+        unsafe { c::usb4_skb_keep(self.0.as_ptr()) };
+        KeptFrame(Self(self.0))
+    }
+
     /// The EtherType.
     pub(crate) fn ethertype(&self) -> u16 {
         // SAFETY: Valid by `new`.
@@ -270,6 +277,27 @@ impl RxFrame {
             left -= piece.len();
         }
         true
+    }
+}
+
+/// A received frame that outlives its hook.
+pub(crate) struct KeptFrame(RxFrame);
+
+// SAFETY: Nobody changes a frame that was taken off the stack; its references are counted.
+unsafe impl Send for KeptFrame {}
+
+impl Deref for KeptFrame {
+    type Target = RxFrame;
+
+    fn deref(&self) -> &RxFrame {
+        &self.0
+    }
+}
+
+impl Drop for KeptFrame {
+    fn drop(&mut self) {
+        // SAFETY: The reference of `keep`.
+        unsafe { c::usb4_skb_consume(self.0 .0.as_ptr()) }
     }
 }
 

@@ -336,6 +336,36 @@ unsafe extern "C" fn usb4_op_reg_user_mr(
 }
 
 #[no_mangle]
+unsafe extern "C" fn usb4_op_advise_mr(
+    pd: *mut c::ib_pd,
+    advice: c::ib_uverbs_advise_mr_advice,
+    _flags: u32,
+    list: *mut c::ib_sge,
+    count: u32,
+    _attrs: *mut c::uverbs_attr_bundle,
+) -> c_int {
+    // The pages are brought at once, whether or not the caller wants to wait for them.
+    let (write, fault) = match advice {
+        c::ib_uverbs_advise_mr_advice_IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH => (false, true),
+        c::ib_uverbs_advise_mr_advice_IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_WRITE => (true, true),
+        c::ib_uverbs_advise_mr_advice_IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT => (false, false),
+        _ => return EOPNOTSUPP.to_errno(),
+    };
+    // SAFETY: The core passes a PD of ours, and a list of so many entries.
+    let (device, number, list) = unsafe {
+        (
+            ibdev::device((*pd).device),
+            (*pd.cast::<c::usb4_pd>()).number,
+            core::slice::from_raw_parts(list, count as usize),
+        )
+    };
+    errno(list.iter().try_for_each(|sge| {
+        let region = device.regions.find(sge.lkey >> 8).filter(|r| r.key() == sge.lkey);
+        region.ok_or(EINVAL)?.advise(number, sge.addr, sge.length, write, fault)
+    }))
+}
+
+#[no_mangle]
 unsafe extern "C" fn usb4_op_dereg_mr(mr: *mut c::ib_mr, _udata: *mut c::ib_udata) -> c_int {
     // SAFETY: Attached by the op that made it.
     if !unsafe { attached::<Region>((*mr.cast::<c::usb4_mr>()).inner) }.may_go() {

@@ -14,6 +14,7 @@ use crate::{
         umem::KernelMemory,
         uverbs::{KeptAttr, QpHandle, Udata},
     },
+    paging::Paging,
     post::Send,
     recv::MULTICAST,
     srq::Srq,
@@ -136,6 +137,7 @@ impl Qp {
             flush_in: FLUSH_FIRST,
             handle: Some(handle),
             kept,
+            paging: Paging::new(),
         };
         let (sends, recvs) = match udata {
             Some(udata) => {

@@ -111,6 +111,13 @@ where
         self.places.get(slot as usize)?.local
     }
 
+    /// Whether a taken request carries its data.
+    pub fn is_inline(&self, slot: u32) -> bool {
+        self.places
+            .get(slot as usize)
+            .is_some_and(|place| place.inline_len.is_some())
+    }
+
     /// Takes a receive into the next place. `raw` is its header, `read` copies bytes from further on in it.
     /// The caller has seen that there is room.
     pub fn take_recv(&mut self, raw: &[u8; RECV_HEADER], read: impl FnMut(usize, &mut [u8])) -> RecvWqe {

@@ -19,6 +19,7 @@ import pyverbs.enums as e
 from pyverbs.addr import AHAttr, GlobalRoute, GID
 from pyverbs.cq import CQ, CompChannel
 from pyverbs.device import Context
+from pyverbs.mem_alloc import MAP_ANONYMOUS_, MAP_PRIVATE_, madvise, mmap, munmap
 from pyverbs.mr import MR
 from pyverbs.pd import PD
 from pyverbs.pyverbs_error import PyverbsRDMAError
@@ -306,8 +307,78 @@ def operations(side, calling):
     side.report(wrong=wrong)
 
 
+class Paged:
+    """A region of memory that is not pinned, all of whose pages can be taken away."""
+
+    def __init__(self, side, size):
+        self.size = size
+        self.buf = mmap(length=size, flags=MAP_ANONYMOUS_ | MAP_PRIVATE_)
+        self.mr = MR(side.pd, size, ACCESS | e.IBV_ACCESS_ON_DEMAND, address=self.buf)
+
+    def drop(self):
+        madvise(self.buf, self.size)
+
+
+def paged(side, calling):
+    """Regions whose pages come on demand: SEND, WRITE and READ find them absent at either end."""
+    size = 1 << 20
+    near, far = Paged(side, size), Paged(side, size)
+    side.connect(rkey_of=far.mr, mtu=4096)
+    wrong = []
+    for turn, length in enumerate((1, 4096, 5000, 65536, size)):
+        data = pattern(turn, length)
+        for opcode in (e.IBV_WR_SEND, e.IBV_WR_RDMA_WRITE, e.IBV_WR_RDMA_READ):
+            near.drop()
+            far.drop()
+            sends = opcode == e.IBV_WR_SEND
+            reads = opcode == e.IBV_WR_RDMA_READ
+            if calling and not reads:
+                near.mr.write(data, length)
+            if not calling and reads:
+                far.mr.write(data, length)
+            if not calling and sends:
+                side.qp.post_recv(RecvWR(wr_id=1, num_sge=1, sg=[SGE(far.buf, length, far.mr.lkey)]))
+            side.exchange(ready=True)
+            if calling:
+                side.send(opcode, length, lkey=near.mr.lkey, addr=near.buf)
+            if calling or sends:
+                got = side.completions(1)
+                if not got or got[0].status:
+                    wrong.append(f"opcode {opcode} length {length}: status {got and got[0].status}")
+            side.exchange(done=True)
+            if calling and reads and near.mr.read(length, 0) != data:
+                wrong.append(f"READ of {length}: data")
+            if not calling and not reads and far.mr.read(length, 0) != data:
+                wrong.append(f"opcode {opcode} length {length}: data")
+    side.seen.clear()
+    # What cannot be brought is an error of its owner's, and ends in time.
+    if not calling:
+        munmap(far.buf, size)
+    side.exchange(ready=True)
+    if calling:
+        side.send(e.IBV_WR_RDMA_WRITE, 4096, lkey=near.mr.lkey, addr=near.buf)
+        side.completions(1)
+    side.exchange(done=True)
+    if not calling:
+        side.wait_state(e.IBV_QPS_ERR)
+    side.report(wrong=wrong)
+
+
+def unmapped_source(side, calling):
+    """A send from a paged region whose memory has been given back."""
+    near = Paged(side, SIZE)
+    side.connect()
+    if calling:
+        munmap(near.buf, SIZE)
+        side.send(e.IBV_WR_RDMA_WRITE, 4096, lkey=near.mr.lkey, addr=near.buf)
+        side.completions(1)
+    side.exchange(done=True)
+    side.report()
+
+
 SCENES = {f.__name__: f for f in (bad_rkey, out_of_bounds, wrong_pd, no_remote_right, bad_read_rkey, wrong_local_pd,
-                                  bad_lkey, missing_receive, late_receive, short_receive, dead_peer, idle, operations)}
+                                  bad_lkey, missing_receive, late_receive, short_receive, dead_peer, idle, operations,
+                                  paged, unmapped_source)}
 
 
 def main():

@@ -10,6 +10,7 @@ mod faults;
 mod kernel;
 mod life;
 mod net;
+mod paging;
 mod reach;
 mod services;
 mod stock;
@@ -96,6 +97,7 @@ pub fn all() -> Vec<Case> {
         reach::CASES,
         kernel::CASES,
         errors::CASES,
+        paging::CASES,
         faults::CASES,
         life::CASES,
         virtual_time::CASES,
