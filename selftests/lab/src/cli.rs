@@ -5,8 +5,9 @@ use crate::bench::{self, Suite};
 use crate::demo;
 use crate::holder;
 use crate::lab::Lab;
+use crate::netbench;
 use crate::runner::{self, Plan};
-use crate::spec::{Kernel, LabSpec, Profile, Tier, Topology};
+use crate::spec::{Kernel, LabSpec, NetDriver, Profile, Tier, Topology};
 use crate::stat;
 use crate::verbs::Kind;
 use anyhow::{bail, Context, Result};
@@ -112,6 +113,12 @@ enum Command {
         /// Write the rows to this file
         #[arg(long)]
         json: Option<PathBuf>,
+        /// Write a page with the results to this file (suite net)
+        #[arg(long)]
+        doc: Option<PathBuf>,
+        /// Measure the stock driver alone (suite net)
+        #[arg(long)]
+        only_stock: bool,
         #[arg(long, value_enum, default_value_t = Kind::Usb4)]
         ours: Kind,
     },
@@ -166,9 +173,12 @@ struct Up {
     /// Latency of each cable, such as 500ns
     #[arg(long)]
     latency: Option<String>,
-    /// Use the kernel's thunderbolt_net (the only network driver so far, so always on)
+    /// Network driver: of all hosts, or of each, such as `ours,stock`
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "stock")]
+    net: Vec<NetDriver>,
+    /// Rings of a host router, hop 0 included, if other than the profile's
     #[arg(long)]
-    stock_net: bool,
+    hops: Option<usize>,
     #[arg(long, default_value_t = 9000)]
     mtu: u32,
     /// Memory of a guest, MiB
@@ -253,7 +263,16 @@ impl Cli {
                 suite,
                 runs,
                 json,
+                doc,
+                only_stock,
+                ours: _,
+            } if suite == Suite::Net => netbench::run(runs, only_stock, json.as_deref(), doc.as_deref())?,
+            Command::Bench {
+                suite,
+                runs,
+                json,
                 ours,
+                ..
             } => bench::run(suite, runs, json.as_deref(), ours)?,
             Command::Down { name } => {
                 if !Lab::down_named(&name.name)? {
@@ -281,6 +300,8 @@ impl Up {
             mtu: self.mtu,
             memory_mib: self.memory,
             seed: self.seed,
+            net: drivers(&self.net, self.hosts)?,
+            hops: self.hops,
             append: self.append,
             ..LabSpec::wired(self.profile, self.topology, self.hosts, self.cables)?
         };
@@ -293,6 +314,15 @@ impl Up {
         }
         println!("lab {name} is up: usb4lab exec --name {name} h0 -- COMMAND; logs in {state}");
         lab.detach()
+    }
+}
+
+/// One driver stands for all hosts.
+fn drivers(given: &[NetDriver], hosts: usize) -> Result<Vec<NetDriver>> {
+    match given {
+        [one] => Ok(vec![*one; hosts]),
+        each if each.len() == hosts => Ok(each.to_vec()),
+        each => bail!("--net names {} drivers for {hosts} hosts", each.len()),
     }
 }
 

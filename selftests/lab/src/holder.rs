@@ -12,7 +12,7 @@
 use crate::control::{self, Answer, Output, Request};
 use crate::fabric::Fabric;
 use crate::guest::Guest;
-use crate::spec::{LabSpec, Tier};
+use crate::spec::{LabSpec, NetDriver, Tier};
 use crate::{cpu, qemu, uml};
 use anyhow::{bail, Context, Result};
 use base64::{engine::general_purpose::STANDARD, Engine};
@@ -29,8 +29,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Wall time that a scenario in virtual time may take.
-const SCENARIO: Duration = Duration::from_secs(600);
 /// Time that cables have to come up, seconds.
 const LINK_SECONDS: u64 = 90;
 
@@ -192,7 +190,7 @@ impl Holder {
         self.each(hosts, |guest| guest.wait_agent())?;
         self.each(hosts, |guest| {
             let cables = self.spec.net_args(guest.host);
-            if cables.is_empty() {
+            if cables.is_empty() || self.spec.net.contains(&NetDriver::None) {
                 return Ok(());
             }
             let mut argv = vec![
@@ -233,7 +231,8 @@ impl Holder {
 
     /// Waits until all guests' scripts have ended, ends the guests and copies what their scenarios left to the state directory.
     fn scenario(&self, state: &Path) -> Result<Value> {
-        let until = Instant::now() + SCENARIO;
+        let limit = self.spec.scenario_s;
+        let until = Instant::now() + Duration::from_secs(limit);
         let rc = |guest: &Guest| fs::read_to_string(guest.root().join("usb4lab/x/rc")).unwrap_or_default();
         while self.guests.iter().any(|guest| !rc(guest).ends_with('\n')) {
             if let Some(guest) = self.guests.iter().find(|guest| !guest.alive()) {
@@ -245,8 +244,7 @@ impl Holder {
             }
             if Instant::now() > until {
                 bail!(
-                    "the scenario did not end within {} s; see {}",
-                    SCENARIO.as_secs(),
+                    "the scenario did not end within {limit} s; see {}",
                     state.display()
                 );
             }

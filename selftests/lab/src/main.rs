@@ -17,6 +17,7 @@ mod holder;
 mod lab;
 mod log;
 mod measure;
+mod netbench;
 mod parse;
 mod paths;
 mod qemu;

@@ -98,6 +98,25 @@ pub fn iperf(text: &str) -> Result<(f64, f64)> {
     ))
 }
 
+/// Round trips that `ping` printed, microseconds.
+pub fn ping_times_us(text: &str) -> Vec<f64> {
+    let time = |line: &str| -> Option<f64> {
+        let (_, rest) = line.split_once("time=")?;
+        Some(rest.split_whitespace().next()?.parse::<f64>().ok()? * 1000.0)
+    };
+    text.lines().filter_map(time).collect()
+}
+
+/// Counters that `ethtool -S` printed.
+pub fn ethtool_counters(text: &str) -> BTreeMap<String, u64> {
+    text.lines()
+        .filter_map(|line| {
+            let (name, value) = line.trim().rsplit_once(": ")?;
+            Some((name.to_string(), value.trim().parse().ok()?))
+        })
+        .collect()
+}
+
 /// Active objects of each slab cache, from /proc/slabinfo.
 pub fn slabs(text: &str) -> BTreeMap<String, i64> {
     text.lines()
@@ -188,5 +207,13 @@ mod tests {
         let text = "slabinfo - version: 2.1\n# name <active>\nkmalloc-64 120 128 64 : tunables\n";
         assert_eq!(slabs(text)["kmalloc-64"], 120);
         assert_eq!(meminfo("MemTotal:  100 kB\nMemFree: 7 kB\n")["MemFree"], 7);
+    }
+
+    #[test]
+    fn ping_and_ethtool_lines_are_read() {
+        let ping = "64 bytes from 10.90.0.2: icmp_seq=1 ttl=64 time=1.26 ms\n64 bytes: time=0.519 ms\n2 packets, time 3ms\n";
+        assert_eq!(ping_times_us(ping), [1260.0, 519.0]);
+        let counters = ethtool_counters("NIC statistics:\n     tx_copied_bytes: 12\n     rx_zerocopy_bytes: 4096\n");
+        assert_eq!((counters["tx_copied_bytes"], counters["rx_zerocopy_bytes"]), (12, 4096));
     }
 }

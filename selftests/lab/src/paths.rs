@@ -83,6 +83,16 @@ pub fn module(tier: Tier, kernel: Kernel) -> Result<Option<PathBuf>> {
     Ok(path.is_file().then_some(path))
 }
 
+/// Whether our module has a driver for the cable's network service.
+pub fn has_net_half(tier: Tier, kernel: Kernel) -> Result<bool> {
+    let Some(path) = module(tier, kernel)? else {
+        return Ok(false);
+    };
+    let bytes = std::fs::read(&path).with_context(|| format!("{}", path.display()))?;
+    // The driver's table of services becomes aliases of the module.
+    Ok(bytes.windows(12).any(|w| w == b"alias=tbsvc:"))
+}
+
 /// The program that models routers and cables.
 pub fn fabricd() -> Result<PathBuf> {
     if let Some(path) = env::var_os("USB4_FABRICD") {

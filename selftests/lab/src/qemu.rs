@@ -92,7 +92,8 @@ pub fn launch(spec: &LabSpec, host: usize, mnt: &Path, console: &Path) -> Result
     command.args(["-smp", &spec.smp.to_string()]);
     let mut append = format!(
         "console=ttyS0 loglevel=7 nokaslr mitigations=off tsc=reliable panic=-1 rdinit=/usb4lab/init \
-         usb4lab_agent=virtio usb4lab_host={host} {}",
+         usb4lab_agent=virtio usb4lab_host={host} usb4lab_net={} {}",
+        spec.net_of(host).name(),
         spec.append
     );
     if spec.iommu {

@@ -4,6 +4,7 @@
 //! The description is plain data. `usb4lab up` writes it to the lab's state directory, the holder
 //! process builds the lab from it, and later commands read it back.
 
+use crate::paths;
 use anyhow::{bail, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,18 @@ pub enum Kernel {
     Debug,
 }
 
+/// Which driver makes a host's network devices of the cables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum NetDriver {
+    /// The kernel's thunderbolt_net.
+    Stock,
+    /// The network half of usb4_rdma.
+    Ours,
+    /// None is loaded; a case loads it.
+    None,
+}
+
 /// One end of a cable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
@@ -86,8 +99,24 @@ pub struct LabSpec {
     pub mtu: u32,
     pub memory_mib: u32,
     pub seed: u64,
+    /// Network driver of each host; hosts beyond the end have the stock one.
+    #[serde(default)]
+    pub net: Vec<NetDriver>,
+    /// Rings of a host router, hop 0 included, if other than the profile's.
+    #[serde(default)]
+    pub hops: Option<usize>,
+    /// Commands to the fabric with the time of each in `at_ns`.
+    #[serde(default)]
+    pub events: Vec<Value>,
+    /// Wall seconds that a scenario in virtual time may take.
+    #[serde(default = "default_scenario_s")]
+    pub scenario_s: u64,
     /// Further words for the guests' kernel command lines.
     pub append: String,
+}
+
+fn default_scenario_s() -> u64 {
+    600
 }
 
 impl Default for LabSpec {
@@ -148,6 +177,10 @@ impl LabSpec {
             mtu: 9000,
             memory_mib: 512,
             seed: 1,
+            net: Vec::new(),
+            hops: None,
+            events: Vec::new(),
+            scenario_s: default_scenario_s(),
             append: String::new(),
         })
     }
@@ -176,6 +209,9 @@ impl LabSpec {
         if self.virtual_time && self.script.is_none() {
             bail!("a lab in virtual time takes no commands while it runs: give a scenario with --script FILE");
         }
+        if self.net.contains(&NetDriver::Ours) && !paths::has_net_half(self.tier, self.kernel)? {
+            bail!("the module that is built has no network half: `make module` in a checkout that has one");
+        }
         if !self.virtual_time && self.script.is_some() {
             bail!("--script belongs to --virtual-time; without it use `usb4lab exec`");
         }
@@ -201,7 +237,14 @@ impl LabSpec {
             "hosts": hosts,
             "cables": cables,
             "seed": self.seed,
+            "hops": self.hops,
+            "events": self.events,
         })
+    }
+
+    /// The network driver of `host`.
+    pub fn net_of(&self, host: usize) -> NetDriver {
+        self.net.get(host).copied().unwrap_or(NetDriver::Stock)
     }
 
     /// The cables that reach `host`, with that host's end.
@@ -224,6 +267,28 @@ impl LabSpec {
             .map(|(cable, end)| format!("{},{}/24,{}/64", end.xdomain(), ipv4(*cable, host), ipv6(*cable, host)))
             .collect()
     }
+}
+
+impl NetDriver {
+    pub fn name(self) -> &'static str {
+        match self {
+            NetDriver::Stock => "stock",
+            NetDriver::Ours => "ours",
+            NetDriver::None => "none",
+        }
+    }
+
+    /// The kernel module.
+    pub fn module(self) -> Option<&'static str> {
+        match self {
+            NetDriver::Stock => Some("thunderbolt_net"),
+            NetDriver::Ours => Some("usb4_rdma"),
+            NetDriver::None => None,
+        }
+    }
+
+    /// The largest MTU that is useful: a packet of 64 KiB less the Ethernet header.
+    pub const MTU: u32 = 65522;
 }
 
 impl End {

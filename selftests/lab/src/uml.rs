@@ -22,6 +22,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("pin", include_str!("../guest/pin")),
     ("run", include_str!("../guest/run")),
     ("net-up", include_str!("../guest/net-up")),
+    ("net-driver", include_str!("../guest/net-driver")),
     ("netdev", include_str!("../guest/netdev")),
     ("gid", include_str!("../guest/gid")),
     ("clean", include_str!("../guest/clean")),
@@ -151,6 +152,7 @@ pub fn launch(spec: &LabSpec, host: usize, root: &Path, console: &Path) -> Resul
         .args(["con=null", "con0=null,fd:1", "virtio_pcidev.max_delay_us=10000000"])
         .arg(format!("umid=h{host}"))
         .arg(format!("usb4lab_host={host}"))
+        .arg(format!("usb4lab_net={}", spec.net_of(host).name()))
         .args(spec.append.split_whitespace());
     if !spec.cables.is_empty() {
         for nhi in 0..spec.nhis {
