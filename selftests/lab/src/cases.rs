@@ -12,14 +12,16 @@ mod life;
 mod net;
 mod paging;
 mod reach;
+mod netdev;
 mod services;
 mod stock;
 mod virtual_time;
 
 pub use data::{check_operations, devinfo};
+pub use life::Memory;
 
 use crate::lab::Lab;
-use crate::spec::{Kernel, LabSpec, Profile, Tier, Topology};
+use crate::spec::{Kernel, LabSpec, NetDriver, Profile, Tier, Topology};
 use crate::verbs::Kind;
 use anyhow::Result;
 
@@ -28,8 +30,30 @@ use anyhow::Result;
 pub enum Bench {
     /// Two hosts and this many cables.
     Pair(Profile, usize),
+    /// Two hosts whose cables are carried by the network driver under test, or by another.
+    Net(NetLab),
     /// The case makes its own labs.
     Own,
+}
+
+/// What a lab for the network driver consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetLab {
+    pub profile: Profile,
+    pub cables: usize,
+    /// Loaded at the start.
+    pub roles: [Role; 2],
+    /// Rings of a router, hop 0 included, if other than the profile's.
+    pub hops: Option<usize>,
+}
+
+/// The network driver of a host in a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The one under test.
+    Tested,
+    /// None: the case loads it.
+    None,
 }
 
 /// One test case.
@@ -39,6 +63,8 @@ pub struct Case {
     pub about: &'static str,
     pub bench: Bench,
     pub tier: Tier,
+    /// Takes minutes: runs when it is named, or with --long.
+    pub long: bool,
     pub run: fn(&Context) -> Result<()>,
 }
 
@@ -50,6 +76,8 @@ pub struct Context {
     pub kernel: Kernel,
     /// What "ours" means: our driver, or rxe while checking the lab itself.
     pub ours: Kind,
+    /// The network driver under test, for the cases that are about it.
+    pub net: NetDriver,
 }
 
 /// A case that cannot run here returns this error.
@@ -74,9 +102,23 @@ impl Context {
 
 impl Bench {
     /// The lab to start, None if the case makes its own.
-    pub fn spec(self, tier: Tier, kernel: Kernel, seed: u64) -> Result<Option<LabSpec>> {
+    pub fn spec(self, tier: Tier, kernel: Kernel, seed: u64, net: NetDriver) -> Result<Option<LabSpec>> {
         let (profile, cables) = match self {
             Bench::Pair(profile, cables) => (profile, cables),
+            Bench::Net(lab) => {
+                let driver = |role| match role {
+                    Role::Tested => net,
+                    Role::None => NetDriver::None,
+                };
+                return Ok(Some(LabSpec {
+                    tier,
+                    kernel,
+                    seed,
+                    net: lab.roles.map(driver).to_vec(),
+                    hops: lab.hops,
+                    ..LabSpec::wired(lab.profile, Topology::Pair, 2, lab.cables)?
+                }));
+            }
             Bench::Own => return Ok(None),
         };
         Ok(Some(LabSpec {
@@ -92,6 +134,12 @@ impl Bench {
 pub fn all() -> Vec<Case> {
     [
         net::CASES,
+        netdev::data::CASES,
+        netdev::tools::CASES,
+        netdev::life::CASES,
+        netdev::peer::CASES,
+        netdev::bond::CASES,
+        netdev::soak::CASES,
         data::CASES,
         services::CASES,
         reach::CASES,
@@ -110,6 +158,7 @@ pub fn all() -> Vec<Case> {
         about: c.about,
         bench: c.bench,
         tier: c.tier,
+        long: c.long,
         run: c.run,
     })
     .collect()
@@ -122,8 +171,26 @@ const fn pair(name: &'static str, about: &'static str, run: fn(&Context) -> Resu
         about,
         bench: Bench::Pair(Profile::Strix, 1),
         tier: Tier::Fast,
+        long: false,
         run,
     }
+}
+
+/// A case about the network driver, in the given lab.
+const fn about_net(name: &'static str, about: &'static str, lab: NetLab, run: fn(&Context) -> Result<()>) -> Case {
+    Case {
+        name,
+        about,
+        bench: Bench::Net(lab),
+        tier: Tier::Fast,
+        long: false,
+        run,
+    }
+}
+
+/// The case as one that runs by name or with --long only.
+const fn long(case: Case) -> Case {
+    Case { long: true, ..case }
 }
 
 #[cfg(test)]

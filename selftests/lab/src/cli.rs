@@ -7,6 +7,7 @@ use crate::holder;
 use crate::lab::Lab;
 use crate::netbench;
 use crate::runner::{self, Plan};
+use crate::soak;
 use crate::spec::{Kernel, LabSpec, NetDriver, Profile, Tier, Topology};
 use crate::stat;
 use crate::verbs::Kind;
@@ -98,6 +99,12 @@ enum Command {
         /// Which driver is under test; rxe checks the lab and the cases themselves
         #[arg(long, value_enum, default_value_t = Kind::Usb4)]
         ours: Kind,
+        /// Which network driver the net cases test; stock checks the lab and the cases themselves
+        #[arg(long, value_enum, default_value_t = NetDriver::Ours)]
+        net: NetDriver,
+        /// The long cases instead of the others; a long case that is named runs without this
+        #[arg(long)]
+        long: bool,
     },
     /// Two hosts, one cable, our driver beside stock rxe, one table
     Demo {
@@ -121,6 +128,21 @@ enum Command {
         only_stock: bool,
         #[arg(long, value_enum, default_value_t = Kind::Usb4)]
         ours: Kind,
+    },
+    /// Traffic over a cable that loses frames and is cut each minute: no stall, no wrong byte, no leak
+    Soak {
+        /// Minutes that are judged
+        #[arg(long, default_value_t = 15.0)]
+        minutes: f64,
+        /// In virtual time
+        #[arg(long = "virtual")]
+        virtual_time: bool,
+        #[arg(long, value_enum, default_value_t = NetDriver::Ours)]
+        net: NetDriver,
+        #[arg(long, value_enum, default_value_t = Kernel::Lab)]
+        kernel: Kernel,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// End a lab
     Down {
@@ -244,6 +266,8 @@ impl Cli {
                 tier,
                 kernel,
                 ours,
+                net,
+                long,
             } => {
                 let plan = Plan {
                     filter,
@@ -251,6 +275,8 @@ impl Cli {
                     tier,
                     kernel,
                     ours,
+                    net,
+                    long,
                 };
                 if list {
                     runner::list(&plan);
@@ -274,6 +300,31 @@ impl Cli {
                 ours,
                 ..
             } => bench::run(suite, runs, json.as_deref(), ours)?,
+            Command::Soak {
+                minutes,
+                virtual_time,
+                net,
+                kernel,
+                seed,
+            } => {
+                let plan = soak::Plan {
+                    net,
+                    kernel,
+                    seed,
+                    virtual_time,
+                    seconds: minutes * 60.0,
+                    period_s: 60.0,
+                    away_s: 2.0,
+                };
+                let outcome = plan.run()?;
+                println!("{}", outcome.shown());
+                for wrong in &outcome.wrong {
+                    println!("wrong: {wrong}");
+                }
+                if !outcome.wrong.is_empty() {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
             Command::Down { name } => {
                 if !Lab::down_named(&name.name)? {
                     println!("lab {} is not running", name.name);

@@ -243,10 +243,7 @@ impl Holder {
                 );
             }
             if Instant::now() > until {
-                bail!(
-                    "the scenario did not end within {limit} s; see {}",
-                    state.display()
-                );
+                bail!("the scenario did not end within {limit} s; see {}", state.display());
             }
             thread::sleep(Duration::from_millis(20));
         }

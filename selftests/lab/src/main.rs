@@ -22,6 +22,7 @@ mod parse;
 mod paths;
 mod qemu;
 mod runner;
+mod soak;
 mod spec;
 mod stat;
 mod uml;

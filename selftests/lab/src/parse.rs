@@ -211,7 +211,8 @@ mod tests {
 
     #[test]
     fn ping_and_ethtool_lines_are_read() {
-        let ping = "64 bytes from 10.90.0.2: icmp_seq=1 ttl=64 time=1.26 ms\n64 bytes: time=0.519 ms\n2 packets, time 3ms\n";
+        let ping =
+            "64 bytes from 10.90.0.2: icmp_seq=1 ttl=64 time=1.26 ms\n64 bytes: time=0.519 ms\n2 packets, time 3ms\n";
         assert_eq!(ping_times_us(ping), [1260.0, 519.0]);
         let counters = ethtool_counters("NIC statistics:\n     tx_copied_bytes: 12\n     rx_zerocopy_bytes: 4096\n");
         assert_eq!((counters["tx_copied_bytes"], counters["rx_zerocopy_bytes"]), (12, 4096));

@@ -4,7 +4,8 @@
 use crate::cases::{self, Bench, Case, Context, Skip};
 use crate::lab::{Lab, USUAL};
 use crate::log::Mark;
-use crate::spec::{Kernel, Tier};
+use crate::paths;
+use crate::spec::{Kernel, NetDriver, Tier};
 use crate::verbs::Kind;
 use anyhow::{bail, Result};
 use std::io::Write;
@@ -17,6 +18,10 @@ pub struct Plan {
     pub tier: Tier,
     pub kernel: Kernel,
     pub ours: Kind,
+    /// The network driver under test.
+    pub net: NetDriver,
+    /// The long cases instead of the others.
+    pub long: bool,
 }
 
 /// How the cases went.
@@ -77,16 +82,14 @@ pub fn run(plan: &Plan) -> Result<Tally> {
 
 fn selected(plan: &Plan) -> Vec<Case> {
     let here: Vec<Case> = cases::all().into_iter().filter(|c| c.tier == plan.tier).collect();
-    let Some(filter) = plan.filter.as_deref() else {
-        return here;
-    };
+    let filter = plan.filter.as_deref().unwrap_or_default();
     let exact = here.iter().any(|c| c.name == filter);
     here.into_iter()
         .filter(|c| {
             if exact {
                 c.name == filter
             } else {
-                c.name.contains(filter)
+                c.name.contains(filter) && c.long == plan.long
             }
         })
         .collect()
@@ -94,10 +97,14 @@ fn selected(plan: &Plan) -> Vec<Case> {
 
 /// The context a case runs in: the shared lab if it fits, a new one otherwise.
 fn prepare<'a>(plan: &Plan, case: &Case, shared: &'a mut Option<(Bench, Context)>) -> Result<&'a Context> {
+    let tested = matches!(case.bench, Bench::Net(_)) && plan.net == NetDriver::Ours;
+    if tested && !paths::has_net_half(plan.tier, plan.kernel)? {
+        return Err(Skip("the module that is built has no network half".into()).into());
+    }
     if shared.as_ref().is_none_or(|(bench, _)| *bench != case.bench) {
         // The old lab ends before the next one starts; one without a failure leaves nothing to look at.
         discard(shared.take());
-        let lab = match case.bench.spec(plan.tier, plan.kernel, plan.seed)? {
+        let lab = match case.bench.spec(plan.tier, plan.kernel, plan.seed, plan.net)? {
             Some(spec) => Some(Lab::up(&format!("test-{}", std::process::id()), spec)?),
             None => None,
         };
@@ -108,6 +115,7 @@ fn prepare<'a>(plan: &Plan, case: &Case, shared: &'a mut Option<(Bench, Context)
                 seed: plan.seed,
                 kernel: plan.kernel,
                 ours: plan.ours,
+                net: plan.net,
             },
         ));
     }
@@ -178,6 +186,9 @@ fn replay(plan: &Plan, case: &Case) -> String {
     }
     if plan.ours == Kind::Rxe {
         line += " --ours rxe";
+    }
+    if plan.net == NetDriver::Stock {
+        line += " --net stock";
     }
     line
 }

@@ -30,6 +30,8 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("mkinitramfs", include_str!("../guest/mkinitramfs")),
     ("one.py", include_str!("../guest/one.py")),
     ("nvme", include_str!("../guest/nvme")),
+    ("soak.py", include_str!("../guest/soak.py")),
+    ("stream.py", include_str!("../guest/stream.py")),
     ("verbs.py", include_str!("../guest/verbs.py")),
 ];
 

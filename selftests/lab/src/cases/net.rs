@@ -13,6 +13,7 @@ pub const CASES: &[Case] = &[
         about: "stock thunderbolt_net carries ping and iperf3, profile intel",
         bench: Bench::Pair(Profile::Intel, 1),
         tier: Tier::Fast,
+        long: false,
         run: carries,
     },
     Case {
@@ -20,6 +21,7 @@ pub const CASES: &[Case] = &[
         about: "four cables between two hosts come up and carry, profile intel",
         bench: Bench::Pair(Profile::Intel, 4),
         tier: Tier::Fast,
+        long: false,
         run: all_carry,
     },
     Case {
@@ -27,6 +29,7 @@ pub const CASES: &[Case] = &[
         about: "four cables between two hosts come up and carry, profile strix",
         bench: Bench::Pair(Profile::Strix, 4),
         tier: Tier::Fast,
+        long: false,
         run: all_carry,
     },
     super::pair(

@@ -12,6 +12,7 @@ pub const CASES: &[Case] = &[Case {
     about: "distribution kernel: ping, our link on both hosts, devinfo, validated pingpong, send bandwidth",
     bench: Bench::Pair(Profile::Strix, 1),
     tier: Tier::Stock,
+    long: false,
     run: smoke,
 }];
 

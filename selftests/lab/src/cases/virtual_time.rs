@@ -13,6 +13,7 @@ pub const CASES: &[Case] = &[Case {
     about: "the same scenario twice in virtual time: byte-identical kernel logs on both guests",
     bench: Bench::Own,
     tier: Tier::Fast,
+    long: false,
     run: determinism,
 }];
 

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The network driver under test, `--net ours` or `--net stock`: what the cases about it share.
+
+pub mod bond;
+pub mod data;
+pub mod life;
+pub mod peer;
+pub mod soak;
+pub mod tools;
+
+use super::{Context, NetLab, Role};
+use crate::lab::{Lab, Running};
+use crate::spec::{ipv4, NetDriver, Profile};
+use crate::{parse, verbs};
+use anyhow::{bail, ensure, Context as _, Result};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// TCP port of the checksummed transfers.
+const PORT: u16 = 7001;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The driver under test on both hosts, one cable, two rings a router.
+const BOTH: NetLab = NetLab {
+    profile: Profile::Strix,
+    cables: 1,
+    roles: [Role::Tested, Role::Tested],
+    hops: None,
+};
+
+/// Sets the MTU of a cable's network devices on both hosts.
+fn set_mtu(lab: &Lab, cable: usize, mtu: u32) -> Result<()> {
+    for host in 0..2 {
+        let netdev = lab.netdev(host, cable)?;
+        lab.ok(host, &["ip", "link", "set", &netdev, "mtu", &mtu.to_string()])?;
+    }
+    Ok(())
+}
+
+/// A checksummed transfer to the host that has `address`; what the sender reports. `mode` as stream.py has it.
+fn transfer(lab: &Lab, from: usize, address: &str, mib: u32, mode: &str) -> Result<Value> {
+    let to = 1 - from;
+    let serving = lab.start(to, &format!("/usb4lab/stream.py serve {PORT}"), 2 * MINUTE);
+    verbs::wait_listen(lab, to, PORT)?;
+    let (port, mib) = (PORT.to_string(), mib.to_string());
+    let sent = lab.run(
+        from,
+        &["/usb4lab/stream.py", "send", address, &port, &mib, mode],
+        2 * MINUTE,
+    )?;
+    if sent.status != 0 {
+        lab.run(to, &["pkill", "-KILL", "stream.py"], Duration::from_secs(20))?;
+        let served = serving.wait()?;
+        bail!(
+            "the transfer of {mib} MiB to {address} by {mode} failed:\n{}{}{}{}",
+            sent.text(),
+            sent.errors(),
+            served.text(),
+            served.errors()
+        );
+    }
+    serving.ok()?;
+    Ok(serde_json::from_str(sent.text().trim())?)
+}
+
+/// A checksummed transfer each way.
+fn both_ways(lab: &Lab, mib: u32) -> Result<()> {
+    for from in 0..2 {
+        transfer(lab, from, &ipv4(0, 1 - from), mib, "send")?;
+    }
+    Ok(())
+}
+
+/// Echo requests of `size` bytes, whole, none lost; without fragments if `whole`.
+fn ping(lab: &Lab, from: usize, address: &str, size: u32, whole: bool) -> Result<()> {
+    let size = size.to_string();
+    let mut argv = vec!["ping", "-c", "3", "-i", "0.02", "-W", "3", "-s", &size];
+    if whole {
+        argv.extend(["-M", "do"]);
+    }
+    argv.push(address);
+    lab.ok(from, &argv).map(|_| ())
+}
+
+/// Waits until echo requests are answered again.
+fn wait_ping(lab: &Lab, from: usize, address: &str, seconds: u32) -> Result<()> {
+    let tries = seconds * 2;
+    lab.sh(
+        from,
+        &format!(
+            "n=0; until ping -q -c 1 -W 0.5 {address} > /dev/null 2>&1; do n=$((n+1)); [ $n -lt {tries} ] || exit 1; sleep 0.05; done"
+        ),
+    )
+    .map(|_| ())
+    .with_context(|| format!("host {from} does not reach {address} within {seconds} s"))
+}
+
+/// Counters of a host's network device.
+fn counters(lab: &Lab, host: usize, cable: usize) -> Result<BTreeMap<String, u64>> {
+    let netdev = lab.netdev(host, cable)?;
+    Ok(parse::ethtool_counters(&lab.ok(host, &["ethtool", "-S", &netdev])?))
+}
+
+/// Loads a network driver, by the script that the guest's first program uses.
+fn load(lab: &Lab, host: usize, driver: NetDriver) -> Result<()> {
+    lab.ok(host, &["/usb4lab/net-driver", driver.name()]).map(|_| ())
+}
+
+/// Removes a network driver.
+fn unload(lab: &Lab, host: usize, driver: NetDriver) -> Result<()> {
+    let Some(module) = driver.module() else {
+        return Ok(());
+    };
+    lab.ok(host, &["rmmod", module])
+        .map(|_| ())
+        .with_context(|| format!("host {host}: {module} does not go"))
+}
+
+/// Waits until a host has no network device of a cable.
+fn wait_no_netdev(lab: &Lab, host: usize, xdomain: &str) -> Result<()> {
+    lab.sh(
+        host,
+        &format!("n=0; while /usb4lab/netdev {xdomain} > /dev/null 2>&1; do n=$((n+1)); [ $n -lt 400 ] || exit 1; sleep 0.05; done"),
+    )
+    .map(|_| ())
+    .with_context(|| format!("host {host} keeps the network device of {xdomain}"))
+}
+
+/// The name under which a host knows the peer at the other end of a cable.
+fn xdomain(lab: &Lab, host: usize, cable: usize) -> Result<String> {
+    let ends = lab.spec.ends_of(host);
+    let end = ends.iter().find(|(c, _)| *c == cable).map(|(_, end)| end.xdomain());
+    end.with_context(|| format!("cable {cable} does not reach host {host}"))
+}
+
+/// TCP from host 0 to host 1 that goes on for `seconds`, flowing when this returns.
+fn load_traffic(lab: &Lab, seconds: u32) -> Result<(Running, Running)> {
+    let limit = Duration::from_secs(u64::from(seconds) + 60);
+    let serving = lab.start(1, "iperf3 -s -1", limit);
+    verbs::wait_listen(lab, 1, 5201)?;
+    let calling = lab.start(0, &format!("iperf3 -t {seconds} -c {}", ipv4(0, 1)), limit);
+    let counter = format!("/sys/class/net/{}/statistics/tx_bytes", lab.netdev(0, 0)?);
+    lab.sh(
+        0,
+        &format!(
+            "a=$(cat {counter}); n=0; until [ $(($(cat {counter}) - a)) -gt 4000000 ]; do n=$((n+1)); [ $n -lt 200 ] || exit 1; sleep 0.05; done"
+        ),
+    )
+    .context("no traffic started")?;
+    Ok((serving, calling))
+}
+
+/// Ends what `load_traffic` started, on the hosts that live.
+fn stop_traffic(lab: &Lab, hosts: &[usize], traffic: (Running, Running)) -> Result<()> {
+    for host in hosts {
+        lab.run(*host, &["pkill", "-KILL", "iperf3"], Duration::from_secs(30))?;
+    }
+    let _ = (traffic.0.wait(), traffic.1.wait());
+    Ok(())
+}
+
+/// The routers' paths in use: lines of the ports' path tables in debugfs but those of hop 0.
+fn paths_in_use(lab: &Lab, host: usize) -> Result<Vec<String>> {
+    let text = lab.sh(
+        host,
+        "cd /sys/kernel/debug/thunderbolt && for f in */port*/path; do [ -e $f ] && sed \"s|^|$f |\" $f; done; true",
+    )?;
+    let in_use = |line: &&str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        // FILE HOP OFFSET IN_HOP_ID VALUE; the first word of an entry has the valid bit 31.
+        matches!(words.as_slice(), [_, hop, offset, .., value]
+            if *hop != "0" && *offset == "0" && value.len() == 10 && value.as_bytes()[2] >= b'8')
+    };
+    Ok(text.lines().filter(in_use).map(String::from).collect())
+}
+
+/// The driver under test must be ours for what stock does not offer.
+fn only_ours(context: &Context, what: &str) -> Result<()> {
+    if context.net != NetDriver::Ours {
+        return Err(super::Skip(format!("thunderbolt_net has no {what}")).into());
+    }
+    Ok(())
+}
+
+/// Fails unless a counter of `before` has grown.
+fn grown(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>, name: &str) -> Result<u64> {
+    let of = |counters: &BTreeMap<String, u64>| {
+        counters.get(name).copied().with_context(|| {
+            format!(
+                "no counter {name}; there are: {}",
+                counters.keys().cloned().collect::<Vec<_>>().join(" ")
+            )
+        })
+    };
+    let (before, after) = (of(before)?, of(after)?);
+    ensure!(after >= before, "{name} went from {before} to {after}");
+    Ok(after - before)
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Two cables as one link by the kernel's bonding driver, with `ip link` alone.
+
+use super::{xdomain, BOTH};
+use crate::cases::life::both_up;
+use crate::cases::{about_net, Case, Context, NetLab};
+use crate::lab::Lab;
+use anyhow::{ensure, Context as _, Result};
+use std::time::Duration;
+
+pub const CASES: &[Case] = &[about_net(
+    "net_bond",
+    "active-backup, balance-xor and 802.3ad of two cables; a cable cut costs IP less than a second",
+    NetLab { cables: 2, ..BOTH },
+    bond,
+)];
+
+const MODES: [&str; 3] = ["active-backup", "balance-xor", "802.3ad"];
+/// Echo requests during a cut, every 10 ms.
+const PINGS: usize = 500;
+const EVERY_S: f64 = 0.01;
+
+fn bond(context: &Context) -> Result<()> {
+    let lab = context.lab()?;
+    for mode in MODES {
+        let outcome = one(lab, mode).with_context(|| mode.to_string());
+        for host in 0..2 {
+            lab.sh(host, "ip link del bond0 2>/dev/null; true")?;
+        }
+        outcome?;
+        both_up(lab)?;
+    }
+    Ok(())
+}
+
+fn one(lab: &Lab, mode: &str) -> Result<()> {
+    for host in 0..2 {
+        let extra = if mode == "802.3ad" { "lacp_rate fast" } else { "" };
+        lab.sh(
+            host,
+            &format!("ip link add bond0 type bond mode {mode} miimon 20 {extra}"),
+        )?;
+        for cable in 0..2 {
+            enslave(lab, host, cable)?;
+        }
+        lab.sh(
+            host,
+            &format!("ip addr add 10.110.0.{}/24 dev bond0 && ip link set bond0 up", host + 1),
+        )?;
+    }
+    super::wait_ping(lab, 0, "10.110.0.2", 15)?;
+    if mode == "802.3ad" {
+        lab.sh(
+            0,
+            "n=0; until [ \"$(cat /sys/class/net/bond0/bonding/ad_num_ports)\" = 2 ]; do n=$((n+1)); [ $n -lt 200 ] || exit 1; sleep 0.05; done",
+        )
+        .context("LACP did not join both cables")?;
+    }
+    super::transfer(lab, 0, "10.110.0.2", 16, "send")?;
+    for cable in 0..2 {
+        let gap = cut(lab, cable)?;
+        eprintln!("{mode}: cable {cable} cut: no answer for {gap:.2} s");
+        ensure!(gap < 1.0, "cable {cable} cut: no answer for {gap:.2} s");
+        lab.cable(cable, "plug", None)?;
+        for host in 0..2 {
+            let name = xdomain(lab, host, cable)?;
+            lab.sh(
+                host,
+                &format!("n=0; until /usb4lab/netdev {name} > /dev/null 2>&1; do n=$((n+1)); [ $n -lt 400 ] || exit 1; sleep 0.05; done"),
+            )?;
+            enslave(lab, host, cable)?;
+        }
+        both_active(lab, cable)?;
+        super::wait_ping(lab, 0, "10.110.0.2", 10)?;
+    }
+    super::transfer(lab, 1, "10.110.0.1", 16, "send")?;
+    Ok(())
+}
+
+fn enslave(lab: &Lab, host: usize, cable: usize) -> Result<()> {
+    let dev = lab.netdev(host, cable)?;
+    lab.sh(
+        host,
+        &format!("ip addr flush dev {dev}; ip link set {dev} down && ip link set {dev} master bond0"),
+    )
+    .map(|_| ())
+}
+
+/// Waits until the bonds count the cable again.
+fn both_active(lab: &Lab, cable: usize) -> Result<()> {
+    for host in 0..2 {
+        let dev = lab.netdev(host, cable)?;
+        let state = format!("/sys/class/net/{dev}/bonding_slave/mii_status");
+        lab.sh(
+            host,
+            &format!(
+                "n=0; until [ \"$(cat {state})\" = up ]; do n=$((n+1)); [ $n -lt 300 ] || exit 1; sleep 0.05; done"
+            ),
+        )
+        .with_context(|| format!("host {host}: {dev} does not come up in the bond"))?;
+    }
+    // LACP agrees anew.
+    lab.sh(
+        0,
+        "m=/sys/class/net/bond0/bonding; n=0; grep -q 802.3ad $m/mode || exit 0; until [ \"$(cat $m/ad_num_ports)\" = 2 ]; do n=$((n+1)); [ $n -lt 300 ] || exit 1; sleep 0.05; done",
+    )
+    .context("LACP did not join both cables again")?;
+    Ok(())
+}
+
+/// Cuts a cable under echo requests; the longest time without an answer, seconds.
+fn cut(lab: &Lab, cable: usize) -> Result<f64> {
+    let line = format!("ping -D -c {PINGS} -i {EVERY_S} -W 1 10.110.0.2; true");
+    let pinging = lab.start(0, &line, super::MINUTE);
+    std::thread::sleep(Duration::from_millis(1500));
+    lab.cable(cable, "pull", None)?;
+    longest_gap(&pinging.ok()?)
+}
+
+/// The longest distance of two answers in what `ping -D` printed, seconds.
+fn longest_gap(text: &str) -> Result<f64> {
+    let stamp = |line: &str| -> Option<f64> {
+        let (stamp, rest) = line.strip_prefix('[')?.split_once(']')?;
+        rest.contains("time=").then(|| stamp.parse().ok())?
+    };
+    let stamps: Vec<f64> = text.lines().filter_map(stamp).collect();
+    ensure!(stamps.len() > PINGS / 3, "few answers came:\n{text}");
+    Ok(stamps.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_gap_is_between_answers() {
+        let mut text = String::from("PING 10.110.0.2\n");
+        for n in 0..PINGS {
+            let late = if n >= 100 { 0.4 } else { 0.0 };
+            text += &format!("[{:.6}] 64 bytes: time=0.3 ms\n", 1000.0 + n as f64 * 0.01 + late);
+        }
+        assert!((longest_gap(&text).unwrap() - 0.41).abs() < 1e-6);
+    }
+}
