@@ -72,9 +72,14 @@ class Watch(threading.Thread):
     def look(self):
         name, index, up = None, None, False
         for path in glob.glob("/sys/class/net/*/device"):
-            device = os.path.basename(os.path.realpath(path))
-            if device == self.xdomain or device.startswith(self.xdomain + "."):
-                name = path.split("/")[4]
+            device, net = os.path.basename(os.path.realpath(path)), path.split("/")[4]
+            try:
+                with open(f"/sys/class/net/{net}/phys_port_name") as file:
+                    port = file.read().strip()
+            except OSError:
+                port = ""
+            if port == self.xdomain or device.startswith(self.xdomain + "."):
+                name = net
                 with open(f"/sys/class/net/{name}/ifindex") as file:
                     index = int(file.read())
         if index is not None and index != self.index:

@@ -286,13 +286,13 @@ impl Cli {
             }
             Command::Demo { ours } => demo::run(ours)?,
             Command::Bench {
-                suite,
+                suite: Suite::Net,
                 runs,
                 json,
                 doc,
                 only_stock,
                 ours: _,
-            } if suite == Suite::Net => netbench::run(runs, only_stock, json.as_deref(), doc.as_deref())?,
+            } => netbench::run(runs, only_stock, json.as_deref(), doc.as_deref())?,
             Command::Bench {
                 suite,
                 runs,
