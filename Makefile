@@ -90,6 +90,14 @@ bench: ## the rdma benchmark suite, side by side with stock rxe, into build/benc
 fuzz: ## search for inputs that break the packet and request parsers, the engine and the cable protocols, an hour each
 	for target in wire wqe tbip; do selftests/fuzz/run $$target; done
 
+benchmarks: ## perftest in all its variants between ours and rxe, into docs/benchmarks.md (about 20 minutes)
+	@$(MAKE) --no-print-directory programs module
+	target/release/usb4lab matrix --write
+
+pyverbs: ## rdma-core's own test suite over ours and over rxe, into docs/verbs.md (3 minutes)
+	@$(MAKE) --no-print-directory programs module
+	target/release/usb4lab pyverbs --write
+
 fmt: ## format all Rust
 	$(CARGO) fmt --all
 	$(in-root) rustfmt --edition 2021 --config-path .rustfmt.toml $$(git ls-files 'rdma/*.rs' 'net/*.rs')
@@ -103,4 +111,4 @@ clean: ## remove build/ and target/ (the cache stays)
 clean-cache: ## empty the cache of lab roots and kernels that all checkouts share
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/usb4-rdma"
 
-.PHONY: help print-cargo module-lint setup setup-debug setup-stock programs module module-debug module-stock demo check check-stock bench fuzz fmt clean clean-cache
+.PHONY: help print-cargo module-lint setup setup-debug setup-stock programs module module-debug module-stock demo check check-stock bench benchmarks pyverbs fuzz fmt clean clean-cache

@@ -23,8 +23,8 @@ pub(crate) const MAX_WR: u32 = 1 << 20;
 pub(crate) const MAX_SGE: u32 = 32;
 /// Bytes of inline data.
 pub(crate) const MAX_INLINE: u32 = 512;
-/// Completions of a queue.
-pub(crate) const MAX_CQE: u32 = 65_535;
+/// Completions of a queue. More than rxe's 32767, with which libfabric's ofi_rxm fails.
+pub(crate) const MAX_CQE: u32 = (1 << 20) - 1;
 /// Receives of a shared queue.
 pub(crate) const MAX_SRQ_WR: u32 = 1 << 20;
 /// Scatter entries of a receive in a shared queue.

@@ -15,6 +15,7 @@ mod paging;
 mod reach;
 mod services;
 mod stock;
+mod tools;
 mod virtual_time;
 
 pub use data::{check_operations, devinfo};
@@ -144,6 +145,7 @@ pub fn all() -> Vec<Case> {
         services::CASES,
         reach::CASES,
         kernel::CASES,
+        tools::CASES,
         errors::CASES,
         paging::CASES,
         faults::CASES,

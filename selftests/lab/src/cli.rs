@@ -5,11 +5,13 @@ use crate::bench::{self, Suite};
 use crate::demo;
 use crate::holder;
 use crate::lab::Lab;
+use crate::matrix;
 use crate::netbench;
 use crate::runner::{self, Plan};
 use crate::soak;
 use crate::spec::{Kernel, LabSpec, NetDriver, Profile, Tier, Topology};
 use crate::stat;
+use crate::suite;
 use crate::verbs::Kind;
 use anyhow::{bail, Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -143,6 +145,29 @@ enum Command {
         kernel: Kernel,
         #[arg(long, default_value_t = 1)]
         seed: u64,
+    },
+    /// rdma-core's own test suite over our device and over stock rxe, side by side
+    Pyverbs {
+        /// Modules of the suite, such as test_mr; all if none is named
+        modules: Vec<String>,
+        /// Put the tables into docs/verbs.md
+        #[arg(long)]
+        write: bool,
+        #[arg(long, value_enum, default_value_t = Kind::Usb4)]
+        ours: Kind,
+    },
+    /// perftest in all its variants, between ours, stock rxe and both
+    Matrix {
+        /// Only cells whose label contains this, such as `ib_send_bw UD` or `-R`
+        #[arg(long, default_value = "", allow_hyphen_values = true)]
+        filter: String,
+        #[arg(long, default_value_t = 1)]
+        runs: usize,
+        /// Put the table into docs/benchmarks.md
+        #[arg(long)]
+        write: bool,
+        #[arg(long, value_enum, default_value_t = Kind::Usb4)]
+        ours: Kind,
     },
     /// End a lab
     Down {
@@ -325,6 +350,13 @@ impl Cli {
                     return Ok(ExitCode::FAILURE);
                 }
             }
+            Command::Pyverbs { modules, write, ours } => suite::run(ours, &modules, write)?,
+            Command::Matrix {
+                filter,
+                runs,
+                write,
+                ours,
+            } => matrix::run(ours, runs, &filter, write)?,
             Command::Down { name } => {
                 if !Lab::down_named(&name.name)? {
                     println!("lab {} is not running", name.name);

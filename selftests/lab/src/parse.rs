@@ -12,6 +12,8 @@ pub struct Bandwidth {
     pub iterations: u64,
     /// Average, MiB/s.
     pub mib_s: f64,
+    /// Million messages a second.
+    pub mega_messages_s: f64,
 }
 
 /// One row of a perftest latency table, microseconds.
@@ -38,6 +40,7 @@ pub fn bandwidth(text: &str) -> Result<Vec<Bandwidth>> {
                 bytes: *n.first()? as u64,
                 iterations: *n.get(1)? as u64,
                 mib_s: *n.get(3)?,
+                mega_messages_s: n.get(4).copied().unwrap_or(0.0),
             })
         })
         .collect();
@@ -161,7 +164,8 @@ mod tests {
             Bandwidth {
                 bytes: 2,
                 iterations: 1000,
-                mib_s: 0.04
+                mib_s: 0.04,
+                mega_messages_s: 0.021
             }
         );
         assert_eq!(rows[1].mib_s, 19.28);

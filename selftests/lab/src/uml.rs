@@ -33,6 +33,8 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("soak.py", include_str!("../guest/soak.py")),
     ("stream.py", include_str!("../guest/stream.py")),
     ("verbs.py", include_str!("../guest/verbs.py")),
+    ("duo.py", include_str!("../guest/duo.py")),
+    ("rdma-tests.py", include_str!("../guest/rdma-tests.py")),
 ];
 
 /// File descriptors of the guest's channel, in and out.

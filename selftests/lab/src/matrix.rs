@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! `usb4lab matrix`: perftest in all its variants, between our driver, stock rxe and both, one table.
+
+mod cells;
+
+use crate::duo::{Played, Run};
+use crate::lab::Lab;
+use crate::log::Mark;
+use crate::measure::{figure, median};
+use crate::page::{load, provenance, table, write_part};
+use crate::parse;
+use crate::runner::kernel_trouble;
+use crate::spec::LabSpec;
+use crate::verbs::{port, Kind, Pair};
+use anyhow::{bail, Result};
+use cells::Cell;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// Runs that one command to the guests plays.
+const PORTION: usize = 12;
+
+/// Who calls whom: client, server, the column's name.
+fn pairings(ours: Kind) -> [(Kind, Kind, &'static str); 4] {
+    [
+        (ours, ours, "ours to ours"),
+        (Kind::Rxe, Kind::Rxe, "rxe to rxe"),
+        (ours, Kind::Rxe, "ours to rxe"),
+        (Kind::Rxe, ours, "rxe to ours"),
+    ]
+}
+
+/// What became of one cell in one column.
+#[derive(Default)]
+struct Readings {
+    values: Vec<f64>,
+    failures: Vec<String>,
+}
+
+/// Runs the matrix `runs` times; the table, into docs/benchmarks.md if `write`. `filter` selects cells by their
+/// labels. An error if a cell with our driver failed that works between two rxe.
+pub fn run(ours: Kind, runs: usize, filter: &str, write: bool) -> Result<()> {
+    let cells: Vec<Cell> = cells::all()
+        .into_iter()
+        .filter(|c| c.label().contains(filter))
+        .collect();
+    if cells.is_empty() || runs == 0 {
+        bail!("nothing to run: no cell's label contains {filter:?}");
+    }
+    let start = Instant::now();
+    let before = provenance();
+    let lab = Lab::up(
+        &format!("matrix-{}", std::process::id()),
+        LabSpec {
+            memory_mib: 1536,
+            ..LabSpec::default()
+        },
+    )?;
+    let kernel = lab.ok(0, &["uname", "-r"])?.trim().to_string();
+    let mut readings: BTreeMap<(usize, usize), Readings> = BTreeMap::new();
+    let mut complaints = Vec::new();
+    for round in 0..runs {
+        for (column, (client, server, name)) in pairings(ours).into_iter().enumerate() {
+            eprintln!(
+                "[{:4.0} s] round {} of {runs}: {name}",
+                start.elapsed().as_secs_f64(),
+                round + 1
+            );
+            let marks = lab.marks();
+            column_of(&lab, &cells, (client, server), |cell, outcome| {
+                let readings = readings.entry((cell, column)).or_default();
+                match outcome {
+                    Ok(value) => readings.values.push(value),
+                    Err(why) => {
+                        eprintln!("{name}: {}: {why}", cells[cell].label());
+                        readings.failures.push(why);
+                    }
+                }
+            })?;
+            complaints.extend(complaint(&marks, name)?);
+        }
+    }
+    lab.discard();
+    let text = shown(&cells, &readings, runs);
+    let text = format!(
+        "perftest of Debian trixie, kernel {kernel} (User-mode Linux, one processor a host), two hosts and one software USB4 cable, netdev MTU 9000. \
+         {before}; load at the end {}; {:.0} s; {}. Machines like this one compare drivers; they are not a network.\n\n{text}",
+        load(),
+        start.elapsed().as_secs_f64(),
+        match runs {
+            1 => "one run a cell".to_string(),
+            n => format!("medians of {n} runs, the columns in turn"),
+        },
+    );
+    println!("{text}");
+    if write {
+        write_part("benchmarks.md", "matrix", "usb4lab matrix --write", &text)?;
+    }
+    if !complaints.is_empty() {
+        bail!("a kernel complained during the matrix:\n{}", complaints.join("\n"));
+    }
+    worse(&cells, &readings)
+}
+
+fn complaint(marks: &[Mark], name: &str) -> Result<Option<String>> {
+    Ok(kernel_trouble(marks)?.map(|text| format!("{name}: {text}")))
+}
+
+/// An error for cells with our driver that fail where rxe alone does not.
+fn worse(cells: &[Cell], readings: &BTreeMap<(usize, usize), Readings>) -> Result<()> {
+    let failed = |cell: usize, column: usize| readings.get(&(cell, column)).is_some_and(|r| !r.failures.is_empty());
+    let bad: Vec<String> = (0..cells.len())
+        .filter(|&n| !failed(n, 1) && [0, 2, 3].iter().any(|&column| failed(n, column)))
+        .map(|n| cells[n].label())
+        .collect();
+    if bad.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "{} cells fail with ours and not between two rxe: {}",
+        bad.len(),
+        bad.join("; ")
+    )
+}
+
+/// Plays all cells between two kinds of device, a portion at a time, and tells what became of each.
+fn column_of(
+    lab: &Lab,
+    cells: &[Cell],
+    (client, server): (Kind, Kind),
+    mut tell: impl FnMut(usize, Result<f64, String>),
+) -> Result<()> {
+    let pair = Pair::add(lab, client, server)?;
+    let numbered: Vec<usize> = (0..cells.len()).collect();
+    for portion in numbered.chunks(PORTION) {
+        let mut left = portion.to_vec();
+        for attempt in 1..=ATTEMPTS {
+            let runs: Vec<Run> = left.iter().map(|&n| command(&cells[n], n, &pair)).collect();
+            let mut again = Vec::new();
+            for (n, played) in left.into_iter().zip(pair.play(lab, &runs)?) {
+                match outcome(&cells[n], &played) {
+                    Err(why) if attempt < ATTEMPTS && [NONSENSE, OWN_RACE].contains(&why.as_str()) => again.push(n),
+                    result => tell(n, result),
+                }
+            }
+            left = again;
+            if left.is_empty() {
+                break;
+            }
+        }
+    }
+    pair.delete(lab)
+}
+
+/// A busy machine spoils perftest's estimate of the clock now and then.
+const NONSENSE: &str = "perftest reported nonsense";
+/// With -R perftest connects twice, and its second call may come before its server listens again.
+const OWN_RACE: &str = "RDMA_CM_EVENT_REJECTED; error: 8";
+/// Runs of a cell that meets one of these.
+const ATTEMPTS: usize = 6;
+
+fn command(cell: &Cell, number: usize, pair: &Pair) -> Run {
+    let line = |device: &crate::verbs::Device| {
+        format!(
+            "exec {} -d {} -x {} -F {}",
+            cell.program(),
+            device.name,
+            device.gid,
+            cell.arguments()
+        )
+    };
+    Run {
+        id: number.to_string(),
+        server: line(&pair.server),
+        client: format!("{} {}", line(&pair.client), pair.server.ipv4),
+        // With rdma_cm perftest waits for the caller with rdma_cm on the same port.
+        listen: match cell.uses_cm() {
+            true => format!("cm:{}", port()),
+            false => format!("tcp:{}", port()),
+        },
+        limit: cell.limit(),
+    }
+}
+
+/// The figure of a run, or why there is none.
+fn outcome(cell: &Cell, played: &Played) -> Result<f64, String> {
+    if let Some(trouble) = played.trouble() {
+        if trouble.contains(OWN_RACE) {
+            return Err(OWN_RACE.into());
+        }
+        return Err(reason(&trouble, played));
+    }
+    let value = if cell.is_latency() {
+        parse::latency(&played.client.out).map(|row| row.typical_us)
+    } else {
+        parse::bandwidth(&played.client.out).map(|rows| match cell.counts_messages() {
+            true => rows[0].mega_messages_s * 1000.0,
+            false => rows[0].mib_s,
+        })
+    };
+    match value {
+        Ok(value) if value > 0.0 && value.is_finite() => Ok(value),
+        Ok(_) => Err(NONSENSE.into()),
+        Err(error) => Err(format!("{error:#}")),
+    }
+}
+
+/// The line that tells most, of a run that failed.
+fn reason(trouble: &str, played: &Played) -> String {
+    let telling = ["Completion with error", "Failed status", "ailed", "rror", "nable"];
+    let found = telling
+        .iter()
+        .find_map(|part| trouble.lines().find(|line| line.contains(part)));
+    match (found, played.client.status) {
+        (Some(line), _) => line.trim().to_string(),
+        (None, 124) => format!("time limit of {:.0} s", played.seconds),
+        (None, status) => format!("status {status}, server {}", played.server.status),
+    }
+}
+
+fn shown(cells: &[Cell], readings: &BTreeMap<(usize, usize), Readings>, runs: usize) -> String {
+    let mut rows = Vec::new();
+    let mut notes = Vec::new();
+    for (n, cell) in cells.iter().enumerate() {
+        let mut values = [None; 4];
+        let mut row = vec![
+            cell.program().to_string(),
+            cell.transport().into(),
+            cell.size_name(),
+            cell.qps().to_string(),
+        ];
+        row.extend([cell.options().to_string(), cell.unit().into()]);
+        for (column, value) in values.iter_mut().enumerate() {
+            let Some(readings) = readings.get(&(n, column)) else {
+                row.push("-".into());
+                continue;
+            };
+            *value = median(&readings.values);
+            row.push(match (*value, readings.failures.len()) {
+                (None, _) => "FAILED".into(),
+                (Some(v), 0) => figure(v),
+                (Some(v), failed) => format!("{} ({failed} of {runs} FAILED)", figure(v)),
+            });
+            for why in &readings.failures {
+                notes.push(format!("- {}, {}: {why}", cell.label(), pairings(Kind::Usb4)[column].2));
+            }
+        }
+        row.push(match values {
+            [Some(ours), Some(theirs), ..] => format!("{:.2}", ours / theirs),
+            _ => "-".into(),
+        });
+        rows.push(row);
+    }
+    let mut heading = vec!["program", "service", "size", "QPs", "options", "unit"];
+    heading.extend(pairings(Kind::Usb4).map(|(_, _, name)| name));
+    heading.push("ours/rxe");
+    let mut text = table(&heading, &rows);
+    if !notes.is_empty() {
+        text += &format!("\nFailures:\n\n{}\n", notes.join("\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_shows_in_its_cell_and_below() {
+        let cells: Vec<Cell> = cells::all().into_iter().take(1).collect();
+        let mut readings = BTreeMap::new();
+        for column in 0..4 {
+            let failed = column == 2;
+            readings.insert(
+                (0, column),
+                Readings {
+                    values: if failed { vec![] } else { vec![2.0 + column as f64] },
+                    failures: if failed { vec!["it broke".into()] } else { vec![] },
+                },
+            );
+        }
+        let text = shown(&cells, &readings, 1);
+        assert!(text.contains("| 2.00 | 3.00 | FAILED | 5.00 | 0.67 |"), "{text}");
+        assert!(text.contains("ours to rxe: it broke"), "{text}");
+        assert!(worse(&cells, &readings).is_err());
+        readings.entry((0, 1)).or_default().failures.push("theirs too".into());
+        assert!(worse(&cells, &readings).is_ok());
+    }
+}
