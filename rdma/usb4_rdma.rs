@@ -47,16 +47,25 @@ module! {
     authors: ["usb4-rdma developers"],
     description: "RDMA over USB4 and any Ethernet netdev (RoCEv2)",
     license: "Dual MIT/GPL",
+    params: {
+        e2e: u8 {
+            default: 0,
+            description: "1: offer end-to-end flow control on the cables (default 0; leave it off on AMD hosts)",
+        },
+    },
 }
 
 struct Usb4Rdma {
     _presence: kapi::ibdev::Module,
+    // After the RDMA devices: they are on its netdevs.
+    _net: Option<tbnet::Net>,
 }
 
 impl kernel::Module for Usb4Rdma {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         Ok(Self {
             _presence: kapi::ibdev::Module::new()?,
+            _net: tbnet::Net::start(module_parameters::e2e.value() != 0)?,
         })
     }
 }

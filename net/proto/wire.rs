@@ -203,6 +203,17 @@ impl MessageBuf {
         buf
     }
 
+    /// A message that has come, kept; `None` if it is too long to be one.
+    #[must_use]
+    pub fn copy_of(message: &[u8]) -> Option<Self> {
+        let mut bytes = [0; MAX_MESSAGE];
+        bytes.get_mut(..message.len())?.copy_from_slice(message);
+        Some(Self {
+            bytes,
+            len: message.len(),
+        })
+    }
+
     /// The message with its length filled in.
     #[must_use]
     pub fn finish(mut self) -> Self {
@@ -372,6 +383,13 @@ mod tests {
         buf.put(&[2]);
         assert_eq!(buf.as_bytes().len(), MAX_MESSAGE);
         assert_eq!(Message::parse(buf.finish().as_bytes()).unwrap().body().len(), 184);
+    }
+
+    #[test]
+    fn a_message_is_kept_as_it_is_if_it_fits() {
+        assert_eq!(MessageBuf::copy_of(&[7; 72]).unwrap().as_bytes(), [7; 72]);
+        assert_eq!(MessageBuf::copy_of(&[7; MAX_MESSAGE]).unwrap().as_bytes().len(), MAX_MESSAGE);
+        assert!(MessageBuf::copy_of(&[7; MAX_MESSAGE + 1]).is_none());
     }
 
     #[test]

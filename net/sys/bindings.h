@@ -196,4 +196,7 @@ u32 usb4_skb_tag(const struct sk_buff *skb);
 int usb4_skb_linearize(struct sk_buff *skb);
 const u8 *usb4_skb_segment(const struct sk_buff *skb, u32 index, u32 *len);
 
+#include "thunderbolt.h"
+#include "netif.h"
+
 #endif

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Safe wrappers of the kernel interfaces that the cables need and `rust/kernel` does not have.
+
+pub(crate) mod random;
+pub(crate) mod ring;
+pub(crate) mod service;
+pub mod sync;
+pub mod timer;
+pub(crate) mod work;
+pub(crate) mod xdomain;

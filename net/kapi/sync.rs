@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Spin locks for softirq and for any context, and the wait for packet paths.
+//!
+//! [`BhLock`] guards what the packet path and system calls share. Whoever holds one runs with softirqs off, which
+//! makes the section an RCU reader as well: [`wait_for_packets`] returns after every section that was open when it
+//! was called. [`IrqLock`] guards the few words that any context may touch.
+//!
+//! C header: `include/linux/spinlock.h`.
+
+use kernel::bindings as kernel_c;
+use kernel::sync::lock::{spinlock::SpinLockBackend, Backend, Lock};
+use usb4_bindings as c;
+
+/// A lock that keeps softirqs of this CPU out while it is held.
+pub type BhLock<T> = Lock<T, BhBackend>;
+
+/// A lock that keeps interrupts of this CPU out while it is held.
+pub type IrqLock<T> = Lock<T, IrqBackend>;
+
+/// Initialiser of a [`BhLock`] with a lock class of its own.
+#[macro_export]
+macro_rules! new_bh_lock {
+    ($value:expr, $name:literal) => {
+        $crate::kapi::sync::BhLock::new($value, $name, ::kernel::static_lock_class!())
+    };
+}
+pub use crate::new_bh_lock;
+
+/// Initialiser of an [`IrqLock`] with a lock class of its own.
+#[macro_export]
+macro_rules! new_irq_lock {
+    ($value:expr, $name:literal) => {
+        $crate::kapi::sync::IrqLock::new($value, $name, ::kernel::static_lock_class!())
+    };
+}
+pub use crate::new_irq_lock;
+
+/// `spin_lock_bh`.
+pub struct BhBackend;
+
+// SAFETY: A spinlock excludes; `relock` is the default.
+unsafe impl Backend for BhBackend {
+    type State = kernel_c::spinlock_t;
+    type GuardState = ();
+
+    unsafe fn init(ptr: *mut Self::State, name: *const kernel::ffi::c_char, key: *mut kernel_c::lock_class_key) {
+        // SAFETY: The caller's promises are the same.
+        unsafe { SpinLockBackend::init(ptr, name, key) }
+    }
+
+    unsafe fn lock(ptr: *mut Self::State) {
+        // SAFETY: The caller promises an initialised lock.
+        unsafe { c::usb4_spin_lock_bh(ptr.cast()) }
+    }
+
+    unsafe fn unlock(ptr: *mut Self::State, _state: &Self::GuardState) {
+        // SAFETY: The caller owns the lock.
+        unsafe { c::usb4_spin_unlock_bh(ptr.cast()) }
+    }
+
+    unsafe fn try_lock(ptr: *mut Self::State) -> Option<Self::GuardState> {
+        // SAFETY: The caller promises an initialised lock.
+        unsafe { c::usb4_spin_trylock_bh(ptr.cast()) }.then_some(())
+    }
+
+    unsafe fn assert_is_held(ptr: *mut Self::State) {
+        // SAFETY: The caller promises an initialised lock.
+        unsafe { SpinLockBackend::assert_is_held(ptr) }
+    }
+}
+
+/// `spin_lock_irqsave`.
+pub struct IrqBackend;
+
+// SAFETY: A spinlock excludes; `relock` is the default.
+unsafe impl Backend for IrqBackend {
+    type State = kernel_c::spinlock_t;
+    /// The interrupt flags to restore.
+    type GuardState = usize;
+
+    unsafe fn init(ptr: *mut Self::State, name: *const kernel::ffi::c_char, key: *mut kernel_c::lock_class_key) {
+        // SAFETY: The caller's promises are the same.
+        unsafe { SpinLockBackend::init(ptr, name, key) }
+    }
+
+    unsafe fn lock(ptr: *mut Self::State) -> Self::GuardState {
+        // SAFETY: The caller promises an initialised lock.
+        unsafe { c::usb4_spin_lock_irqsave(ptr.cast()) }
+    }
+
+    unsafe fn unlock(ptr: *mut Self::State, state: &Self::GuardState) {
+        // SAFETY: The caller owns the lock, and the flags are those its taking returned.
+        unsafe { c::usb4_spin_unlock_irqrestore(ptr.cast(), *state) }
+    }
+
+    unsafe fn try_lock(_ptr: *mut Self::State) -> Option<Self::GuardState> {
+        None
+    }
+
+    unsafe fn assert_is_held(ptr: *mut Self::State) {
+        // SAFETY: The caller promises an initialised lock.
+        unsafe { SpinLockBackend::assert_is_held(ptr) }
+    }
+}
+
+/// Waits until every section under a [`BhLock`], and every packet or timer handler, that runs now has ended. Sleeps.
+pub fn wait_for_packets() {
+    // SAFETY: Called from process context without locks that a reader could want.
+    unsafe { c::usb4_rcu_wait() }
+}

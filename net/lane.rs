@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! A lane: one transmit and one receive ring, and the wire that is spoken on them.
+
+use crate::kapi::ring::Ring;
+use kernel::sync::Arc;
+use tbip::{rail::Plan, stock::Settings};
+
+/// The rings of a lane. Who starts and stops them is the link; who posts is the netdev.
+#[derive(Clone)]
+pub(crate) struct Lane {
+    /// Sends.
+    pub(crate) tx: Arc<Ring>,
+    /// Receives.
+    pub(crate) rx: Arc<Ring>,
+}
+
+/// What is spoken on a lane that is open.
+#[derive(Clone, Copy)]
+pub(crate) enum Wire {
+    /// ThunderboltIP.
+    Stock {
+        /// What the peer offers.
+        settings: Settings,
+    },
+    /// Ours.
+    Native {
+        /// What has been agreed.
+        plan: Plan,
+    },
+}

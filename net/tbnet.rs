@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! tbnet: the Ethernet device on the rings of USB4 cables.
+//!
+//! Binds the cable's services in place of `thunderbolt_net` and makes one netdev a cable. With a peer that runs this
+//! module it speaks its own wire, with any other ThunderboltIP. What is said and when decides the pure crate `tbip`;
+//! the files here perform.
+//!
+//! ```text
+//!   bus, control channel --> control --> session --> tbip::{login, rail}
+//!                                          |--> rail --> kapi::{ring, xdomain}
+//!   stack <--> netif --> tx, rx <--> kapi::ring
+//! ```
+//!
+//! All `unsafe` is in `kapi/`.
+
+use kernel::prelude::*;
+
+pub mod kapi;
+
+mod control;
+mod counters;
+mod lane;
+mod netif;
+mod rail;
+mod rx;
+mod session;
+mod tx;
+
+use tbip::{native::Features, stock::Settings};
+
+/// Prefix of messages in the kernel's log.
+const __LOG_PREFIX: &[u8] = b"usb4_rdma\0";
+
+/// Our presence on the cables. Dropping it gives every cable back, and sleeps.
+pub struct Net {
+    // In the order of their end; see `drop`.
+    presence: Option<kapi::service::Presence>,
+    ears: Option<kapi::service::Ears>,
+    _queue: kapi::work::Queue,
+}
+
+impl Net {
+    /// Takes the cables, offering end-to-end flow control if `e2e`. `None` if another driver has them: then the module
+    /// goes on without, and nothing of ours shows on any cable.
+    ///
+    /// # Errors
+    ///
+    /// No memory.
+    pub fn start(e2e: bool) -> Result<Option<Self>> {
+        let queue = kapi::work::Queue::new()?;
+        control::start(e2e);
+        let features = if e2e { Features::E2E } else { Features(0) };
+        let presence = match kapi::service::Presence::new(Settings::ours(e2e), features) {
+            Ok(presence) => presence,
+            Err(EEXIST) => {
+                pr_info!(
+                    "another driver (thunderbolt_net) has the USB4 cables; RDMA works over its devices. To give the cables \
+                     to usb4_rdma: rmmod thunderbolt_net, reload usb4_rdma, install net/modprobe.d/usb4-rdma.conf\n"
+                );
+                return Ok(None);
+            }
+            Err(err) => {
+                pr_warn!("no USB4 cables: {:?}; RDMA works over other devices\n", err);
+                return Ok(None);
+            }
+        };
+        let mut net = Self {
+            presence: Some(presence),
+            ears: None,
+            _queue: queue,
+        };
+        if let Some(presence) = &net.presence {
+            net.ears = Some(kapi::service::Ears::new(presence)?);
+        }
+        Ok(Some(net))
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        if let Some(presence) = &self.presence {
+            presence.unbind();
+        }
+        // Goodbyes are said and heard here.
+        control::stop();
+        self.presence = None;
+        self.ears = None;
+    }
+}
