@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Safe wrappers of the kernel interfaces that the cables need and `rust/kernel` does not have.
 
+mod ethtool;
+pub(crate) mod netdev;
+pub(crate) mod pages;
 pub(crate) mod random;
 pub(crate) mod ring;
 pub(crate) mod service;
+pub(crate) mod skb;
 pub mod sync;
 pub mod timer;
 pub(crate) mod work;

@@ -371,11 +371,6 @@ impl<T> TxRing<T> {
         Ok(Self(Cursor::new(ring)?))
     }
 
-    /// The ring.
-    pub(crate) fn ring(&self) -> &Arc<Ring> {
-        &self.0.ring
-    }
-
     /// Descriptors; one less can be posted.
     pub(crate) fn size(&self) -> usize {
         self.0.ring.size as usize
@@ -423,11 +418,6 @@ impl<T> TxRing<T> {
     pub(crate) fn poll_complete(&self) {
         self.0.ring.unmask();
     }
-
-    /// The owner of the oldest frame, gone or not, once the ring has been stopped.
-    pub(crate) fn drain(&mut self) -> Option<T> {
-        self.0.pop()
-    }
 }
 
 /// A received frame as its descriptor tells.
@@ -467,11 +457,6 @@ impl<T> RxRing<T> {
         Ok(Self(Cursor::new(ring)?))
     }
 
-    /// The ring.
-    pub(crate) fn ring(&self) -> &Arc<Ring> {
-        &self.0.ring
-    }
-
     /// Descriptors; one less can be posted.
     pub(crate) fn size(&self) -> usize {
         self.0.ring.size as usize
@@ -509,10 +494,5 @@ impl<T> RxRing<T> {
     /// Lets the interrupt come again. Then ask [`RxRing::has_completed`] once more: what came before may make none.
     pub(crate) fn poll_complete(&self) {
         self.0.ring.unmask();
-    }
-
-    /// The oldest buffer's owner, filled or not, once the ring has been stopped.
-    pub(crate) fn drain(&mut self) -> Option<T> {
-        self.0.pop()
     }
 }

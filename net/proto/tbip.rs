@@ -42,9 +42,11 @@
 #![warn(missing_docs, unreachable_pub)]
 
 pub mod credit;
+pub mod cut;
 pub mod frame;
 pub mod limits;
 pub mod login;
+pub mod moderate;
 pub mod native;
 pub mod rail;
 pub mod steer;

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! What a device counts, and what `ethtool -S` shows of it.
+
+use crate::control;
+
+/// Transmit side. Kept across sessions of the cable.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct TxCounters {
+    /// Packets given to the ring; a super-packet is one.
+    pub(crate) packets: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// Bytes of packets that the CPU copied into frames.
+    pub(crate) copied: u64,
+    /// Bytes of packets that the DMA read where they were.
+    pub(crate) zerocopy: u64,
+    /// Frames of all kinds.
+    pub(crate) frames: u64,
+    /// Register writes that told the hardware of them.
+    pub(crate) doorbells: u64,
+    /// Packets that came when the cable did not carry.
+    pub(crate) dropped: u64,
+    /// Packets that no frames can carry.
+    pub(crate) errors: u64,
+    /// Packets whose memory the DMA could not be shown.
+    pub(crate) map_errors: u64,
+    /// Packets of so many small pieces that they were copied whole.
+    pub(crate) scattered: u64,
+    /// Times the queue was stopped for want of descriptors.
+    pub(crate) ring_full: u64,
+    /// Times the queue was stopped for want of credit.
+    pub(crate) no_credit: u64,
+    /// Frames that carried nothing but credit.
+    pub(crate) credits: u64,
+    /// Frames that asked for credit.
+    pub(crate) probes: u64,
+    /// Frames that were to raise an interrupt when sent.
+    pub(crate) interrupts: u64,
+    /// Times the stack complained that nothing went out.
+    pub(crate) timeouts: u64,
+}
+
+/// Receive side. Kept across sessions of the cable.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct RxCounters {
+    /// Packets given to the stack; a super-packet is one.
+    pub(crate) packets: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// Bytes of packets that the CPU copied out of frames.
+    pub(crate) copied: u64,
+    /// Bytes of packets that are where the DMA wrote them.
+    pub(crate) zerocopy: u64,
+    /// Frames of all kinds.
+    pub(crate) frames: u64,
+    /// Polls that found something.
+    pub(crate) polls: u64,
+    /// Packets dropped for want of memory.
+    pub(crate) no_memory: u64,
+    /// Pages that the pool did not have when a descriptor was to be posted.
+    pub(crate) no_page: u64,
+    /// Packets whose metadata contradict them.
+    pub(crate) bad_meta: u64,
+    /// Trains of a kind that the device does not take.
+    pub(crate) other_kind: u64,
+    /// Frames with a wrong CRC.
+    pub(crate) crc: u64,
+    /// Frames longer than a page.
+    pub(crate) overrun: u64,
+    /// Frames or packets whose lengths or counts contradict each other.
+    pub(crate) length: u64,
+    /// Frames dropped because others are missing before them, and frames known to be missing.
+    pub(crate) missed: u64,
+    /// Frames with markers or headers that make no sense, or of another life of the cable.
+    pub(crate) stray: u64,
+}
+
+/// Sums for `ip -s link`.
+pub(crate) struct Totals {
+    pub(crate) rx_packets: u64,
+    pub(crate) rx_bytes: u64,
+    pub(crate) rx_errors: u64,
+    pub(crate) rx_length_errors: u64,
+    pub(crate) rx_over_errors: u64,
+    pub(crate) rx_crc_errors: u64,
+    pub(crate) rx_missed_errors: u64,
+    pub(crate) rx_dropped: u64,
+    pub(crate) tx_packets: u64,
+    pub(crate) tx_bytes: u64,
+    pub(crate) tx_errors: u64,
+    pub(crate) tx_dropped: u64,
+}
+
+/// Names for `ethtool -S`, at most 31 bytes each, in the order of [`fill`].
+pub(crate) const NAMES: &[&str] = &[
+    "tx_packets",
+    "tx_bytes",
+    "tx_copied_bytes",
+    "tx_zerocopy_bytes",
+    "tx_frames",
+    "tx_doorbells",
+    "tx_dropped",
+    "tx_errors",
+    "tx_map_errors",
+    "tx_scattered",
+    "tx_ring_full",
+    "tx_no_credit",
+    "tx_credit_frames",
+    "tx_probe_frames",
+    "tx_interrupt_frames",
+    "tx_timeouts",
+    "rx_packets",
+    "rx_bytes",
+    "rx_copied_bytes",
+    "rx_zerocopy_bytes",
+    "rx_frames",
+    "rx_polls",
+    "rx_no_memory",
+    "rx_no_page",
+    "rx_bad_metadata",
+    "rx_other_kind",
+    "rx_crc_errors",
+    "rx_overrun_errors",
+    "rx_length_errors",
+    "rx_missed_frames",
+    "rx_stray_frames",
+    "stranded_completions",
+    "control_dropped",
+    "control_send_errors",
+    "control_strays",
+    "coalesce_usecs",
+    "native_peer",
+];
+
+/// Writes the numbers of [`NAMES`] to `to`. `usecs` is the interrupt interval in force, `native` whether the peer is ours.
+pub(crate) fn fill(to: &mut [u64], tx: &TxCounters, rx: &RxCounters, link: &control::Counters, usecs: u64, native: bool) {
+    let values = [
+        tx.packets,
+        tx.bytes,
+        tx.copied,
+        tx.zerocopy,
+        tx.frames,
+        tx.doorbells,
+        tx.dropped,
+        tx.errors,
+        tx.map_errors,
+        tx.scattered,
+        tx.ring_full,
+        tx.no_credit,
+        tx.credits,
+        tx.probes,
+        tx.interrupts,
+        tx.timeouts,
+        rx.packets,
+        rx.bytes,
+        rx.copied,
+        rx.zerocopy,
+        rx.frames,
+        rx.polls,
+        rx.no_memory,
+        rx.no_page,
+        rx.bad_meta,
+        rx.other_kind,
+        rx.crc,
+        rx.overrun,
+        rx.length,
+        rx.missed,
+        rx.stray,
+        link.stranded,
+        link.letters_dropped,
+        link.send_errors,
+        link.strays,
+        usecs,
+        u64::from(native),
+    ];
+    const _: () = assert!(NAMES.len() == 37);
+    for (to, value) in to.iter_mut().zip(values) {
+        *to = value;
+    }
+}

@@ -1,0 +1,545 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The Ethernet device of a cable.
+//!
+//! ```text
+//!   stack --xmit--> tx lock: Tx::send ... doorbell          poll: Rx::poll under the rx lock
+//!                      ^                                          then tx lock: credit, reap, wake the queue
+//!                      +------------------------------------------ then, without a lock: packets to the stack
+//! ```
+//!
+//! One NAPI serves both rings. A session, from [`Netif::prepare`] to [`Netif::finish`], is the link's: it says when there
+//! are rings. Frames sent are taken back when the next packet goes out or comes in; a timer sees to the last ones.
+//!
+//! Locks: the receive side's, then the transmit side's. Neither is held while packets go up.
+
+use crate::{
+    control::Link,
+    counters::{self, RxCounters, Totals, TxCounters},
+    kapi::{
+        netdev::{Netdev, Xmit},
+        ring::Ring,
+        skb::{Batch, TxSkb},
+        sync::{new_bh_lock, BhLock},
+        timer::{self, Timed, Timer},
+    },
+    lane::{Lane, Wire},
+    rx::{Polled, Rx},
+    tx::{Refused, Tx},
+};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU8, Ordering};
+use kernel::{prelude::*, sync::Arc};
+use tbip::{
+    frame::Seq,
+    limits::{MAX_PACKET, MAX_SUPER_PACKET},
+    moderate::{self, Load},
+    stock::Settings,
+    time::Instant,
+};
+
+/// Nanoseconds after which frames sent are taken back if nothing else did.
+const REAP_AFTER: u64 = 1_000_000;
+
+/// Nanoseconds after which a ring that could not be filled for want of memory is filled again.
+const REFILL_AFTER: u64 = 10_000_000;
+
+/// Whom we speak to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Peer {
+    /// Nobody yet.
+    None = 0,
+    /// ThunderboltIP, packets no longer than the MTU.
+    Stock = 1,
+    /// ThunderboltIP, packets up to 64 KiB.
+    Stock64k = 2,
+    /// Ours.
+    Native = 3,
+}
+
+/// What `ethtool -c` shows.
+#[derive(Clone, Copy)]
+pub(crate) struct Coalesce {
+    /// Shortest time between two receive interrupts.
+    pub(crate) rx_usecs: u32,
+    /// Shortest time between two transmit interrupts.
+    pub(crate) tx_usecs: u32,
+    /// The receive interval follows the load.
+    pub(crate) adaptive: bool,
+}
+
+/// What `ethtool -g` shows.
+#[derive(Clone, Copy)]
+pub(crate) struct RingSizes {
+    /// Receive descriptors.
+    pub(crate) rx: u32,
+    /// Transmit descriptors.
+    pub(crate) tx: u32,
+}
+
+impl RingSizes {
+    /// Most descriptors of a ring.
+    pub(crate) const MAX: u32 = Link::max_ring_size();
+}
+
+/// Shortest time between two transmit interrupts, which are few and never urgent.
+const TX_USECS: u32 = 64;
+
+/// Longest time between two interrupts that can be set: the register has 16 bits of 256 ns.
+const MAX_USECS: u32 = 16_000;
+
+struct TxSide {
+    path: Option<Tx>,
+    /// The peer takes frames.
+    live: bool,
+    /// We stopped the queue.
+    stopped: bool,
+    counters: TxCounters,
+}
+
+struct RxSide {
+    path: Option<Rx>,
+    load: Load,
+    counters: RxCounters,
+}
+
+struct Config {
+    coalesce: Coalesce,
+    lane: Option<Lane>,
+}
+
+/// The Ethernet device of a cable.
+#[pin_data]
+pub(crate) struct Netif {
+    netdev: Netdev,
+    link: Arc<Link>,
+    #[pin]
+    rx: BhLock<RxSide>,
+    #[pin]
+    tx: BhLock<TxSide>,
+    #[pin]
+    config: BhLock<Config>,
+    #[pin]
+    timer: Timer<Netif>,
+    /// The timer is armed for frames sent.
+    watched: AtomicBool,
+    /// The credit that heads carry.
+    credit: AtomicU32,
+    peer: AtomicU8,
+    removed: AtomicBool,
+}
+
+impl Netif {
+    /// Makes the device and shows it to the system. Sleeps, takes RTNL.
+    pub(crate) fn new(link: Arc<Link>) -> Result<Arc<Self>> {
+        let netdev = Netdev::new(link.parent(), &link.default_mac())?;
+        let tx = TxSide {
+            path: None,
+            live: false,
+            stopped: false,
+            counters: TxCounters::default(),
+        };
+        let rx = RxSide {
+            path: None,
+            load: Load::new(),
+            counters: RxCounters::default(),
+        };
+        let config = Config {
+            coalesce: Coalesce {
+                rx_usecs: moderate::IDLE_USECS,
+                tx_usecs: TX_USECS,
+                adaptive: true,
+            },
+            lane: None,
+        };
+        let netif = Arc::pin_init(
+            pin_init!(Self {
+                netdev,
+                link,
+                rx <- new_bh_lock!(rx, c"usb4_netif_rx"),
+                tx <- new_bh_lock!(tx, c"usb4_netif_tx"),
+                config <- new_bh_lock!(config, c"usb4_netif_config"),
+                timer <- Timer::new(),
+                watched: AtomicBool::new(false),
+                credit: AtomicU32::new(0),
+                peer: AtomicU8::new(Peer::None as u8),
+                removed: AtomicBool::new(false),
+            }),
+            GFP_KERNEL,
+        )?;
+        netif.timer.own(&netif);
+        let registered = netif.netdev.register(&netif);
+        if let Err(err) = registered {
+            netif.timer.close();
+            return Err(err);
+        }
+        Ok(netif)
+    }
+
+    /// Takes the device away. Sleeps, takes RTNL; the link's worker must be able to run.
+    pub(crate) fn remove(&self) {
+        if !self.removed.swap(true, Ordering::Relaxed) {
+            self.netdev.unregister(self);
+            self.timer.close();
+        }
+    }
+
+    /// The interface's name.
+    pub(crate) fn name(&self) -> &str {
+        self.netdev.name().to_str().unwrap_or("?")
+    }
+
+    // The link's session. -------------------------------------------------------------------------------------------
+
+    /// There are rings, which run: fills the receive ring. Frames may come from the return on.
+    pub(crate) fn prepare(&self, lane: Lane, wire: Wire) -> Result {
+        let dma = self.link.dma();
+        let (rx, credit) = Rx::new(lane.rx.clone(), &wire, dma, &self.netdev)?;
+        let tx = Tx::new(lane.tx.clone(), &wire, dma)?;
+        let peer = match wire {
+            Wire::Native { .. } => Peer::Native,
+            Wire::Stock { settings } if settings.has(Settings::FRAMES_64K) => Peer::Stock64k,
+            Wire::Stock { .. } => Peer::Stock,
+        };
+        self.peer.store(peer as u8, Ordering::Relaxed);
+        self.credit.store(credit.0, Ordering::Relaxed);
+        {
+            let mut side = self.rx.lock();
+            side.path = Some(rx);
+            side.load = Load::new();
+        }
+        {
+            let mut side = self.tx.lock();
+            side.path = Some(tx);
+            side.live = false;
+            side.stopped = true;
+        }
+        {
+            let mut config = self.config.lock();
+            set_throttle(&lane.rx, config.coalesce.rx_usecs);
+            set_throttle(&lane.tx, config.coalesce.tx_usecs);
+            config.lane = Some(lane);
+        }
+        self.netdev.enable_poll();
+        self.netdev.schedule_poll();
+        Ok(())
+    }
+
+    /// The peer takes frames.
+    pub(crate) fn go(&self) {
+        {
+            let mut side = self.tx.lock();
+            side.live = true;
+            side.stopped = false;
+        }
+        self.netdev.set_carrier(true);
+        self.netdev.wake_queue();
+    }
+
+    /// The peer takes no frames any more.
+    pub(crate) fn halt(&self) {
+        self.netdev.set_carrier(false);
+        self.netdev.disable_queue();
+        let mut side = self.tx.lock();
+        side.live = false;
+        side.stopped = true;
+    }
+
+    /// From the return on nobody touches the rings.
+    pub(crate) fn quiesce(&self) {
+        self.halt();
+        self.netdev.disable_poll();
+        let lane = self.config.lock().lane.take();
+        drop(lane);
+    }
+
+    /// The rings are stopped: gives up what they had.
+    pub(crate) fn finish(&self) {
+        let rx = self.rx.lock().path.take();
+        let tx = self.tx.lock().path.take();
+        // Not under the locks: this sleeps.
+        drop((rx, tx));
+        self.netdev.reset_sent();
+        self.peer.store(Peer::None as u8, Ordering::Relaxed);
+    }
+
+    /// Something has come, or been sent. Any context.
+    pub(crate) fn wake(&self) {
+        self.netdev.schedule_poll();
+    }
+
+    /// The host is about to sleep.
+    pub(crate) fn suspend(&self) {
+        self.netdev.set_present(false);
+    }
+
+    /// The host is awake again.
+    pub(crate) fn resume(&self) {
+        self.netdev.set_present(true);
+    }
+
+    // The stack. ----------------------------------------------------------------------------------------------------
+
+    /// The interface is set up.
+    pub(crate) fn open(&self) {
+        self.link.open(self.netdev.mac());
+    }
+
+    /// The interface is set down. Returns when no rings are in use.
+    pub(crate) fn stop(&self) {
+        self.link.close();
+    }
+
+    /// Sends a packet. Softirqs are off.
+    pub(crate) fn xmit(&self, skb: TxSkb) -> Xmit {
+        let mut side = self.tx.lock();
+        let TxSide {
+            path,
+            live,
+            stopped,
+            counters,
+        } = &mut *side;
+        let Some(tx) = path.as_mut().filter(|_| *live) else {
+            counters.dropped += 1;
+            return Xmit::Taken;
+        };
+        // What was sent before is taken back at the sender's cost, when there is enough of it to be worth a look.
+        if tx.in_flight() >= REAP_BATCH {
+            tx.reap(&self.netdev, false);
+        }
+        let credit = Seq(self.credit.load(Ordering::Relaxed));
+        let (told, back) = match tx.send(&self.netdev, skb, credit, counters) {
+            Ok(now) => (now, None),
+            Err(Refused::Dropped) => (!self.netdev.more(), None),
+            Err(Refused::Busy(skb)) => (true, Some(skb)),
+        };
+        if !tx.has_room() {
+            tx.reap(&self.netdev, false);
+        }
+        if !tx.has_room() {
+            self.netdev.stop_queue();
+            *stopped = true;
+            tx.blocked(Instant(timer::now()), counters);
+            if let Some(at) = tx.probe_at() {
+                self.timer.arm(at.0);
+            }
+        }
+        if told || *stopped {
+            tx.doorbell(counters);
+        }
+        if !self.watched.load(Ordering::Relaxed) && tx.in_flight() != 0 {
+            self.watched.store(true, Ordering::Relaxed);
+            self.timer.arm(timer::now() + REAP_AFTER);
+        }
+        back.map_or(Xmit::Taken, Xmit::Busy)
+    }
+
+    /// The NAPI's poll. Returns the work done.
+    pub(crate) fn poll(&self, budget: i32) -> i32 {
+        let mut batch = Batch::new();
+        let found = {
+            let mut side = self.rx.lock();
+            let RxSide { path, load, counters } = &mut *side;
+            let found = path
+                .as_mut()
+                .map(|rx| rx.poll(budget, &self.netdev, &mut batch, counters))
+                .unwrap_or_default();
+            if load.add(found.frames) {
+                let usecs = load.decide(Instant(timer::now()));
+                self.moderate(usecs);
+            }
+            found
+        };
+        self.serve_tx(&found);
+        if found.packets != 0 {
+            self.link.note_traffic();
+        }
+        if found.starved != 0 {
+            self.timer.arm(timer::now() + REFILL_AFTER);
+        }
+        batch.deliver(&self.netdev);
+        if found.more {
+            return budget;
+        }
+        let work = found.packets.min(budget - 1);
+        if self.netdev.poll_done(work) {
+            self.let_interrupts();
+        }
+        work
+    }
+
+    /// The transmit side's part of a poll.
+    fn serve_tx(&self, found: &Polled) {
+        if let Some(give) = found.give {
+            self.credit.store(give.0, Ordering::Relaxed);
+        }
+        let mut side = self.tx.lock();
+        let TxSide {
+            path,
+            live,
+            stopped,
+            counters,
+        } = &mut *side;
+        let Some(tx) = path.as_mut() else {
+            return;
+        };
+        if let Some(limit) = found.credit {
+            tx.handle_credit(limit);
+        }
+        tx.reap(&self.netdev, true);
+        if *live {
+            if let Some(give) = found.give {
+                tx.give_credit(give, found.give_now, counters);
+                if let Some(at) = tx.probe_at() {
+                    tx.probe(Instant(timer::now()), give, counters);
+                    self.timer.arm(tx.probe_at().unwrap_or(at).0);
+                }
+            }
+            tx.doorbell(counters);
+            if *stopped && tx.has_much_room() {
+                *stopped = false;
+                self.netdev.wake_queue();
+            }
+        }
+    }
+
+    /// Lets interrupts through again, and looks once more: what came meanwhile may have raised none.
+    fn let_interrupts(&self) {
+        let again = {
+            let side = self.rx.lock();
+            side.path.as_ref().is_some_and(|rx| {
+                rx.poll_complete();
+                rx.has_completed()
+            })
+        };
+        let more = {
+            let side = self.tx.lock();
+            side.path.as_ref().is_some_and(|tx| {
+                tx.poll_complete();
+                side.stopped && side.live && tx.has_completed()
+            })
+        };
+        if again || more {
+            self.netdev.schedule_poll();
+        }
+    }
+
+    fn moderate(&self, usecs: u32) {
+        let mut config = self.config.lock();
+        if config.coalesce.adaptive && config.coalesce.rx_usecs != usecs {
+            config.coalesce.rx_usecs = usecs;
+            if let Some(lane) = &config.lane {
+                set_throttle(&lane.rx, usecs);
+            }
+        }
+    }
+
+    /// The stack complains that nothing goes out.
+    pub(crate) fn on_tx_timeout(&self) {
+        self.tx.lock().counters.timeouts += 1;
+        pr_warn!("{}: nothing goes out, beginning anew\n", self.name());
+        self.link.fault();
+    }
+
+    // What others ask. ----------------------------------------------------------------------------------------------
+
+    /// Whether a packet that stands for several can go as it is. Types as virtio-net has them.
+    pub(crate) fn can_send_whole(&self, len: usize, gso_type: u8) -> bool {
+        let peer = self.peer.load(Ordering::Relaxed);
+        if peer == Peer::Native as u8 {
+            len <= MAX_SUPER_PACKET && matches!(gso_type, 1 | 4 | 5)
+        } else {
+            // A stock peer takes it for one long packet, as its own kind sends them.
+            peer == Peer::Stock64k as u8 && len <= MAX_PACKET && matches!(gso_type, 1 | 4)
+        }
+    }
+
+    /// Megabits per second.
+    pub(crate) fn speed_mbps(&self) -> u32 {
+        self.link.speed_mbps()
+    }
+
+    /// Lanes of the cable.
+    pub(crate) fn lanes(&self) -> u32 {
+        self.link.width()
+    }
+
+    /// Sums for `ip -s link`.
+    pub(crate) fn totals(&self) -> Totals {
+        let rx = self.rx.lock().counters;
+        let tx = self.tx.lock().counters;
+        let rx_errors = rx.crc + rx.overrun + rx.length + rx.missed + rx.stray + rx.bad_meta;
+        Totals {
+            rx_packets: rx.packets,
+            rx_bytes: rx.bytes,
+            rx_errors,
+            rx_length_errors: rx.length,
+            rx_over_errors: rx.overrun,
+            rx_crc_errors: rx.crc,
+            rx_missed_errors: rx.missed,
+            rx_dropped: rx.no_memory + rx.other_kind,
+            tx_packets: tx.packets,
+            tx_bytes: tx.bytes,
+            tx_errors: tx.errors + tx.map_errors,
+            tx_dropped: tx.dropped,
+        }
+    }
+
+    /// Numbers for `ethtool -S`.
+    pub(crate) fn statistics(&self, to: &mut [u64]) {
+        let rx = self.rx.lock().counters;
+        let tx = self.tx.lock().counters;
+        let usecs = u64::from(self.config.lock().coalesce.rx_usecs);
+        let native = self.peer.load(Ordering::Relaxed) == Peer::Native as u8;
+        counters::fill(to, &tx, &rx, &self.link.counters(), usecs, native);
+    }
+
+    /// What `ethtool -c` shows.
+    pub(crate) fn coalesce(&self) -> Coalesce {
+        self.config.lock().coalesce
+    }
+
+    /// What `ethtool -C` sets.
+    pub(crate) fn set_coalesce(&self, to: Coalesce) -> Result {
+        if to.rx_usecs > MAX_USECS || to.tx_usecs > MAX_USECS {
+            return Err(EINVAL);
+        }
+        let mut config = self.config.lock();
+        config.coalesce = to;
+        if let Some(lane) = &config.lane {
+            set_throttle(&lane.rx, to.rx_usecs);
+            set_throttle(&lane.tx, to.tx_usecs);
+        }
+        Ok(())
+    }
+
+    /// What `ethtool -g` shows.
+    pub(crate) fn ring_sizes(&self) -> RingSizes {
+        let (tx, rx) = self.link.ring_sizes();
+        RingSizes { rx, tx }
+    }
+
+    /// What `ethtool -G` sets; a cable in use begins anew.
+    pub(crate) fn set_ring_sizes(&self, sizes: RingSizes) -> Result {
+        self.link.set_ring_sizes(sizes.tx, sizes.rx)
+    }
+}
+
+/// Frames in flight from which a sender takes back what is done.
+const REAP_BATCH: usize = 64;
+
+fn set_throttle(ring: &Ring, usecs: u32) {
+    ring.set_throttle(usecs * 1_000);
+}
+
+impl Timed for Netif {
+    fn on_timer(&self) {
+        self.watched.store(false, Ordering::Relaxed);
+        self.wake();
+        // What is still on its way then is looked at again.
+        let side = self.tx.lock();
+        if side.path.as_ref().is_some_and(|tx| tx.in_flight() != 0) {
+            self.watched.store(true, Ordering::Relaxed);
+            self.timer.arm(timer::now() + REAP_AFTER);
+        }
+    }
+}

@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Packets in: from descriptors to an skb.
+//!
+//! ```text
+//!   native   page frames -> held -> fragments of the skb, as they are      head frame -> copied, its page used again
+//!   stock    first frame: headers copied, the rest a fragment               later frames: fragments, behind their header
+//! ```
+//!
+//! Short packets are copied whole, and their page goes back to the ring at once. All in the poll, under the lock of the
+//! device's receive side.
+
+use crate::{
+    counters::RxCounters,
+    kapi::{
+        netdev::Netdev,
+        pages::{Pool, RxPage},
+        ring::{Completion, Ring, RxRing},
+        skb::{header_len, Batch, RxSkb},
+        xdomain::Device,
+    },
+    lane::Wire,
+};
+use kernel::{prelude::*, sync::Arc};
+use tbip::{
+    frame::{Head, Header, Seq},
+    limits::MAX_PAGES,
+    stock::{
+        self,
+        reassembly::{self, Reassembler},
+    },
+    train::{self, Frame, Inbound},
+};
+
+/// Bytes up to which a packet in one frame is copied.
+const COPY_WHOLE: usize = 1024;
+
+/// Most frames of one poll.
+const MAX_FRAMES: usize = 512;
+
+/// Length of an Ethernet header.
+const ETHERNET: usize = 14;
+
+/// Page frames of a train that is not complete.
+struct Held {
+    pages: [Option<(RxPage, usize)>; MAX_PAGES],
+    count: usize,
+}
+
+impl Held {
+    fn push(&mut self, page: RxPage, len: usize) {
+        if let Some(to) = self.pages.get_mut(self.count) {
+            *to = Some((page, len));
+            self.count += 1;
+        }
+    }
+
+    fn take(&mut self) -> impl Iterator<Item = (RxPage, usize)> + '_ {
+        let count = core::mem::take(&mut self.count);
+        self.pages.iter_mut().take(count).filter_map(Option::take)
+    }
+
+    fn clear(&mut self) {
+        self.take().for_each(drop);
+    }
+}
+
+enum Mode {
+    Stock {
+        frames: Reassembler,
+        open: Option<RxSkb>,
+        /// Bytes and fragments of `open`.
+        len: usize,
+        frags: usize,
+    },
+    Native {
+        inbound: Inbound,
+        held: Held,
+    },
+}
+
+/// What a poll found.
+#[derive(Default)]
+pub(crate) struct Polled {
+    /// Packets for the stack.
+    pub(crate) packets: i32,
+    /// Frames of all kinds.
+    pub(crate) frames: usize,
+    /// There may be more.
+    pub(crate) more: bool,
+    /// Credit for our own sending.
+    pub(crate) credit: Option<Seq>,
+    /// Credit to give to the peer from now on, with a native peer.
+    pub(crate) give: Option<Seq>,
+    /// It is worth a frame of its own.
+    pub(crate) give_now: bool,
+    /// Descriptors that could not be posted for want of memory.
+    pub(crate) starved: usize,
+}
+
+/// The receive side of a lane in use.
+pub(crate) struct Rx {
+    ring: RxRing<RxPage>,
+    mode: Mode,
+    // Last: pages go back before their pool.
+    pool: Pool,
+}
+
+impl Rx {
+    /// The receive side of `ring`, which runs, with all descriptors posted, and the credit that they are worth. Sleeps.
+    pub(crate) fn new(ring: Arc<Ring>, wire: &Wire, dma: Device, netdev: &Netdev) -> Result<(Self, Seq)> {
+        let ring = RxRing::new(ring)?;
+        let pool = Pool::new(netdev, dma, ring.size())?;
+        let (mode, credit) = match *wire {
+            Wire::Stock { .. } => (
+                Mode::Stock {
+                    frames: Reassembler::new(),
+                    open: None,
+                    len: 0,
+                    frags: 0,
+                },
+                Seq(0),
+            ),
+            Wire::Native { plan } => {
+                let [depth, ..] = plan.local_depth;
+                let mut inbound = Inbound::new(Seq::first(plan.remote_epoch, plan.local_epoch, 0), depth);
+                let credit = inbound.credit();
+                let held = Held {
+                    pages: [const { None }; MAX_PAGES],
+                    count: 0,
+                };
+                (Mode::Native { inbound, held }, credit)
+            }
+        };
+        let mut rx = Self { ring, mode, pool };
+        while rx.ring.room() > 0 {
+            let page = rx.pool.page().ok_or(ENOMEM)?;
+            rx.ring.post(page.address(), page).map_err(|_| ENOSPC)?;
+        }
+        rx.ring.doorbell();
+        Ok((rx, credit))
+    }
+
+    /// Takes what has come, until `budget` packets are complete.
+    pub(crate) fn poll(&mut self, budget: i32, netdev: &Netdev, batch: &mut Batch, counters: &mut RxCounters) -> Polled {
+        let mut found = Polled::default();
+        let mut reposted = 0;
+        while found.packets < budget {
+            if found.frames >= MAX_FRAMES {
+                found.more = true;
+                break;
+            }
+            let Some((page, completion)) = self.ring.reap() else {
+                break;
+            };
+            found.frames += 1;
+            let mut sink = Sink {
+                netdev,
+                batch,
+                counters,
+                found: &mut found,
+            };
+            let back = match &mut self.mode {
+                Mode::Native { inbound, held } => sink.native(inbound, held, page, &completion),
+                Mode::Stock { frames, open, len, frags } => sink.stock(frames, open, len, frags, page, &completion),
+            };
+            if let Some(page) = back {
+                reposted += u32::from(self.ring.post(page.address(), page).is_ok());
+            }
+        }
+        found.more |= found.packets >= budget;
+        if found.frames != 0 {
+            counters.polls += 1;
+            counters.frames += found.frames as u64;
+        }
+        let posted = reposted + self.refill(&mut found, counters);
+        if posted != 0 {
+            self.ring.doorbell();
+        }
+        if let Mode::Native { inbound, .. } = &mut self.mode {
+            inbound.handle_posted(posted);
+            found.give_now = inbound.credit_due();
+            found.give = Some(inbound.credit());
+        }
+        found
+    }
+
+    /// Posts pages for all free descriptors.
+    fn refill(&mut self, found: &mut Polled, counters: &mut RxCounters) -> u32 {
+        let mut posted = 0;
+        while self.ring.room() > 0 {
+            let Some(page) = self.pool.page() else {
+                counters.no_page += 1;
+                found.starved = self.ring.room();
+                break;
+            };
+            if self.ring.post(page.address(), page).is_err() {
+                break;
+            }
+            posted += 1;
+        }
+        posted
+    }
+
+    /// Whether a poll would find something.
+    pub(crate) fn has_completed(&self) -> bool {
+        self.ring.has_completed()
+    }
+
+    /// Lets interrupts through again.
+    pub(crate) fn poll_complete(&self) {
+        self.ring.poll_complete();
+    }
+}
+
+/// Where packets and counts of one poll go.
+struct Sink<'a> {
+    netdev: &'a Netdev,
+    batch: &'a mut Batch,
+    counters: &'a mut RxCounters,
+    found: &'a mut Polled,
+}
+
+impl Sink<'_> {
+    /// Handles a frame of a native peer. Returns the page if it can be posted again.
+    fn native(
+        &mut self,
+        inbound: &mut Inbound,
+        held: &mut Held,
+        mut page: RxPage,
+        completion: &Completion,
+    ) -> Option<RxPage> {
+        let len = usize::from(completion.len);
+        let arrival = train::Arrival {
+            sof: completion.sof,
+            eof: completion.eof,
+            len,
+            spoiled: completion.crc_error || completion.overrun,
+        };
+        self.counters.crc += u64::from(completion.crc_error);
+        self.counters.overrun += u64::from(completion.overrun);
+        // Only a head frame is looked at.
+        let head = completion.eof == tbip::frame::EOF_HEAD && !arrival.spoiled;
+        let lost = inbound.counters().lost;
+        let verdict = inbound.handle_frame(if head { page.bytes(len) } else { &[] }, arrival);
+        self.counters.missed += inbound.counters().lost.wrapping_sub(lost);
+        if verdict.drop_held.is_some() {
+            held.clear();
+        }
+        if verdict.credit.is_some() {
+            self.found.credit = verdict.credit;
+        }
+        match verdict.frame {
+            Frame::Page => {
+                held.push(page, len);
+                return None;
+            }
+            Frame::Train(header) => {
+                self.train(&header, held, &mut page, len);
+                held.clear();
+            }
+            Frame::Dropped(why) => self.count(why),
+        }
+        page.recycle(len);
+        Some(page)
+    }
+
+    /// Counts a dropped frame.
+    fn count(&mut self, why: train::Drop) {
+        match why {
+            train::Drop::Spoiled => {}
+            train::Drop::Gap | train::Drop::Count => self.counters.missed += 1,
+            train::Drop::Bytes => self.counters.length += 1,
+            train::Drop::Marker | train::Drop::Header | train::Drop::Stale => self.counters.stray += 1,
+        }
+    }
+
+    /// Makes the packet of a train.
+    fn train(&mut self, header: &Header, held: &mut Held, page: &mut RxPage, len: usize) {
+        let (meta, front) = match Head::parse(header, page.bytes(len)) {
+            Ok(Head::Eth(meta, front)) => (meta, front),
+            Ok(Head::Ctrl(..)) => return,
+            Ok(Head::Roce(..)) => {
+                self.counters.other_kind += 1;
+                return;
+            }
+            Err(_) => {
+                self.counters.bad_meta += 1;
+                return;
+            }
+        };
+        let Some(mut skb) = RxSkb::new(self.netdev, front.len()) else {
+            self.counters.no_memory += 1;
+            return;
+        };
+        skb.copy(front);
+        let mut total = front.len();
+        self.counters.copied += total as u64;
+        for (page, len) in held.take() {
+            skb.page(page, 0, len);
+            total += len;
+            self.counters.zerocopy += len as u64;
+        }
+        if !skb.set_meta(&meta) {
+            self.counters.bad_meta += 1;
+            return;
+        }
+        self.deliver(skb, total);
+    }
+
+    fn deliver(&mut self, skb: RxSkb, len: usize) {
+        self.counters.packets += 1;
+        self.counters.bytes += len as u64;
+        self.found.packets += 1;
+        self.batch.push(self.netdev, skb);
+    }
+
+    /// Handles a frame of a stock peer. Returns the page if it can be posted again.
+    fn stock(
+        &mut self,
+        frames: &mut Reassembler,
+        open: &mut Option<RxSkb>,
+        packet_len: &mut usize,
+        frags: &mut usize,
+        mut page: RxPage,
+        completion: &Completion,
+    ) -> Option<RxPage> {
+        const FRONT: usize = stock::frame::Header::LEN;
+        let frame_len = usize::from(completion.len);
+        let arrival = reassembly::Arrival {
+            len: frame_len,
+            crc_error: completion.crc_error,
+            overrun: completion.overrun,
+        };
+        let bytes = page.bytes(frame_len);
+        let verdict = frames.handle_frame(bytes, arrival);
+        if let Some(why) = verdict.abort {
+            *open = None;
+            self.count_stock(why);
+        }
+        let (offset, len, last) = match verdict.frame {
+            reassembly::Frame::Piece { offset, len, last } => (offset, len, last),
+            reassembly::Frame::Dropped(why) => {
+                if verdict.abort.is_none() {
+                    self.count_stock(why);
+                }
+                page.recycle(frame_len);
+                return Some(page);
+            }
+        };
+        let mut back = None;
+        if offset == 0 {
+            *open = None;
+            *packet_len = 0;
+            *frags = 0;
+            let front = bytes.get(FRONT..FRONT + len).unwrap_or(&[]);
+            // With 18 frames, one more than an skb has fragments, the first is copied.
+            let crowded = stock::frame::Header::parse(bytes).is_ok_and(|header| header.count > MAX_PAGES as u32);
+            let linear = if front.len() <= COPY_WHOLE || crowded {
+                front.len()
+            } else {
+                header_len(self.netdev, front).max(ETHERNET)
+            };
+            let Some(mut skb) = (front.len() >= ETHERNET).then(|| RxSkb::new(self.netdev, linear)).flatten() else {
+                self.counters.no_memory += u64::from(front.len() >= ETHERNET);
+                self.counters.length += u64::from(front.len() < ETHERNET);
+                page.recycle(frame_len);
+                return Some(page);
+            };
+            skb.copy(front.get(..linear).unwrap_or(&[]));
+            self.counters.copied += linear as u64;
+            if linear < len {
+                skb.page(page, FRONT + linear, len - linear);
+                self.counters.zerocopy += (len - linear) as u64;
+                *frags = 1;
+            } else {
+                page.recycle(frame_len);
+                back = Some(page);
+            }
+            *open = Some(skb);
+        } else {
+            let Some(skb) = open.as_mut().filter(|_| *frags < MAX_PAGES) else {
+                *open = None;
+                page.recycle(frame_len);
+                return Some(page);
+            };
+            skb.page(page, FRONT, len);
+            self.counters.zerocopy += len as u64;
+            *frags += 1;
+        }
+        *packet_len += len;
+        if last {
+            if let Some(skb) = open.take() {
+                self.deliver(skb, *packet_len);
+            }
+        }
+        back
+    }
+
+    /// Counts a dropped frame or packet.
+    fn count_stock(&mut self, why: reassembly::Drop) {
+        match why {
+            reassembly::Drop::Crc => self.counters.crc += 1,
+            reassembly::Drop::Overrun => self.counters.overrun += 1,
+            reassembly::Drop::Size | reassembly::Drop::Count | reassembly::Drop::TooLong => self.counters.length += 1,
+            reassembly::Drop::Index | reassembly::Drop::Id => self.counters.missed += 1,
+        }
+    }
+}

@@ -1,0 +1,510 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The netdev half of net/: tables, and one-step wrappers of inline functions. The functions named usb4_op_nd_* are Rust
+ * (net/kapi/netdev.rs); nothing here decides.
+ */
+#include <linux/dma-mapping.h>
+#include <linux/etherdevice.h>
+#include <linux/ethtool.h>
+#include <linux/module.h>
+#include <linux/udp.h>
+#include <linux/virtio_net.h>
+#include <net/checksum.h>
+#include <net/page_pool/helpers.h>
+#include <net/tcp.h>
+
+#include "bindings.h"
+
+#define USB4_ND_MAX_MTU 65522 /* 64 KiB with the Ethernet header: thunderbolt_net's */
+
+struct usb4_nd_priv {
+	void *inner;
+	struct net_device *ndev;
+	struct napi_struct napi;
+};
+
+int usb4_op_nd_open(void *inner);
+void usb4_op_nd_stop(void *inner);
+int usb4_op_nd_xmit(void *inner, struct sk_buff *skb);
+int usb4_op_nd_poll(void *inner, int budget);
+void usb4_op_nd_timeout(void *inner);
+bool usb4_op_nd_can_gso(void *inner, u32 len, u8 gso_type);
+void usb4_op_nd_totals(void *inner, struct usb4_nd_totals *totals);
+u32 usb4_op_nd_speed(void *inner);
+u32 usb4_op_nd_lanes(void *inner);
+u32 usb4_op_nd_stat_count(void);
+void usb4_op_nd_stat_names(u8 *to);
+void usb4_op_nd_stats(void *inner, u64 *to);
+void usb4_op_nd_get_coalesce(void *inner, struct usb4_nd_coalesce *to);
+int usb4_op_nd_set_coalesce(void *inner, const struct usb4_nd_coalesce *from);
+void usb4_op_nd_get_rings(void *inner, struct usb4_nd_rings *to);
+int usb4_op_nd_set_rings(void *inner, u32 rx, u32 tx);
+
+static void *inner_of(struct net_device *ndev)
+{
+	const struct usb4_nd_priv *priv = netdev_priv(ndev);
+
+	return priv->inner;
+}
+
+/* ---- the device's table ---- */
+
+static int usb4_nd_open(struct net_device *ndev) { return usb4_op_nd_open(inner_of(ndev)); }
+
+static int usb4_nd_stop(struct net_device *ndev)
+{
+	usb4_op_nd_stop(inner_of(ndev));
+	return 0;
+}
+
+static netdev_tx_t usb4_nd_xmit(struct sk_buff *skb, struct net_device *ndev)
+{
+	return usb4_op_nd_xmit(inner_of(ndev), skb);
+}
+
+static int usb4_nd_poll(struct napi_struct *napi, int budget)
+{
+	return usb4_op_nd_poll(container_of(napi, struct usb4_nd_priv, napi)->inner, budget);
+}
+
+static void usb4_nd_timeout(struct net_device *ndev, unsigned int queue) { usb4_op_nd_timeout(inner_of(ndev)); }
+
+static u8 usb4_nd_gso_type(const struct sk_buff *skb)
+{
+	u32 type = skb_shinfo(skb)->gso_type & ~(SKB_GSO_DODGY | SKB_GSO_TCP_ECN | SKB_GSO_TCP_FIXEDID);
+
+	switch (type) {
+	case SKB_GSO_TCPV4: return VIRTIO_NET_HDR_GSO_TCPV4;
+	case SKB_GSO_TCPV6: return VIRTIO_NET_HDR_GSO_TCPV6;
+	case SKB_GSO_UDP_L4: return VIRTIO_NET_HDR_GSO_UDP_L4;
+	default: return 0xff;
+	}
+}
+
+static netdev_features_t usb4_nd_features_check(struct sk_buff *skb, struct net_device *ndev,
+						netdev_features_t features)
+{
+	features = vlan_features_check(skb, features);
+	if (skb_is_gso(skb) && !usb4_op_nd_can_gso(inner_of(ndev), skb->len, usb4_nd_gso_type(skb)))
+		features &= ~NETIF_F_GSO_MASK;
+	return features;
+}
+
+static void usb4_nd_get_stats64(struct net_device *ndev, struct rtnl_link_stats64 *to)
+{
+	struct usb4_nd_totals from = {};
+
+	usb4_op_nd_totals(inner_of(ndev), &from);
+	to->rx_packets = from.rx_packets;
+	to->rx_bytes = from.rx_bytes;
+	to->rx_errors = from.rx_errors;
+	to->rx_length_errors = from.rx_length_errors;
+	to->rx_over_errors = from.rx_over_errors;
+	to->rx_crc_errors = from.rx_crc_errors;
+	to->rx_missed_errors = from.rx_missed_errors;
+	to->rx_dropped = from.rx_dropped;
+	to->tx_packets = from.tx_packets;
+	to->tx_bytes = from.tx_bytes;
+	to->tx_errors = from.tx_errors;
+	to->tx_dropped = from.tx_dropped;
+}
+
+static const struct net_device_ops usb4_nd_ops = {
+	.ndo_open = usb4_nd_open,
+	.ndo_stop = usb4_nd_stop,
+	.ndo_start_xmit = usb4_nd_xmit,
+	.ndo_tx_timeout = usb4_nd_timeout,
+	.ndo_features_check = usb4_nd_features_check,
+	.ndo_get_stats64 = usb4_nd_get_stats64,
+	.ndo_set_mac_address = eth_mac_addr,
+	.ndo_validate_addr = eth_validate_addr,
+};
+
+/* ---- ethtool ---- */
+
+static void usb4_nd_drvinfo(struct net_device *ndev, struct ethtool_drvinfo *info)
+{
+	strscpy(info->driver, KBUILD_MODNAME, sizeof(info->driver));
+	strscpy(info->bus_info, dev_name(ndev->dev.parent), sizeof(info->bus_info));
+}
+
+static int usb4_nd_link_ksettings(struct net_device *ndev, struct ethtool_link_ksettings *cmd)
+{
+	ethtool_link_ksettings_zero_link_mode(cmd, supported);
+	ethtool_link_ksettings_zero_link_mode(cmd, advertising);
+	cmd->base.speed = usb4_op_nd_speed(inner_of(ndev));
+	cmd->lanes = usb4_op_nd_lanes(inner_of(ndev));
+	cmd->base.duplex = DUPLEX_FULL;
+	cmd->base.autoneg = AUTONEG_DISABLE;
+	cmd->base.port = PORT_OTHER;
+	return 0;
+}
+
+static int usb4_nd_sset_count(struct net_device *ndev, int set)
+{
+	return set == ETH_SS_STATS ? usb4_op_nd_stat_count() : -EOPNOTSUPP;
+}
+
+static void usb4_nd_strings(struct net_device *ndev, u32 set, u8 *to)
+{
+	if (set == ETH_SS_STATS)
+		usb4_op_nd_stat_names(to);
+}
+
+static void usb4_nd_stats(struct net_device *ndev, struct ethtool_stats *stats, u64 *to)
+{
+	usb4_op_nd_stats(inner_of(ndev), to);
+}
+
+static int usb4_nd_get_coalesce(struct net_device *ndev, struct ethtool_coalesce *to,
+				struct kernel_ethtool_coalesce *kernel, struct netlink_ext_ack *extack)
+{
+	struct usb4_nd_coalesce from = {};
+
+	usb4_op_nd_get_coalesce(inner_of(ndev), &from);
+	to->rx_coalesce_usecs = from.rx_usecs;
+	to->tx_coalesce_usecs = from.tx_usecs;
+	to->use_adaptive_rx_coalesce = from.rx_adaptive;
+	to->use_adaptive_tx_coalesce = from.tx_adaptive;
+	return 0;
+}
+
+static int usb4_nd_set_coalesce(struct net_device *ndev, struct ethtool_coalesce *from,
+				struct kernel_ethtool_coalesce *kernel, struct netlink_ext_ack *extack)
+{
+	const struct usb4_nd_coalesce to = {
+		.rx_usecs = from->rx_coalesce_usecs,
+		.tx_usecs = from->tx_coalesce_usecs,
+		.rx_adaptive = !!from->use_adaptive_rx_coalesce,
+		.tx_adaptive = !!from->use_adaptive_tx_coalesce,
+	};
+
+	return usb4_op_nd_set_coalesce(inner_of(ndev), &to);
+}
+
+static void usb4_nd_get_rings(struct net_device *ndev, struct ethtool_ringparam *to,
+			      struct kernel_ethtool_ringparam *kernel, struct netlink_ext_ack *extack)
+{
+	struct usb4_nd_rings from = {};
+
+	usb4_op_nd_get_rings(inner_of(ndev), &from);
+	to->rx_pending = from.rx;
+	to->tx_pending = from.tx;
+	to->rx_max_pending = from.rx_max;
+	to->tx_max_pending = from.tx_max;
+}
+
+static int usb4_nd_set_rings(struct net_device *ndev, struct ethtool_ringparam *from,
+			     struct kernel_ethtool_ringparam *kernel, struct netlink_ext_ack *extack)
+{
+	return usb4_op_nd_set_rings(inner_of(ndev), from->rx_pending, from->tx_pending);
+}
+
+static const struct ethtool_ops usb4_nd_ethtool_ops = {
+	.supported_coalesce_params = ETHTOOL_COALESCE_USECS | ETHTOOL_COALESCE_USE_ADAPTIVE,
+	.get_drvinfo = usb4_nd_drvinfo,
+	.get_link = ethtool_op_get_link,
+	.get_link_ksettings = usb4_nd_link_ksettings,
+	.get_ts_info = ethtool_op_get_ts_info,
+	.get_sset_count = usb4_nd_sset_count,
+	.get_strings = usb4_nd_strings,
+	.get_ethtool_stats = usb4_nd_stats,
+	.get_coalesce = usb4_nd_get_coalesce,
+	.set_coalesce = usb4_nd_set_coalesce,
+	.get_ringparam = usb4_nd_get_rings,
+	.set_ringparam = usb4_nd_set_rings,
+};
+
+/* ---- the device's life ---- */
+
+/* The headroom that other drivers ask for is not needed: what is not page data is copied behind the frame header. */
+struct net_device *usb4_nd_alloc(struct device *parent, const u8 *mac)
+{
+	struct net_device *ndev = alloc_etherdev(sizeof(struct usb4_nd_priv));
+	struct usb4_nd_priv *priv;
+
+	if (!ndev)
+		return NULL;
+	priv = netdev_priv(ndev);
+	priv->ndev = ndev;
+	SET_NETDEV_DEV(ndev, parent);
+	strscpy(ndev->name, "usb4net%d", sizeof(ndev->name));
+	ndev->netdev_ops = &usb4_nd_ops;
+	ndev->ethtool_ops = &usb4_nd_ethtool_ops;
+	ndev->min_mtu = ETH_MIN_MTU;
+	ndev->max_mtu = USB4_ND_MAX_MTU;
+	ndev->hw_features = NETIF_F_SG | NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN |
+			    NETIF_F_GSO_UDP_L4 | NETIF_F_RXCSUM;
+	ndev->features = ndev->hw_features | NETIF_F_HIGHDMA;
+	ndev->vlan_features = ndev->features;
+	ndev->hw_enc_features = NETIF_F_SG | NETIF_F_HW_CSUM | NETIF_F_HIGHDMA;
+	ndev->priv_flags |= IFF_LIVE_ADDR_CHANGE | IFF_UNICAST_FLT;
+	ndev->watchdog_timeo = 5 * HZ;
+	eth_hw_addr_set(ndev, mac);
+	netif_napi_add(ndev, &priv->napi, usb4_nd_poll);
+	netif_carrier_off(ndev);
+	return ndev;
+}
+
+int usb4_nd_register(struct net_device *ndev, void *inner)
+{
+	struct usb4_nd_priv *priv = netdev_priv(ndev);
+
+	priv->inner = inner;
+	return register_netdev(ndev);
+}
+
+void usb4_nd_unregister(struct net_device *ndev) { unregister_netdev(ndev); }
+void usb4_nd_free(struct net_device *ndev) { free_netdev(ndev); }
+const char *usb4_nd_name(const struct net_device *ndev) { return netdev_name(ndev); }
+const u8 *usb4_nd_mac(const struct net_device *ndev) { return ndev->dev_addr; }
+
+void usb4_nd_present(struct net_device *ndev, bool present)
+{
+	if (present)
+		netif_device_attach(ndev);
+	else
+		netif_device_detach(ndev);
+}
+
+void usb4_nd_carrier(struct net_device *ndev, bool on)
+{
+	if (on)
+		netif_carrier_on(ndev);
+	else
+		netif_carrier_off(ndev);
+}
+
+void usb4_nd_queue_stop(struct net_device *ndev) { netif_stop_queue(ndev); }
+void usb4_nd_queue_wake(struct net_device *ndev) { netif_wake_queue(ndev); }
+bool usb4_nd_throttled(const struct net_device *ndev) { return netif_xmit_stopped(netdev_get_tx_queue(ndev, 0)); }
+void usb4_nd_tx_disable(struct net_device *ndev) { netif_tx_disable(ndev); }
+
+/* True when the doorbell is to be rung now. */
+bool usb4_nd_sent(struct net_device *ndev, u32 bytes)
+{
+	return __netdev_sent_queue(ndev, bytes, netdev_xmit_more());
+}
+
+void usb4_nd_completed(struct net_device *ndev, u32 packets, u32 bytes)
+{
+	netdev_completed_queue(ndev, packets, bytes);
+}
+
+void usb4_nd_sent_reset(struct net_device *ndev) { netdev_reset_queue(ndev); }
+bool usb4_nd_more(void) { return netdev_xmit_more(); }
+
+static struct napi_struct *napi_of(struct net_device *ndev)
+{
+	struct usb4_nd_priv *priv = netdev_priv(ndev);
+
+	return &priv->napi;
+}
+
+void usb4_nd_napi_enable(struct net_device *ndev) { napi_enable(napi_of(ndev)); }
+void usb4_nd_napi_disable(struct net_device *ndev) { napi_disable(napi_of(ndev)); }
+void usb4_nd_napi_schedule(struct net_device *ndev) { napi_schedule(napi_of(ndev)); }
+bool usb4_nd_napi_done(struct net_device *ndev, int work) { return napi_complete_done(napi_of(ndev), work); }
+
+/* ---- packets out ---- */
+
+static u32 usb4_nd_header_len(const struct sk_buff *skb)
+{
+	u32 len = skb_transport_offset(skb);
+
+	return skb_shinfo(skb)->gso_type & SKB_GSO_UDP_L4 ? len + sizeof(struct udphdr) : len + tcp_hdrlen(skb);
+}
+
+/* False where the packet has what no metadata of ours can say; ndo_features_check does not let such a packet come. */
+bool usb4_nd_tx_view(const struct sk_buff *skb, struct usb4_nd_tx *view)
+{
+	struct virtio_net_hdr meta;
+
+	if (virtio_net_hdr_from_skb(skb, &meta, true, true, 0))
+		return false;
+	view->len = skb->len;
+	view->linear = skb_headlen(skb);
+	view->frags = skb_shinfo(skb)->nr_frags;
+	view->truesize = skb->truesize;
+	view->header_len = skb_is_gso(skb) ? usb4_nd_header_len(skb) : 0;
+	view->gso_size = skb_shinfo(skb)->gso_size;
+	view->gso_type = meta.gso_type;
+	view->csum_partial = meta.flags == VIRTIO_NET_HDR_F_NEEDS_CSUM;
+	view->csum_valid = meta.flags == VIRTIO_NET_HDR_F_DATA_VALID;
+	view->csum_start = le16_to_cpu((__force __le16)meta.csum_start);
+	view->csum_offset = le16_to_cpu((__force __le16)meta.csum_offset);
+	return !skb_has_frag_list(skb);
+}
+
+u32 usb4_nd_tx_frag_len(const struct sk_buff *skb, u32 index)
+{
+	return skb_frag_size(&skb_shinfo(skb)->frags[index]);
+}
+
+int usb4_nd_tx_copy(const struct sk_buff *skb, u32 offset, u8 *to, u32 len)
+{
+	return skb_copy_bits(skb, offset, to, len);
+}
+
+u32 usb4_nd_tx_copy_sum(const struct sk_buff *skb, u32 offset, u8 *to, u32 len)
+{
+	return (__force u32)skb_copy_and_csum_bits(skb, offset, to, len);
+}
+
+u32 usb4_nd_sum_add(u32 sum, u32 more, u32 offset)
+{
+	return (__force u32)csum_block_add((__force __wsum)sum, (__force __wsum)more, offset);
+}
+
+/* As it goes into the packet; 0 is written as 0xffff, which TCP and UDP both take. */
+u16 usb4_nd_sum_fold(u32 sum)
+{
+	__sum16 folded = csum_fold((__force __wsum)sum);
+
+	return (__force u16)(folded ?: CSUM_MANGLED_0);
+}
+
+bool usb4_nd_map_linear(struct device *dma, const struct sk_buff *skb, u32 offset, u32 len, u64 *addr)
+{
+	*addr = dma_map_single(dma, skb->data + offset, len, DMA_TO_DEVICE);
+	return !dma_mapping_error(dma, *addr);
+}
+
+bool usb4_nd_map_frag(struct device *dma, const struct sk_buff *skb, u32 index, u64 *addr)
+{
+	const skb_frag_t *frag = &skb_shinfo(skb)->frags[index];
+
+	*addr = skb_frag_dma_map(dma, frag, 0, skb_frag_size(frag), DMA_TO_DEVICE);
+	return !dma_mapping_error(dma, *addr);
+}
+
+void usb4_nd_unmap(struct device *dma, u64 addr, u32 len) { dma_unmap_page(dma, addr, len, DMA_TO_DEVICE); }
+
+/* Budget 0 outside of NAPI. */
+void usb4_nd_tx_done(struct sk_buff *skb, int budget) { napi_consume_skb(skb, budget); }
+void usb4_nd_tx_drop(struct sk_buff *skb) { dev_kfree_skb_any(skb); }
+void usb4_nd_tx_timestamp(struct sk_buff *skb) { skb_tx_timestamp(skb); }
+
+/* ---- packets in ---- */
+
+struct sk_buff *usb4_nd_rx_alloc(struct net_device *ndev, u32 len) { return napi_alloc_skb(napi_of(ndev), len); }
+void usb4_nd_rx_copy(struct sk_buff *skb, const u8 *from, u32 len) { skb_put_data(skb, from, len); }
+
+void usb4_nd_rx_frag(struct sk_buff *skb, struct page *page, u32 offset, u32 len)
+{
+	skb_add_rx_frag(skb, skb_shinfo(skb)->nr_frags, page, offset, len, PAGE_SIZE);
+}
+
+u32 usb4_nd_rx_header_len(struct net_device *ndev, const u8 *data, u32 len) { return eth_get_headlen(ndev, data, len); }
+
+/* False where metadata and packet contradict each other. */
+bool usb4_nd_rx_meta(struct sk_buff *skb, const struct usb4_nd_rx *meta)
+{
+	const struct virtio_net_hdr hdr = {
+		.flags = meta->csum_partial ? VIRTIO_NET_HDR_F_NEEDS_CSUM : 0,
+		.gso_type = meta->gso_type,
+		.hdr_len = (__force __virtio16)cpu_to_le16(meta->header_len),
+		.gso_size = (__force __virtio16)cpu_to_le16(meta->gso_size),
+		.csum_start = (__force __virtio16)cpu_to_le16(meta->csum_start),
+		.csum_offset = (__force __virtio16)cpu_to_le16(meta->csum_offset),
+	};
+
+	if (meta->csum_valid && skb->dev->features & NETIF_F_RXCSUM)
+		skb->ip_summed = CHECKSUM_UNNECESSARY;
+	return !virtio_net_hdr_to_skb(skb, &hdr, true);
+}
+
+void usb4_nd_rx_finish(struct sk_buff *skb, struct net_device *ndev)
+{
+	skb_mark_for_recycle(skb);
+	skb->protocol = eth_type_trans(skb, ndev);
+}
+
+void usb4_nd_rx_free(struct sk_buff *skb)
+{
+	skb_mark_for_recycle(skb);
+	napi_consume_skb(skb, 1);
+}
+
+void usb4_nd_rx_chain(struct sk_buff *last, struct sk_buff *skb) { last->next = skb; }
+
+void usb4_nd_rx_deliver(struct net_device *ndev, struct sk_buff *first)
+{
+	struct napi_struct *napi = napi_of(ndev);
+
+	while (first) {
+		struct sk_buff *next = first->next;
+
+		skb_mark_not_on_list(first);
+		napi_gro_receive(napi, first);
+		first = next;
+	}
+}
+
+void usb4_nd_rx_free_chain(struct sk_buff *first) { kfree_skb_list(first); }
+
+/* ---- pages ---- */
+
+/* The pool maps its pages once, for as long as they are its. */
+struct page_pool *usb4_nd_pool_create(struct net_device *ndev, struct device *dma, u32 size)
+{
+	const struct page_pool_params params = {
+		.flags = PP_FLAG_DMA_MAP | PP_FLAG_DMA_SYNC_DEV,
+		.pool_size = size,
+		.nid = NUMA_NO_NODE,
+		.dev = dma,
+		.napi = napi_of(ndev),
+		.netdev = ndev,
+		.dma_dir = DMA_FROM_DEVICE,
+		.max_len = PAGE_SIZE,
+	};
+	struct page_pool *pool = page_pool_create(&params);
+
+	return IS_ERR(pool) ? NULL : pool;
+}
+
+void usb4_nd_pool_destroy(struct page_pool *pool) { page_pool_destroy(pool); }
+struct page *usb4_nd_pool_alloc(struct page_pool *pool) { return page_pool_dev_alloc_pages(pool); }
+
+static struct page_pool *pool_of(const struct page *page) { return pp_page_to_nmdesc(page)->pp; }
+
+void usb4_nd_pool_put(struct page *page) { page_pool_put_full_page(pool_of(page), page, false); }
+u64 usb4_nd_pool_addr(const struct page *page) { return page_pool_get_dma_addr(page); }
+
+const u8 *usb4_nd_pool_sync_cpu(struct page *page, u32 len)
+{
+	page_pool_dma_sync_for_cpu(pool_of(page), page, 0, len);
+	return page_address(page);
+}
+
+/* A page that goes back to the ring without a visit to the pool. */
+void usb4_nd_pool_sync_device(struct page *page, u32 len)
+{
+	dma_sync_single_range_for_device(pool_of(page)->p.dev, page_pool_get_dma_addr(page), 0, len, DMA_FROM_DEVICE);
+}
+
+struct page *usb4_nd_slot_alloc(struct device *dma, u64 *addr)
+{
+	struct page *page = alloc_page(GFP_KERNEL);
+
+	if (!page)
+		return NULL;
+	*addr = dma_map_page(dma, page, 0, PAGE_SIZE, DMA_TO_DEVICE);
+	if (!dma_mapping_error(dma, *addr))
+		return page;
+	__free_page(page);
+	return NULL;
+}
+
+void usb4_nd_slot_free(struct device *dma, struct page *page, u64 addr)
+{
+	dma_unmap_page(dma, addr, PAGE_SIZE, DMA_TO_DEVICE);
+	__free_page(page);
+}
+
+u8 *usb4_nd_slot_bytes(struct page *page) { return page_address(page); }
+
+void usb4_nd_slot_sync(struct device *dma, u64 addr, u32 len)
+{
+	dma_sync_single_for_device(dma, addr, len, DMA_TO_DEVICE);
+}
