@@ -28,7 +28,7 @@ use crate::{
 };
 use core::{
     mem, ptr,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering},
 };
 use kernel::{
     new_condvar, new_mutex,
@@ -60,8 +60,11 @@ const RING_SIZE: u32 = 512;
 const RING_SIZE_MIN: u32 = 64;
 const RING_SIZE_MAX: u32 = 4096;
 
-/// Whether end-to-end flow control is offered; set before the first link.
-static OFFER_E2E: AtomicBool = AtomicBool::new(false);
+/// PCI vendor whose host interfaces do not bear end-to-end flow control: a sender may stop for good.
+const AMD: u16 = 0x1022;
+
+/// Where end-to-end flow control is offered; set before the first link.
+static E2E: AtomicU8 = AtomicU8::new(0);
 
 /// Messages that were of no cable of ours.
 static STRAYS: AtomicU64 = AtomicU64::new(0);
@@ -190,9 +193,10 @@ impl Wake for Netif {
 
 // Registry. ---------------------------------------------------------------------------------------------------------
 
-/// Before anything of the bus can come in.
-pub(crate) fn start(e2e: bool) {
-    OFFER_E2E.store(e2e, Ordering::Relaxed);
+/// Before anything of the bus can come in. `e2e`: end-to-end flow control is offered nowhere (0), where it is known to
+/// work (1), everywhere (2).
+pub(crate) fn start(e2e: u8) {
+    E2E.store(e2e, Ordering::Relaxed);
     // SAFETY: Called once, from the module's init.
     unsafe { LINKS.init() };
 }
@@ -473,7 +477,11 @@ impl Link {
 
     /// Whether we offer end-to-end flow control on this cable.
     pub(crate) fn offers_e2e(&self) -> bool {
-        OFFER_E2E.load(Ordering::Relaxed)
+        match E2E.load(Ordering::Relaxed) {
+            0 => false,
+            1 => self.xd.nhi_vendor() != Some(AMD),
+            _ => true,
+        }
     }
 
     pub(crate) fn set_up(&self, up: bool) {
@@ -503,7 +511,7 @@ impl Link {
 
     /// The netdev's parent.
     pub(crate) fn parent(&self) -> Device {
-        self.xd.device()
+        self.xd.router()
     }
 
     /// The device that buffers are mapped for.

@@ -22,12 +22,7 @@ use crate::{
     netif::Netif,
 };
 use kernel::{prelude::*, sync::Arc};
-use tbip::{
-    limits::MIN_HOP,
-    native::Features,
-    rail::OpenError,
-    wire::HopId,
-};
+use tbip::{limits::MIN_HOP, native::Features, rail::OpenError, wire::HopId};
 
 /// Frames begin with SOF 1 on both wires.
 const SOF: u16 = 1 << 1;
@@ -115,7 +110,11 @@ impl Rig {
         let transmit = self.transmit.ok_or(OpenError::Other)?;
         if self.xd.take_receive_hop(receive).is_err() {
             let bit = receive.0.saturating_sub(MIN_HOP);
-            return Err(if bit < NAMED_HOPS { OpenError::Busy(1 << bit) } else { OpenError::Other });
+            return Err(if bit < NAMED_HOPS {
+                OpenError::Busy(1 << bit)
+            } else {
+                OpenError::Other
+            });
         }
         let native = matches!(wire, Wire::Native { .. });
         // A stock peer's transmit ring takes no part in flow control, so neither does ours with it.

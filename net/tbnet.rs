@@ -40,17 +40,18 @@ pub struct Net {
 }
 
 impl Net {
-    /// Takes the cables, offering end-to-end flow control if `e2e`. `None` if another driver has them: then the module
+    /// Takes the cables. End-to-end flow control is offered nowhere (`e2e` 0), where it is known to work (1), or
+    /// everywhere (2). `None` if another driver has them: then the module
     /// goes on without, and nothing of ours shows on any cable.
     ///
     /// # Errors
     ///
     /// No memory.
-    pub fn start(e2e: bool) -> Result<Option<Self>> {
+    pub fn start(e2e: u8) -> Result<Option<Self>> {
         let queue = kapi::work::Queue::new()?;
         control::start(e2e);
-        let features = if e2e { Features::E2E } else { Features(0) };
-        let presence = match kapi::service::Presence::new(Settings::ours(e2e), features) {
+        let features = if e2e > 0 { Features::E2E } else { Features(0) };
+        let presence = match kapi::service::Presence::new(Settings::ours(e2e > 0), features) {
             Ok(presence) => presence,
             Err(EEXIST) => {
                 pr_info!(

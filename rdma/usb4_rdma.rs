@@ -50,7 +50,7 @@ module! {
     params: {
         e2e: u8 {
             default: 0,
-            description: "1: offer end-to-end flow control on the cables (default 0; leave it off on AMD hosts)",
+            description: "end-to-end flow control on the cables: 0 nowhere (default), 1 not on AMD hosts, 2 everywhere",
         },
     },
 }
@@ -65,7 +65,7 @@ impl kernel::Module for Usb4Rdma {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         Ok(Self {
             _presence: kapi::ibdev::Module::new()?,
-            _net: tbnet::Net::start(module_parameters::e2e.value() != 0)?,
+            _net: tbnet::Net::start(module_parameters::e2e.value())?,
         })
     }
 }

@@ -117,17 +117,9 @@ impl Ring {
         NonNull::new(unsafe {
             match way {
                 Way::Transmit => c::tb_ring_alloc_tx(xd.nhi(), -1, count, FRAME_MODE),
-                Way::Receive { sof, eof, pair } => c::tb_ring_alloc_rx(
-                    xd.nhi(),
-                    -1,
-                    count,
-                    FRAME_MODE,
-                    pair,
-                    sof,
-                    eof,
-                    None,
-                    ptr::null_mut(),
-                ),
+                Way::Receive { sof, eof, pair } => {
+                    c::tb_ring_alloc_rx(xd.nhi(), -1, count, FRAME_MODE, pair, sof, eof, None, ptr::null_mut())
+                }
             }
         })
     }

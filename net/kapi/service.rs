@@ -94,12 +94,12 @@ unsafe fn kind(svc: NonNull<c::tb_service>) -> Kind {
 /// # Safety
 ///
 /// `svc` is a service of ours that the core has just named.
-unsafe fn with(svc: *mut c::tb_service, then: impl FnOnce(Xdomain, Kind) -> Result) -> Result {
-    let svc = NonNull::new(svc).ok_or(EINVAL)?;
+unsafe fn with<R>(svc: *mut c::tb_service, then: impl FnOnce(Xdomain, Kind) -> R) -> Option<R> {
+    let svc = NonNull::new(svc)?;
     // SAFETY: By the caller's promise; a service has a parent, which outlives it.
     unsafe {
-        let xd = NonNull::new(c::usb4_tb_service_parent(svc.as_ptr())).ok_or(EINVAL)?;
-        then(Xdomain::hold(xd), kind(svc))
+        let xd = NonNull::new(c::usb4_tb_service_parent(svc.as_ptr()))?;
+        Some(then(Xdomain::hold(xd), kind(svc)))
     }
 }
 
@@ -110,7 +110,7 @@ unsafe fn with(svc: *mut c::tb_service, then: impl FnOnce(Xdomain, Kind) -> Resu
 unsafe extern "C" fn usb4_tb_op_probe(svc: *mut c::tb_service) -> c_int {
     // SAFETY: By the caller's promise.
     let result = unsafe { with(svc, control::bind) };
-    result.map_or_else(|err| err.to_errno(), |()| 0)
+    result.unwrap_or(Err(EINVAL)).map_or_else(|err| err.to_errno(), |()| 0)
 }
 
 /// # Safety
@@ -119,7 +119,7 @@ unsafe extern "C" fn usb4_tb_op_probe(svc: *mut c::tb_service) -> c_int {
 #[no_mangle]
 unsafe extern "C" fn usb4_tb_op_remove(svc: *mut c::tb_service) {
     // SAFETY: By the caller's promise.
-    let _ = unsafe { with(svc, |xd, kind| Ok(control::unbind(&xd, kind))) };
+    let _ = unsafe { with(svc, |xd, kind| control::unbind(&xd, kind)) };
 }
 
 /// # Safety
@@ -128,7 +128,7 @@ unsafe extern "C" fn usb4_tb_op_remove(svc: *mut c::tb_service) {
 #[no_mangle]
 unsafe extern "C" fn usb4_tb_op_shutdown(svc: *mut c::tb_service) {
     // SAFETY: By the caller's promise.
-    let _ = unsafe { with(svc, |xd, _| Ok(control::suspend(&xd))) };
+    let _ = unsafe { with(svc, |xd, _| control::suspend(&xd)) };
 }
 
 /// # Safety
@@ -137,7 +137,7 @@ unsafe extern "C" fn usb4_tb_op_shutdown(svc: *mut c::tb_service) {
 #[no_mangle]
 unsafe extern "C" fn usb4_tb_op_suspend(svc: *mut c::tb_service) {
     // SAFETY: By the caller's promise.
-    let _ = unsafe { with(svc, |xd, _| Ok(control::suspend(&xd))) };
+    let _ = unsafe { with(svc, |xd, _| control::suspend(&xd)) };
 }
 
 /// # Safety
@@ -146,7 +146,7 @@ unsafe extern "C" fn usb4_tb_op_suspend(svc: *mut c::tb_service) {
 #[no_mangle]
 unsafe extern "C" fn usb4_tb_op_resume(svc: *mut c::tb_service) {
     // SAFETY: By the caller's promise.
-    let _ = unsafe { with(svc, |xd, _| Ok(control::resume(&xd))) };
+    let _ = unsafe { with(svc, |xd, _| control::resume(&xd)) };
 }
 
 /// A device of the bus is about to go: a service, an XDomain, a router, a domain.

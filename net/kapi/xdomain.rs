@@ -68,7 +68,10 @@ impl Xdomain {
         let xd = self.as_ptr();
         // SAFETY: Valid; both UUIDs and the route stay as they are from the first service on.
         unsafe {
-            let (local, remote) = (NonNull::new((*xd).local_uuid.cast_mut())?, NonNull::new((*xd).remote_uuid)?);
+            let (local, remote) = (
+                NonNull::new((*xd).local_uuid.cast_mut())?,
+                NonNull::new((*xd).remote_uuid)?,
+            );
             Some(Ends {
                 local: Uuid(local.as_ref().b),
                 remote: Uuid(remote.as_ref().b),
@@ -83,10 +86,11 @@ impl Xdomain {
         unsafe { CStr::from_char_ptr(c::usb4_tb_xdomain_name(self.as_ptr())) }
     }
 
-    /// The parent of the netdev.
-    pub(crate) fn device(&self) -> Device {
-        // SAFETY: Valid by the invariant; a field's address is not null.
-        unsafe { Device(NonNull::new_unchecked(&raw mut (*self.as_ptr()).dev)) }
+    /// The parent of the netdev: the router that the cable is in. Not the XDomain itself: the core takes every child of
+    /// that for a service.
+    pub(crate) fn router(&self) -> Device {
+        // SAFETY: Valid by the invariant; an XDomain has a parent, which it holds.
+        unsafe { Device(NonNull::new_unchecked((*self.as_ptr()).dev.parent)) }
     }
 
     /// The device that reads and writes the rings' buffers.

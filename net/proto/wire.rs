@@ -388,7 +388,10 @@ mod tests {
     #[test]
     fn a_message_is_kept_as_it_is_if_it_fits() {
         assert_eq!(MessageBuf::copy_of(&[7; 72]).unwrap().as_bytes(), [7; 72]);
-        assert_eq!(MessageBuf::copy_of(&[7; MAX_MESSAGE]).unwrap().as_bytes().len(), MAX_MESSAGE);
+        assert_eq!(
+            MessageBuf::copy_of(&[7; MAX_MESSAGE]).unwrap().as_bytes().len(),
+            MAX_MESSAGE
+        );
         assert!(MessageBuf::copy_of(&[7; MAX_MESSAGE + 1]).is_none());
     }
 
