@@ -133,7 +133,14 @@ pub(crate) const NAMES: &[&str] = &[
 ];
 
 /// Writes the numbers of [`NAMES`] to `to`. `usecs` is the interrupt interval in force, `native` whether the peer is ours.
-pub(crate) fn fill(to: &mut [u64], tx: &TxCounters, rx: &RxCounters, link: &control::Counters, usecs: u64, native: bool) {
+pub(crate) fn fill(
+    to: &mut [u64],
+    tx: &TxCounters,
+    rx: &RxCounters,
+    link: &control::Counters,
+    usecs: u64,
+    native: bool,
+) {
     let values = [
         tx.packets,
         tx.bytes,

@@ -141,7 +141,13 @@ impl Rx {
     }
 
     /// Takes what has come, until `budget` packets are complete.
-    pub(crate) fn poll(&mut self, budget: i32, netdev: &Netdev, batch: &mut Batch, counters: &mut RxCounters) -> Polled {
+    pub(crate) fn poll(
+        &mut self,
+        budget: i32,
+        netdev: &Netdev,
+        batch: &mut Batch,
+        counters: &mut RxCounters,
+    ) -> Polled {
         let mut found = Polled::default();
         let mut reposted = 0;
         while found.packets < budget {
@@ -161,7 +167,12 @@ impl Rx {
             };
             let back = match &mut self.mode {
                 Mode::Native { inbound, held } => sink.native(inbound, held, page, &completion),
-                Mode::Stock { frames, open, len, frags } => sink.stock(frames, open, len, frags, page, &completion),
+                Mode::Stock {
+                    frames,
+                    open,
+                    len,
+                    frags,
+                } => sink.stock(frames, open, len, frags, page, &completion),
             };
             if let Some(page) = back {
                 reposted += u32::from(self.ring.post(page.address(), page).is_ok());
@@ -360,7 +371,10 @@ impl Sink<'_> {
             } else {
                 header_len(self.netdev, front).max(ETHERNET)
             };
-            let Some(mut skb) = (front.len() >= ETHERNET).then(|| RxSkb::new(self.netdev, linear)).flatten() else {
+            let Some(mut skb) = (front.len() >= ETHERNET)
+                .then(|| RxSkb::new(self.netdev, linear))
+                .flatten()
+            else {
                 self.counters.no_memory += u64::from(front.len() >= ETHERNET);
                 self.counters.length += u64::from(front.len() < ETHERNET);
                 page.recycle(frame_len);

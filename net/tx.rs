@@ -55,8 +55,16 @@ impl Owner {
 }
 
 enum Mode {
-    Stock { settings: Settings, id: u16 },
-    Native { spender: Spender, max_pages: u8, shown: Seq, depth: u32 },
+    Stock {
+        settings: Settings,
+        id: u16,
+    },
+    Native {
+        spender: Spender,
+        max_pages: u8,
+        shown: Seq,
+        depth: u32,
+    },
 }
 
 /// Why a packet was not sent.
@@ -143,7 +151,8 @@ impl Tx {
         counters: &mut TxCounters,
     ) -> Result<bool, Refused> {
         let segments = view.segments();
-        let Some(how) = cut(segments, view.headers, Eth::MAX_INLINE, max_pages).filter(|_| view.len <= MAX_SUPER_PACKET)
+        let Some(how) =
+            cut(segments, view.headers, Eth::MAX_INLINE, max_pages).filter(|_| view.len <= MAX_SUPER_PACKET)
         else {
             counters.errors += 1;
             return Err(Refused::Dropped);
@@ -394,7 +403,10 @@ impl Tx {
     /// Sends `credit` in a frame of its own if that is worth it: the receive side wants it, or too much is unknown to
     /// the peer.
     pub(crate) fn give_credit(&mut self, credit: Seq, wanted: bool, counters: &mut TxCounters) {
-        let Mode::Native { spender, shown, depth, .. } = &mut self.mode else {
+        let Mode::Native {
+            spender, shown, depth, ..
+        } = &mut self.mode
+        else {
             return;
         };
         if !wanted && credit.offset(*shown) < (*depth / 4) as i32 || self.ring.room() == 0 {
@@ -472,7 +484,9 @@ impl Tx {
             frames += 1;
             packets += owner.packets;
             bytes = bytes.saturating_add(owner.bytes);
-            let Owner { _mapping: mapping, skb, .. } = owner;
+            let Owner {
+                _mapping: mapping, skb, ..
+            } = owner;
             drop(mapping);
             if let Some(skb) = skb {
                 skb.done(napi);

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! What `ethtool` asks of a device of ours.
 //!
-//! C header: `include/linux/ethtool.h`. All under RTNL, in process context.
+//! The core calls all of these under RTNL, in process context, for a registered device of ours.
+//!
+//! C header: `include/linux/ethtool.h`.
+
+#![allow(clippy::missing_safety_doc, reason = "one contract for all, above")]
 
 use super::netdev::netif;
 use crate::{

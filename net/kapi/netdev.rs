@@ -7,6 +7,8 @@
 //!
 //! C headers: `include/linux/{netdevice,etherdevice}.h`.
 
+#![allow(clippy::missing_safety_doc, reason = "one contract for all, above")]
+
 use super::{skb::TxSkb, xdomain::Device};
 use crate::netif::Netif;
 use core::{ptr, ptr::NonNull};

@@ -55,25 +55,38 @@ impl Cut {
 /// be inline, `room` bytes can be, and at most `max_pages` page frames may follow. `None` where it cannot be sent at all.
 #[must_use]
 pub fn cut(segments: &[u32], headers: usize, room: usize, max_pages: u8) -> Option<Cut> {
-    let total = segments.iter().fold(0usize, |sum, len| sum.saturating_add(*len as usize));
+    let total = segments
+        .iter()
+        .fold(0usize, |sum, len| sum.saturating_add(*len as usize));
     if total <= room && total <= COPY_WHOLE.max(headers) {
-        return Some(Cut::Direct { inline: total, pages: 0 });
+        return Some(Cut::Direct {
+            inline: total,
+            pages: 0,
+        });
     }
     let headers = headers.min(total);
     if headers > room {
         return None;
     }
     let linear = segments.first().map_or(0, |len| *len as usize);
-    let mut inline = if linear <= COPY_LINEAR.min(room) { linear.max(headers) } else { headers };
+    let mut inline = if linear <= COPY_LINEAR.min(room) {
+        linear.max(headers)
+    } else {
+        headers
+    };
     loop {
         let pages = count(segments, inline);
         if let Some(pages) = u8::try_from(pages).ok().filter(|pages| *pages <= max_pages) {
             return Some(Cut::Direct { inline, pages });
         }
         // One piece less: up to the end of the first piece behind the inline part.
-        let Some(first) = pieces(segments, inline).next() else { break };
+        let Some(first) = pieces(segments, inline).next() else {
+            break;
+        };
         // The remainder at the end of its segment is the shortest thing that saves a page.
-        let left = segments.get(first.segment).map_or(0, |len| (*len as usize).saturating_sub(first.offset));
+        let left = segments
+            .get(first.segment)
+            .map_or(0, |len| (*len as usize).saturating_sub(first.offset));
         let step = match left % MAX_FRAME {
             0 => left.min(MAX_FRAME),
             rest => rest,
@@ -182,14 +195,20 @@ mod tests {
     #[test]
     fn a_short_packet_goes_inline_whole() {
         assert_eq!(cut(&[98], 14, ROOM, 17), Some(Cut::Direct { inline: 98, pages: 0 }));
-        assert_eq!(cut(&[66, 1448], 66, ROOM, 17), Some(Cut::Direct { inline: 1514, pages: 0 }));
+        assert_eq!(
+            cut(&[66, 1448], 66, ROOM, 17),
+            Some(Cut::Direct { inline: 1514, pages: 0 })
+        );
     }
 
     #[test]
     fn a_super_packet_of_whole_pages_keeps_them_whole() {
         let mut segments = vec![66u32];
         segments.extend([4096; 15]);
-        assert_eq!(cut(&segments, 66, ROOM, 17), Some(Cut::Direct { inline: 66, pages: 15 }));
+        assert_eq!(
+            cut(&segments, 66, ROOM, 17),
+            Some(Cut::Direct { inline: 66, pages: 15 })
+        );
         assert!(pieces(&segments, 66).all(|p| p.offset == 0 && p.len == 4096 && p.first && p.last));
     }
 
@@ -210,14 +229,18 @@ mod tests {
         // 17 fragments, one of which needs two frames.
         let mut segments = vec![66u32, 3000, 4097];
         segments.extend([3900; 15]);
-        let Some(Cut::Direct { inline, pages }) = cut(&segments, 66, ROOM, 17) else { panic!() };
+        let Some(Cut::Direct { inline, pages }) = cut(&segments, 66, ROOM, 17) else {
+            panic!()
+        };
         assert_eq!((inline, pages), (3066, 17));
     }
 
     #[test]
     fn crumbs_are_copied() {
         let segments = [100u32; 45];
-        let Some(Cut::Copied { inline, pages }) = cut(&segments, 66, 1000, 17) else { panic!() };
+        let Some(Cut::Copied { inline, pages }) = cut(&segments, 66, 1000, 17) else {
+            panic!()
+        };
         assert_eq!((inline, pages), (66, 2));
     }
 

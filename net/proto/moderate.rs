@@ -75,7 +75,11 @@ impl Load {
             return self.usecs;
         }
         let span = span.min(PAUSE);
-        let rate = self.frames.saturating_mul(1_000_000_000).checked_div(span.0).unwrap_or(0);
+        let rate = self
+            .frames
+            .saturating_mul(1_000_000_000)
+            .checked_div(span.0)
+            .unwrap_or(0);
         if rate < QUIET {
             self.usecs = IDLE_USECS;
         } else if rate > BUSY {
