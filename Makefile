@@ -32,9 +32,9 @@ setup-stock: ## the distro's kernel, its Rust metadata and QEMU, for the second 
 	$(setup)/setup stock
 	$(MAKE) --no-print-directory programs
 
-programs: ## usb4lab and fabricd
-	$(CARGO) build --release --quiet -p lab -p fabricd
-	@if [ $(release) != target/release ]; then mkdir -p target/release && cp $(release)/usb4lab $(release)/fabricd target/release/; fi
+programs: ## usb4lab, fabricd and usb4fuzz
+	$(CARGO) build --release --quiet -p lab -p fabricd -p fuzz-guest
+	@if [ $(release) != target/release ]; then mkdir -p target/release && cp $(release)/usb4lab $(release)/fabricd $(release)/usb4fuzz target/release/; fi
 
 # A kernel that is set up is named by its directory in the cache, which is /build in the lab root.
 cached = $(notdir $(realpath build/$(1)))

@@ -7,6 +7,7 @@
 mod data;
 mod errors;
 mod faults;
+mod fuzz;
 mod kernel;
 mod life;
 mod net;
@@ -150,6 +151,7 @@ pub fn all() -> Vec<Case> {
         paging::CASES,
         faults::CASES,
         life::CASES,
+        fuzz::CASES,
         virtual_time::CASES,
         stock::CASES,
     ]

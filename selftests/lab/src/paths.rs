@@ -103,6 +103,13 @@ pub fn fabricd() -> Result<PathBuf> {
     Ok(beside)
 }
 
+/// The program that plays hostile users in guests.
+pub fn fuzzer() -> Result<PathBuf> {
+    let beside = env::current_exe()?.with_file_name("usb4fuzz");
+    present(&beside, "usb4fuzz", "make programs")?;
+    Ok(beside)
+}
+
 fn chosen(variable: &str, default: &str) -> Result<PathBuf> {
     match env::var_os(variable) {
         Some(path) => std::path::absolute(path).with_context(|| variable.to_string()),

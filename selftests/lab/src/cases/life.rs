@@ -55,7 +55,7 @@ fn loaded(lab: &Lab, host: usize, kind: Kind) -> Result<bool> {
         .any(|line| line.split(' ').next() == Some(kind.module())))
 }
 
-fn unload(lab: &Lab, host: usize, kind: Kind) -> Result<()> {
+pub(super) fn unload(lab: &Lab, host: usize, kind: Kind) -> Result<()> {
     lab.ok(host, &["rmmod", kind.module()]).map(|_| ())
 }
 
