@@ -217,8 +217,10 @@ impl Command {
 
 /// One command. True if the kernel accepted it.
 pub fn any(context: &Context<'_>, table: &Mutex<Table>, rng: &mut Rng) -> bool {
-    if rng.chance(4) {
-        scribble(table, rng);
+    match rng.below(100) {
+        0..=5 => scribble(table, rng),
+        6 | 7 => connect(context, table, rng),
+        _ => {}
     }
     let number = if rng.chance(60) {
         rng.pick(&OFTEN)
@@ -240,6 +242,34 @@ pub fn any(context: &Context<'_>, table: &Mutex<Table>, rng: &mut Rng) -> bool {
     }
     learn(&command, Answer(at), context, table, rng);
     true
+}
+
+/// Two queue pairs to RTS, towards each other, if they are of the right kind and in the right state.
+fn connect(context: &Context<'_>, table: &Mutex<Table>, rng: &mut Rng) {
+    let (one, two) = {
+        let Ok(table) = table.lock() else { return };
+        match (table.pick(Kind::Qp, rng), table.pick(Kind::Qp, rng)) {
+            (Some(one), Some(two)) => (one, two),
+            _ => return,
+        }
+    };
+    let gid = rng.pick(&context.target.gids);
+    for (state, mask) in [(1, RC_INIT), (2, RC_RTR), (3, RC_RTS)] {
+        for (qp, peer) in [(one, two), (two, one)] {
+            let mut command = Command::new(MODIFY_QP);
+            Modify {
+                mask,
+                peer: peer.number,
+                access: 0xf,
+                timeout: 8,
+                retries: 2,
+                reads: 4,
+                ..Modify::bare(qp.handle, state, gid)
+            }
+            .put(&mut command.core);
+            let _ = context.write(&command, rng);
+        }
+    }
 }
 
 /// Books what a command has changed.
@@ -620,6 +650,22 @@ pub struct Modify {
 }
 
 impl Modify {
+    /// A change of state alone.
+    pub fn bare(qp: u32, state: u8, gid: (u8, [u8; 16])) -> Self {
+        Self {
+            qp,
+            state,
+            mask: STATE,
+            peer: 0,
+            gid,
+            mtu: 1,
+            access: 0,
+            timeout: 0,
+            retries: 0,
+            reads: 0,
+        }
+    }
+
     /// Its bytes.
     pub fn put(&self, to: &mut Bytes) {
         let (index, gid) = self.gid;

@@ -221,55 +221,34 @@ impl<'a> World<'a> {
     fn step(&mut self, rng: &mut Rng) {
         let which = rng.below(2) as usize;
         match rng.below(100) {
-            0..=34 => self.post_send(which, rng),
-            35..=54 => self.post_recv(which, rng),
-            55..=89 => self.doorbell(which, rng),
-            90..=93 => self.poll(rng),
-            94..=96 => self.scribble(which, rng),
-            97 => {
-                // Out of whatever state it is in: to ERR, RESET, or all the way.
-                let state = rng.pick(&[6u8, 0]);
-                let qp = self.pairs[which].handle;
-                let mut modify = Bytes::default();
-                Modify {
-                    qp,
-                    state,
-                    mask: 1,
-                    peer: 0,
-                    gid: self.context.target.gids[0],
-                    mtu: 1,
-                    access: 0,
-                    timeout: 0,
-                    retries: 0,
-                    reads: 0,
-                }
-                .put(&mut modify);
-                let _ = self.make(number::MODIFY_QP, (0, 0), &move |to| to.0.clone_from(&modify.0), rng);
-            }
-            98 => {
-                for qp in [self.pairs[0].handle, self.pairs[1].handle] {
-                    let mut modify = Bytes::default();
-                    Modify {
-                        qp,
-                        state: 0,
-                        mask: 1,
-                        peer: 0,
-                        gid: self.context.target.gids[0],
-                        mtu: 1,
-                        access: 0,
-                        timeout: 0,
-                        retries: 0,
-                        reads: 0,
-                    }
-                    .put(&mut modify);
-                    let _ = self.make(number::MODIFY_QP, (0, 0), &move |to| to.0.clone_from(&modify.0), rng);
+            0..=29 => self.post_send(which, rng),
+            30..=49 => self.post_recv(which, rng),
+            50..=84 => self.doorbell(which, rng),
+            85..=89 => self.poll(rng),
+            90..=92 => {
+                // A new start, for most mistakes end in ERR.
+                for pair in 0..2 {
+                    self.move_to(self.pairs[pair].handle, 0, rng);
                 }
                 let _ = self.connect(rng);
             }
-            _ => {
+            93..=95 => self.scribble(which, rng),
+            97 => {
+                let state = rng.pick(&[6u8, 0]);
+                self.move_to(self.pairs[which].handle, state, rng);
+            }
+            98 => {
                 let _ = self.vectors.pop();
             }
+            _ => self.doorbell(which, rng),
         }
+    }
+
+    /// To ERR or RESET, if that is allowed.
+    fn move_to(&mut self, qp: u32, state: u8, rng: &mut Rng) {
+        let mut body = Bytes::default();
+        Modify::bare(qp, state, self.context.target.gids[0]).put(&mut body);
+        let _ = self.make(number::MODIFY_QP, (0, 0), &move |to| to.0.clone_from(&body.0), rng);
     }
 
     fn doorbell(&mut self, which: usize, rng: &mut Rng) {
@@ -312,13 +291,13 @@ impl<'a> World<'a> {
     /// An address and its key: of ours as a rule.
     fn place(&self, rng: &mut Rng) -> (u32, u64) {
         let (key, start, len) = rng.pick(&self.regions);
-        let va = match rng.below(12) {
+        let va = match rng.below(30) {
             0 => start + len,
             1 => start.wrapping_sub(1),
             2 => rng.border(),
             _ => start + rng.below(len),
         };
-        match rng.below(20) {
+        match rng.below(40) {
             0 => (rng.border() as u32, va),
             1 | 2 if !self.windows.is_empty() => (rng.pick(&self.windows), va),
             _ => (key, va),
@@ -426,8 +405,8 @@ fn size(rng: &mut Rng) -> u32 {
     match rng.below(10) {
         0 => 0,
         1 => rng.pick(&[255, 256, 257, 1023, 1024, 1025, 4096, 4097, 65_536]),
-        2 => rng.border() as u32,
-        3..=5 => rng.below(64) as u32,
+        2 if rng.chance(20) => rng.border() as u32,
+        2..=5 => rng.below(64) as u32,
         _ => rng.below(9000) as u32,
     }
 }
