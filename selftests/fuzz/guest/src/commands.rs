@@ -349,12 +349,16 @@ fn spoil(bytes: &mut Bytes, rng: &mut Rng) {
     }
 }
 
-/// A queue's depth: small as a rule, sometimes at a limit. Large ones take memory that the guest may not have.
+/// A queue's depth: small as a rule, seldom large. Large ones take memory that the guest may not have.
 fn depth(rng: &mut Rng) -> u32 {
-    match rng.below(40) {
-        0 => rng.border() as u32,
-        1 => rng.pick(&[16_384, 32_767, 32_768, 65_536]),
-        2 => 0,
+    match rng.below(400) {
+        0..=9 => match rng.border() as u32 {
+            // Either refused, or bearable.
+            most if most > 1 << 20 => most,
+            other => other & 0x7ff,
+        },
+        10 => rng.pick(&[16_384, 32_767]),
+        11..=20 => 0,
         _ => 1 + rng.below(64) as u32,
     }
 }

@@ -8,6 +8,9 @@ use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 /// `RDMA_VERBS_IOCTL`.
 const VERBS_IOCTL: libc::c_ulong = 0xc018_1b01;
 
+/// Bytes of nobody's behind memory of ours.
+const BEHIND: usize = 1 << 30;
+
 /// Writes a command.
 pub fn command(file: &File, bytes: &[u8]) -> io::Result<()> {
     // SAFETY: The kernel reads the bytes. Addresses in them are of `Arena`s, which live, or of nothing.
@@ -41,6 +44,7 @@ pub fn close(fd: RawFd) {
 pub struct Arena {
     base: *mut u8,
     len: usize,
+    mapped: usize,
 }
 
 // SAFETY: Plain memory; every access is volatile and a byte or word each.
@@ -49,9 +53,16 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// Memory of our own.
+    /// Memory of our own. What lies behind is nobody's: a region registered too long reaches nothing of this program.
     pub fn new(len: usize) -> io::Result<Self> {
-        Self::map(None, len, 0)
+        let mut this = Self::map(None, len + BEHIND, 0)?;
+        // SAFETY: The second part of the mapping just made, which nothing refers to.
+        let closed = unsafe { libc::mprotect(this.base.add(len).cast(), BEHIND, libc::PROT_NONE) };
+        if closed != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        this.len = len;
+        Ok(this)
     }
 
     /// What a device shares at `offset`.
@@ -112,6 +123,6 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: Mapped by `map`, unmapped once.
-        unsafe { libc::munmap(self.base.cast(), self.len) };
+        unsafe { libc::munmap(self.base.cast(), self.mapped) };
     }
 }
