@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 const VERBS_IOCTL: libc::c_ulong = 0xc018_1b01;
 
 /// Bytes of nobody's behind memory of ours.
-const BEHIND: usize = 1 << 30;
+const BEHIND: usize = 1 << 16;
 
 /// Writes a command.
 pub fn command(file: &File, bytes: &[u8]) -> io::Result<()> {
