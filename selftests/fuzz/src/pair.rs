@@ -186,6 +186,7 @@ fn frame(arg: u8, here: &mut Side, there: &mut Side, input: &mut Input<'_>, now:
         traffic_class: input.u8(),
         hop_limit: 64,
         flow_label: 0x12345,
+        tag: 0,
     };
     let packet = if here.inbox.is_empty() {
         let length = usize::from(input.u8());
