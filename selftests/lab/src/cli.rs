@@ -12,6 +12,7 @@ use crate::soak;
 use crate::spec::{Kernel, LabSpec, NetDriver, Profile, Tier, Topology};
 use crate::stat;
 use crate::suite;
+use crate::sweep::Sweep;
 use crate::verbs::Kind;
 use anyhow::{bail, Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -168,6 +169,23 @@ enum Command {
         write: bool,
         #[arg(long, value_enum, default_value_t = Kind::Usb4)]
         ours: Kind,
+    },
+    /// Bandwidth and latency at every size from 8 B to 1 MiB, ours and stock rxe in turns
+    Sweep {
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+        /// Only series whose names contain this
+        #[arg(long)]
+        only: Option<String>,
+        /// Only messages of so many bytes
+        #[arg(long)]
+        size: Option<u64>,
+        /// Write the rows to this file
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Put the table into this Markdown page
+        #[arg(long)]
+        page: Option<PathBuf>,
     },
     /// End a lab
     Down {
@@ -357,6 +375,20 @@ impl Cli {
                 write,
                 ours,
             } => matrix::run(ours, runs, &filter, write)?,
+            Command::Sweep {
+                runs,
+                only,
+                size,
+                json,
+                page,
+            } => Sweep {
+                runs,
+                only,
+                size,
+                json,
+                page,
+            }
+            .run()?,
             Command::Down { name } => {
                 if !Lab::down_named(&name.name)? {
                     println!("lab {} is not running", name.name);

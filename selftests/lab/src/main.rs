@@ -29,6 +29,7 @@ mod soak;
 mod spec;
 mod stat;
 mod suite;
+mod sweep;
 mod uml;
 mod verbs;
 
