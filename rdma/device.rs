@@ -69,6 +69,8 @@ pub(crate) struct Device {
     icrc_errors: Atomic<u64>,
     /// 1 once a paged region has been registered.
     pages: Atomic<u32>,
+    /// Frames of its QPs in the stack.
+    pub(crate) in_flight: Atomic<i32>,
     /// Counts of QPs that are no more.
     #[pin]
     retired: BhLock<[u64; counters::NAMES.len()]>,
@@ -98,6 +100,7 @@ impl Device {
                 leaving: Atomic::new(0),
                 icrc_errors: Atomic::new(0),
                 pages: Atomic::new(0),
+                in_flight: Atomic::new(0),
                 retired <- new_bh_lock!([0; counters::NAMES.len()], c"usb4_counters"),
             }),
             GFP_KERNEL,

@@ -32,7 +32,7 @@ use crate::{
 use kernel::{
     prelude::*,
     sync::{
-        atomic::{Atomic, Full},
+        atomic::{Atomic, Full, Relaxed},
         Arc, Mutex,
     },
 };
@@ -54,6 +54,10 @@ pub(crate) const QPN_FLAG: u32 = 0x80_0000;
 
 /// Frames of one QP in the stack at most. The queue below stays short, and the READ responder cannot fill it.
 const IN_FLIGHT: i32 = 96;
+/// The same while all QPs of the device together have [`DEVICE_IN_FLIGHT`] there: a netdev's queue has 1000 places.
+const LEAST_IN_FLIGHT: i32 = 4;
+/// See [`LEAST_IN_FLIGHT`].
+const DEVICE_IN_FLIGHT: i32 = 384;
 /// Frames sent without a break; then other softirqs have their turn.
 const ROUND: usize = 64;
 /// Completions written without a break. A user who keeps posting to a QP in ERR cannot keep us here.
@@ -102,7 +106,7 @@ pub(crate) struct Qp {
     after: Tasklet<Qp>,
     /// Frames in the stack.
     in_flight: Atomic<i32>,
-    /// Sending waits for frames to come back. 0 or 1.
+    /// Sending waits until fewer frames are in the stack; 0: it does not wait.
     stalled: Atomic<i32>,
     /// 1 while receives are flushed as they are posted.
     flushes: Atomic<i32>,
@@ -181,9 +185,10 @@ impl Qp {
 
     /// The stack has let go of a frame. Any context but hard interrupts.
     pub(crate) fn on_frame_done(&self) {
+        self.device.in_flight.fetch_sub(1, Relaxed);
         let left = self.in_flight.fetch_sub(1, Full) - 1;
-        if left <= IN_FLIGHT / 2 && self.stalled.xchg(0, Full) == 1 {
-            self.timer.kick();
+        if left < self.stalled.load(Relaxed) && self.stalled.xchg(0, Full) != 0 {
+            self.after.schedule();
         }
     }
 
@@ -233,8 +238,11 @@ impl Qp {
         let mut sent = 0;
         loop {
             sent += batch.len();
-            batch.send();
+            let unsent = batch.send();
             let mut state = this.state.lock();
+            if let Some(psn) = unsent {
+                state.engine.handle_unsent(Instant(now()), psn);
+            }
             if state.handle.is_some() && sent < ROUND {
                 this.fill(&mut state, netdev.as_ref(), &mut batch);
                 if batch.len() != 0 {
@@ -245,7 +253,7 @@ impl Qp {
             if sent < ROUND {
                 this.rearm(&mut state);
             } else {
-                this.timer.kick();
+                this.after.schedule();
             }
             return;
         }
@@ -328,9 +336,10 @@ impl Qp {
             match send::build(&transmit, &way, host.sq, self.memory(&needs), self) {
                 Ok(frame) => {
                     self.in_flight.fetch_add(1, Full);
+                    self.device.in_flight.fetch_add(1, Relaxed);
                     let [first, ..] = path.dst_mac;
                     let heard = first & 1 != 0 && self.device.groups.has(&path.addresses.dst_gid());
-                    batch.push(frame, To::of(&path, heard));
+                    batch.push(frame, To::of(&path, heard), transmit.request_psn());
                 }
                 Err(NotBuilt::Fault(fault)) => {
                     state.engine.handle_gather_fault(now, &transmit, fault, &mut host);
@@ -354,12 +363,16 @@ impl Qp {
 
     /// Whether the stack holds few enough of our frames. If not, their return will restart us.
     fn may_send(&self) -> bool {
-        if self.in_flight.load(kernel::sync::atomic::Relaxed) < IN_FLIGHT {
+        let most = match self.device.in_flight.load(Relaxed) {
+            ..DEVICE_IN_FLIGHT => IN_FLIGHT,
+            _ => LEAST_IN_FLIGHT,
+        };
+        if self.in_flight.load(Relaxed) < most {
             return true;
         }
-        self.stalled.xchg(1, Full);
-        // The last frame may have come back before it could see the flag.
-        self.in_flight.load(kernel::sync::atomic::Relaxed) <= IN_FLIGHT / 2 && self.stalled.xchg(0, Full) == 1
+        self.stalled.xchg(most / 2 + 1, Full);
+        // The last frame may have come back before it could see the mark.
+        self.in_flight.load(Relaxed) <= most / 2 && self.stalled.xchg(0, Full) != 0
     }
 
     /// Writes completions and raises events.
@@ -381,7 +394,7 @@ impl Qp {
                 break;
             };
             if left == 0 {
-                self.timer.kick();
+                self.after.schedule();
             }
             let extra = Extra {
                 sender: *host.sender,
@@ -520,7 +533,11 @@ impl Qp {
 impl Timed for Qp {
     fn on_timer(&self) {
         if let Some(this) = self.device.qps.find(self.number) {
+            let waiting = self.in_flight.load(Relaxed) > 0;
             Self::drive(&this, None, |engine, _, now, host| {
+                if waiting {
+                    engine.handle_backlog(now);
+                }
                 engine.handle_timeout(now, host);
                 // A kernel caller's sends are announced this way.
                 engine.handle_doorbell(now, host);

@@ -13,6 +13,7 @@ use crate::{
 use kernel::{prelude::*, sync::Arc};
 use roce::{
     keys::Access,
+    psn::Psn,
     wire::{
         icrc::Icrc,
         udp::{Path, PathHeaders, ETHERNET_LEN},
@@ -23,9 +24,17 @@ use roce::{
 /// Frames built under one taking of the QP's lock.
 pub(crate) const BATCH: usize = 16;
 
+/// A frame and what is said about it.
+struct Entry {
+    frame: ReadyFrame,
+    to: To,
+    /// See [`Transmit::request_psn`].
+    request: Option<Psn>,
+}
+
 /// Frames ready to go.
 pub(crate) struct Batch {
-    frames: [Option<(ReadyFrame, To)>; BATCH],
+    frames: [Option<Entry>; BATCH],
     len: usize,
 }
 
@@ -45,22 +54,32 @@ impl Batch {
         self.len
     }
 
-    /// Adds a frame.
-    pub(crate) fn push(&mut self, frame: ReadyFrame, to: To) {
+    /// Adds the frame of a transmit.
+    pub(crate) fn push(&mut self, frame: ReadyFrame, to: To, request: Option<Psn>) {
         if let Some(place) = self.frames.get_mut(self.len) {
-            *place = Some((frame, to));
+            *place = Some(Entry { frame, to, request });
             self.len += 1;
         }
     }
 
-    /// Sends everything. No lock held.
-    pub(crate) fn send(&mut self) {
+    /// Sends everything, up to the first request for which the netdev's queue has no room: that request's PSN. No lock
+    /// held.
+    pub(crate) fn send(&mut self) -> Option<Psn> {
+        let mut unsent = None;
         for place in &mut self.frames {
-            if let Some((frame, to)) = place.take() {
-                frame.send(to);
+            let Some(Entry { frame, to, request }) = place.take() else {
+                continue;
+            };
+            // What follows an unsent request is sent again with it.
+            if request.is_some() && unsent.is_some() {
+                continue;
+            }
+            if !frame.send(to) {
+                unsent = unsent.or(request);
             }
         }
         self.len = 0;
+        unsent
     }
 }
 

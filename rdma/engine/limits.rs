@@ -28,6 +28,14 @@ pub const MAX_PACKETS_PER_ACK: u32 = 64;
 /// after, so that a window of rxe's size stays open.
 pub const MAX_HELD_PACKETS: u32 = 32;
 
+/// How often in a row the local ACK timeout may start anew because packets have not left the host. Ours: enough for a
+/// queue of seconds, and an end for one that never moves.
+pub const MAX_POSTPONED: u8 = 16;
+
+/// How long a queue pair waits whose packet the host's own queue had no room for. Ours: the time in which a gigabit
+/// link sends 15 packets of 4096 bytes.
+pub const UNSENT_WAIT: Duration = Duration::from_micros(500);
+
 /// Largest 5-bit local ACK timeout exponent: IBTA 9.9.2.1.
 pub const MAX_TIMEOUT: u8 = 31;
 

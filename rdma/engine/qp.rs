@@ -16,6 +16,7 @@ use crate::completion::{Completion, Event, Events, Queue, WcOpcode, WcStatus};
 use crate::counters::Counters;
 use crate::limits;
 use crate::opcode::Class;
+use crate::psn::Psn;
 use crate::requester::Requester;
 use crate::responder::Responder;
 use crate::time::Instant;
@@ -204,6 +205,21 @@ impl<S: Storage> Qp<S> {
     /// Let time pass: call when [`Qp::poll_timeout`] is due. Calling early does no harm.
     pub fn handle_timeout(&mut self, now: Instant, _host: &mut impl Host) {
         self.check_timers(now);
+    }
+
+    /// Call before [`Qp::handle_timeout`] while packets of this queue pair wait in the host's own queue: an
+    /// acknowledgement of what has not left is not late.
+    pub fn handle_backlog(&mut self, now: Instant) {
+        self.postpone(now);
+    }
+
+    /// The host's own queue had no room for the request packet at `psn`, nor for what was polled after it. They are sent
+    /// again
+    /// later, which costs no retry.
+    pub fn handle_unsent(&mut self, now: Instant, psn: Psn) {
+        if self.config.kind == QpKind::Rc && matches!(self.attrs.state, State::Rts | State::Sqd) {
+            self.take_back(now, psn);
+        }
     }
 
     /// When [`Qp::handle_timeout`] is next due, which may be in the past. It changes with every call that

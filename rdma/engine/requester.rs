@@ -34,6 +34,8 @@ pub(crate) struct Requester {
     pub(crate) rnr_retries: u8,
     /// Local ACK timeouts without progress.
     pub(crate) timeouts: u8,
+    /// How often the timeout was put off without progress.
+    pub(crate) postponed: u8,
     /// A retry was started since the last progress.
     pub(crate) rewound: bool,
     /// The send queue may hold untaken WQEs.
@@ -101,6 +103,10 @@ impl<S: Storage> Qp<S> {
     /// The next request packet, if the windows allow one.
     pub(crate) fn poll_request(&mut self, now: Instant, host: &mut impl Host) -> Option<Transmit> {
         if !matches!(self.attrs.state, State::Rts | State::Sqd) || self.requester.wait_until.is_some() {
+            return None;
+        }
+        // After a timeout one request asks what the peer has; all else waits for the answer.
+        if self.requester.timeouts > 0 && self.requester.nxt != self.requester.una {
             return None;
         }
         // Each turn but the last passes a message that takes no packet; the window holds only so many.
@@ -455,6 +461,38 @@ impl<S: Storage> Qp<S> {
                 message.wqe.fault = Some(fault);
                 window.reopen(index);
                 return;
+            }
+        }
+    }
+
+    /// The request packet at `psn` has not left this host, and none of those after it: they are sent again a little
+    /// later. What was sent of an unreliable service is done.
+    pub(crate) fn take_back(&mut self, now: Instant, psn: Psn) {
+        let requester = &mut self.requester;
+        let from_una = psn.distance(requester.una);
+        if from_una >= requester.nxt.distance(requester.una) {
+            return;
+        }
+        let mut read_psns = 0u32;
+        for index in requester.window.done()..requester.window.started() {
+            let Some(message) = requester.window.at(self.storage.sends(), index) else {
+                return;
+            };
+            let end = message.end();
+            if message.packets > 0 && from_una < end.distance(requester.una) {
+                requester.nxt = psn;
+                requester.read_psns = read_psns;
+                requester.window.seek(index);
+                requester.wait_until = requester.wait_until.or(Some(now.after(limits::UNSENT_WAIT)));
+                return;
+            }
+            if message.is_answered() {
+                let from = if index == requester.window.done() {
+                    requester.una
+                } else {
+                    message.first
+                };
+                read_psns = read_psns.wrapping_add(end.distance(from));
             }
         }
     }

@@ -197,7 +197,7 @@ impl<S: Storage> Qp<S> {
     pub(crate) fn handle_request(&mut self, now: Instant, packet: &Packet, host: &mut impl Host) {
         match self.attrs.state {
             State::Rtr | State::Rts | State::Sqd | State::Sqe => {}
-            State::Err => return self.repeat_last_word(packet),
+            State::Err => return self.repeat_last_word(),
             State::Reset | State::Init => return Counters::bump(&mut self.counters.dropped),
         }
         if self.attrs.state == State::Rtr {
@@ -568,12 +568,12 @@ impl<S: Storage> Qp<S> {
 
     /// In ERR after refusing a request: the peer asks again because the NAK was lost. Saying it
     /// again gives the peer the true status instead of a timeout.
-    fn repeat_last_word(&mut self, packet: &Packet) {
+    /// It also answers what came before the refused request and was carried out: after a timeout the
+    /// peer asks with its oldest request alone, and a NAK acknowledges all before it.
+    fn repeat_last_word(&mut self) {
         match self.responder.last_word {
-            Some(answer) if !packet.bth.psn.before(answer.psn) => {
-                self.responder.answer = Some(answer);
-            }
-            _ => Counters::bump(&mut self.counters.dropped),
+            Some(answer) => self.responder.answer = Some(answer),
+            None => Counters::bump(&mut self.counters.dropped),
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! One deadline per queue pair: the RNR wait, or the local ACK timeout of the oldest unacknowledged
 //! PSN. Progress restarts the timeout and refills both retry budgets; without it the timeout grows from one
-//! retry to the next.
+//! retry to the next, and only one request is sent at a time: if the peer is slow, a window sent again makes it slower.
 
 use crate::completion::WcStatus;
 use crate::counters::Counters;
@@ -42,12 +42,24 @@ impl<S: Storage> Qp<S> {
         }
     }
 
+    /// Packets of ours still wait in this host: what they ask is not late yet.
+    pub(crate) fn postpone(&mut self, now: Instant) {
+        let requester = &mut self.requester;
+        let due = requester.ack_deadline.is_some_and(|at| at <= now);
+        if due && requester.postponed < limits::MAX_POSTPONED {
+            requester.postponed = requester.postponed.wrapping_add(1);
+            requester.ack_deadline =
+                limits::ack_timeout_again(self.attrs.timeout, requester.timeouts).map(|span| now.after(span));
+        }
+    }
+
     /// Something was acknowledged.
     pub(crate) fn on_progress(&mut self, now: Instant) {
         let requester = &mut self.requester;
         requester.retries = self.attrs.retry_cnt;
         requester.rnr_retries = self.attrs.rnr_retry;
         requester.timeouts = 0;
+        requester.postponed = 0;
         requester.rewound = false;
         requester.wait_until = None;
         requester.ack_deadline = if requester.una == requester.max {

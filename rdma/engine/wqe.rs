@@ -4,6 +4,7 @@
 
 use crate::completion::WcStatus;
 use crate::keys::{Access, Key};
+use crate::opcode::{Class, Opcode};
 use crate::psn::{Psn, Qpn};
 use crate::qp::QpKind;
 use crate::wire::HeaderBuf;
@@ -256,6 +257,13 @@ impl Transmit {
             .len()
             .wrapping_add(payload)
             .wrapping_add(usize::from(self.pad))
+    }
+
+    /// The PSN if it is a request of a reliable connection, which [`crate::qp::Qp::handle_unsent`] takes back.
+    #[must_use]
+    pub fn request_psn(&self) -> Option<Psn> {
+        let (class, opcode) = Opcode::decode(*self.header.as_bytes().first()?);
+        (class == Class::Rc && !opcode.is_response()).then_some(self.psn)
     }
 }
 

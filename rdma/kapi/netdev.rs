@@ -19,6 +19,9 @@ use kernel::{
 };
 use usb4_bindings as c;
 
+/// `NET_XMIT_DROP`: the queue of the netdev is full.
+const NET_XMIT_DROP: i32 = 1;
+
 /// Frames given to the stack and not yet freed by it. Each will call into this module once more.
 static OUTSTANDING: Atomic<i64> = Atomic::new(0);
 
@@ -353,19 +356,21 @@ impl Drop for TxFrame {
 pub(crate) struct ReadyFrame(TxFrame);
 
 impl ReadyFrame {
-    /// Gives the frame to the netdev, or back to ourselves, or both. No lock held.
-    pub(crate) fn send(self, to: To) {
+    /// Gives the frame to the netdev, or back to ourselves, or both. False if the netdev's queue had no room for it. No
+    /// lock held.
+    pub(crate) fn send(self, to: To) -> bool {
         let frame = core::mem::ManuallyDrop::new(self.0);
-        // SAFETY: The skb is complete. The first takes none of it away, the others take it over. The result says what
-        // became of it in the queue: loss is what retries are for.
+        // SAFETY: The skb is complete. The first takes none of it away, the others take it over. Other results tell of
+        // congestion ahead or of a netdev that is down: retries are for that.
         unsafe {
             if to == To::Both {
                 c::usb4_skb_loop_copy(frame.skb.as_ptr());
             }
             if to == To::Us {
                 c::usb4_skb_loop(frame.skb.as_ptr());
+                true
             } else {
-                let _ = c::usb4_skb_xmit(frame.skb.as_ptr());
+                c::usb4_skb_xmit(frame.skb.as_ptr()) != NET_XMIT_DROP
             }
         }
     }

@@ -608,10 +608,11 @@ fn punctuality(world: &World, finished: u64) -> Result<(), Failure> {
         .max()
         .unwrap_or(0);
     let mut granted = 5_000_000 + world.transmitted() * (slowest * 5 + 1_000) + disturbed * trip;
+    granted += world.unsent * (limits::UNSENT_WAIT.0 + trip);
     for (c, connection) in world.connections.iter().enumerate() {
         let timeout = limits::ack_timeout(connection.timeout).map_or(0, |span| span.0);
         // A loss costs a timeout at worst; what is lost again and again costs four times that.
-        granted += lost * (4 * timeout + 2 * trip);
+        granted += lost * (4 * timeout + 2 * trip) + world.postponed * 4 * timeout;
         if let Twist::Leave { .. } = connection.twist {
             // An answer that was never sent is as good as lost.
             granted += 4 * timeout;

@@ -69,6 +69,12 @@ pub struct World {
     transmitted: u64,
     /// How long hosts hold acknowledgements back.
     patience: Rng,
+    /// Probability that a host's own queue has no room for a packet.
+    full: f64,
+    /// How often it had none, and how often a timeout was put off for it.
+    pub unsent: u64,
+    /// See `unsent`.
+    pub postponed: u64,
     /// Which accesses find a page absent.
     paging: Rng,
     /// Print what happens (`SIM_TRACE` in the environment).
@@ -95,6 +101,9 @@ impl World {
             packets: 0,
             transmitted: 0,
             patience: Rng::new(scenario.seed ^ 0xacc),
+            full: if scenario.seed % 5 == 3 { 0.03 } else { 0.0 },
+            unsent: 0,
+            postponed: 0,
             paging: Rng::new(scenario.seed ^ 0x0dd),
             chatty: std::env::var_os("SIM_TRACE").is_some(),
         };
@@ -225,6 +234,10 @@ impl World {
                 self.pump(link)
             }
             Event::Timer(e) => {
+                if self.full > 0.0 && self.patience.chance(0.3) {
+                    self.postponed += 1;
+                    self.with_host(e, |engine, now, _| engine.handle_backlog(now));
+                }
                 if self.chatty {
                     println!("{:>10} {e} timer", self.now);
                 }
@@ -459,6 +472,11 @@ impl World {
     }
 
     fn transmit(&mut self, e: usize, transmit: &Transmit) {
+        if let (true, Some(psn)) = (self.patience.chance(self.full), transmit.request_psn()) {
+            self.unsent += 1;
+            self.with_host(e, |engine, now, _| engine.handle_unsent(now, psn));
+            return;
+        }
         oracle::before_transmit(&mut self.endpoints[e], self.now, transmit);
         let payload = match self.endpoints[e].user.gather(&transmit.payload) {
             Ok(payload) => payload.to_vec(),
