@@ -57,7 +57,7 @@ const IN_FLIGHT: i32 = 96;
 /// The same while all QPs of the device together have [`DEVICE_IN_FLIGHT`] there: a netdev's queue has 1000 places.
 const LEAST_IN_FLIGHT: i32 = 4;
 /// See [`LEAST_IN_FLIGHT`].
-const DEVICE_IN_FLIGHT: i32 = 384;
+const DEVICE_IN_FLIGHT: i32 = 192;
 /// Frames sent without a break; then other softirqs have their turn.
 const ROUND: usize = 64;
 /// Completions written without a break. A user who keeps posting to a QP in ERR cannot keep us here.
@@ -301,7 +301,7 @@ impl Qp {
         }
         let now = Instant(now());
         let needs = state.paging.needs();
-        while !batch.is_full() && self.may_send() {
+        while !batch.is_full() {
             let mut host = Lent {
                 sq: &mut state.sq,
                 rq: &mut state.rq,
@@ -309,7 +309,13 @@ impl Qp {
                 payload: None,
                 sender: &mut state.sender,
             };
-            let Some(transmit) = state.engine.poll_transmit(now, &mut host) else {
+            // Who waits for room keeps the peer from doing so.
+            let transmit = if self.may_send() {
+                state.engine.poll_transmit(now, &mut host)
+            } else {
+                state.engine.poll_acknowledgement()
+            };
+            let Some(transmit) = transmit else {
                 break;
             };
             let path = match transmit.route {

@@ -253,6 +253,11 @@ impl<S: Storage> Qp<S> {
         transmit
     }
 
+    /// As [`Qp::poll_transmit`], but only an ACK or NAK: for a caller that may not send more than that now.
+    pub fn poll_acknowledgement(&mut self) -> Option<Transmit> {
+        self.poll_answer()
+    }
+
     /// The payload of `transmit` could not be read, and the packet was not sent.
     ///
     /// A send completes in its turn with the fault's status and the queue pair goes to ERR, an

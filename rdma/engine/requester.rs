@@ -28,6 +28,8 @@ pub(crate) struct Requester {
     pub(crate) reads_out: u32,
     /// Request packets sent since one asked for an acknowledgement.
     pub(crate) unasked: u32,
+    /// The newest packet that asked for one.
+    asked: Option<Psn>,
     /// Retries left without progress.
     pub(crate) retries: u8,
     /// RNR retries left without progress.
@@ -85,6 +87,12 @@ impl Requester {
     /// Next PSN to be assigned.
     pub(crate) const fn next_psn(&self) -> Psn {
         self.max
+    }
+
+    /// Everything before `una` is acknowledged: whether an acknowledgement is still due.
+    pub(crate) fn settle_asked(&mut self) {
+        let outstanding = self.max.distance(self.una);
+        self.asked = self.asked.filter(|asked| asked.distance(self.una) < outstanding);
     }
 
     /// Whether nothing started is incomplete.
@@ -397,7 +405,12 @@ impl<S: Storage> Qp<S> {
         if ends {
             requester.window.step();
         }
-        if requester.ack_deadline.is_none() {
+        // As long as no answer is due, sending counts as progress: a message may take its time among many.
+        let due = requester.asked.is_some();
+        if asked {
+            requester.asked = Some(requester.nxt.prev());
+        }
+        if requester.ack_deadline.is_none() || !due {
             requester.ack_deadline =
                 limits::ack_timeout_again(self.attrs.timeout, requester.timeouts).map(|span| now.after(span));
         }

@@ -62,6 +62,7 @@ impl<S: Storage> Qp<S> {
         requester.postponed = 0;
         requester.rewound = false;
         requester.wait_until = None;
+        requester.settle_asked();
         requester.ack_deadline = if requester.una == requester.max {
             None
         } else {
