@@ -110,6 +110,7 @@ pub(crate) fn read_modify(is: State, kind: QpKind, attr: &QpAttr<'_>, mask: u32,
         retry_cnt: byte(c::ib_qp_attr_mask_IB_QP_RETRY_CNT, fields.retry_cnt),
         rnr_retry: byte(c::ib_qp_attr_mask_IB_QP_RNR_RETRY, fields.rnr_retry),
         access: has(c::ib_qp_attr_mask_IB_QP_ACCESS_FLAGS).then_some(Access(asked & rights)),
+        sqd_event: has(c::ib_qp_attr_mask_IB_QP_EN_SQD_ASYNC_NOTIFY) && fields.en_sqd_async_notify != 0,
     })
 }
 

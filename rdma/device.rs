@@ -26,11 +26,11 @@ use kernel::{
     },
 };
 
-/// QPs by QPN: 16 bits of slot, 7 random bits and the top bit, which keeps our numbers away from those of an rxe
+/// QPs by QPN: 17 bits of slot, 6 random bits and the top bit, which keeps our numbers away from those of an rxe
 /// device over the same netdev.
-pub(crate) type Qps = Table<Qp, 16>;
-/// Regions by the upper 24 bits of their keys: 20 bits of slot and 3 random bits.
-pub(crate) type Regions = Table<Region, 20>;
+pub(crate) type Qps = Table<Qp, 17>;
+/// Regions by the upper 24 bits of their keys: 21 bits of slot and 2 random bits.
+pub(crate) type Regions = Table<Region, 21>;
 /// Windows by the upper 24 bits of their keys: 16 bits of slot, 7 random bits and the top bit.
 pub(crate) type Windows = Table<Window, 16>;
 

@@ -39,6 +39,7 @@ use kernel::{
 use roce::{
     completion::{Event, Queue},
     counters::Counters,
+    limits,
     qp::{QpKind, ReadResource, SendMessage, Slots, State as QpState},
     time::Instant,
     wire::{
@@ -459,9 +460,18 @@ impl Qp {
             return Err(EOPNOTSUPP);
         }
         let netdev = this.device.netdev().ok_or(ENODEV)?;
+        // Memory for the peer's READs is as large as it was ever asked to be.
+        let mut reads = KVVec::new();
+        if has(c::ib_qp_attr_mask_IB_QP_MAX_DEST_RD_ATOMIC) {
+            let wanted = usize::from(wanted.fields().max_dest_rd_atomic).min(limits::MAX_RD_ATOMIC);
+            if wanted > this.state.lock().engine.read_capacity() {
+                reads.resize(wanted, ReadResource::EMPTY, GFP_KERNEL)?;
+            }
+        }
         {
             let mut guard = this.state.lock();
             let state = &mut *guard;
+            state.engine.swap_reads(&mut reads);
             let path = if has(c::ib_qp_attr_mask_IB_QP_AV) {
                 let dest = if has(c::ib_qp_attr_mask_IB_QP_DEST_QPN) {
                     wanted.fields().dest_qp_num
@@ -487,6 +497,7 @@ impl Qp {
                 state.sq.reset();
                 state.rq.reset();
                 state.path = None;
+                state.kept.forget();
             }
         }
         let _ = Self::doorbell(this);

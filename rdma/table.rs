@@ -3,12 +3,18 @@
 //!
 //! A number is a slot in its low bits and random bits above. The slot is random too, so a number says nothing about
 //! the others, and one just given back does not return soon: a late packet for a dead QP finds nobody.
+//!
+//! Slots are kept in chunks of a page, as many as are needed: growing moves no slot, finding one is two steps, and a
+//! free one is found by a few throws, as no more than three quarters are in use.
 
 use crate::kapi::sync::{new_bh_lock, BhLock};
 use kernel::{prelude::*, sync::Arc};
 
-/// Slots to begin with; doubled when three quarters are in use.
-const FIRST_SLOTS: usize = 64;
+/// Binary logarithm of the slots of a chunk.
+const CHUNK_BITS: u32 = 8;
+const CHUNK: usize = 1 << CHUNK_BITS;
+/// Throws for a free slot. At three quarters in use, one in 10^8 searches needs more, and then looks at every slot.
+const THROWS: u32 = 64;
 
 enum Slot<T> {
     Free,
@@ -16,9 +22,45 @@ enum Slot<T> {
     Used { number: u32, object: Arc<T> },
 }
 
+type Chunk<T> = KVec<Slot<T>>;
+
 struct Slots<T> {
-    slots: KVVec<Slot<T>>,
+    /// Each with [`CHUNK`] slots.
+    chunks: KVVec<Chunk<T>>,
     used: usize,
+}
+
+impl<T> Slots<T> {
+    fn len(&self) -> usize {
+        self.chunks.len() << CHUNK_BITS
+    }
+
+    fn get(&self, at: usize) -> Option<&Slot<T>> {
+        self.chunks.get(at >> CHUNK_BITS)?.get(at & (CHUNK - 1))
+    }
+
+    fn get_mut(&mut self, at: usize) -> Option<&mut Slot<T>> {
+        self.chunks.get_mut(at >> CHUNK_BITS)?.get_mut(at & (CHUNK - 1))
+    }
+
+    fn is_free(&self, at: usize) -> bool {
+        matches!(self.get(at), Some(Slot::Free))
+    }
+
+    /// A free slot, chosen by `random`. There is one.
+    fn find_free(&self, random: u32) -> Option<usize> {
+        let len = self.len();
+        let mut throw = random;
+        for _ in 0..THROWS {
+            // A full period over all words (Knuth, TAOCP 3.2.1), whose upper bits are the better ones.
+            throw = throw.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let at = ((u64::from(throw) * len as u64) >> 32) as usize;
+            if self.is_free(at) {
+                return Some(at);
+            }
+        }
+        (0..len).find(|at| self.is_free(*at))
+    }
 }
 
 /// A table whose numbers have `SLOT_BITS` bits of slot.
@@ -36,7 +78,7 @@ impl<T, const SLOT_BITS: u32> Table<T, SLOT_BITS> {
 
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            inner <- new_bh_lock!(Slots { slots: KVVec::new(), used: 0 }, c"usb4_table"),
+            inner <- new_bh_lock!(Slots { chunks: KVVec::new(), used: 0 }, c"usb4_table"),
         })
     }
 
@@ -44,45 +86,45 @@ impl<T, const SLOT_BITS: u32> Table<T, SLOT_BITS> {
     /// [`Self::release`]. Sleeps.
     pub(crate) fn reserve(&self, random: u32) -> Result<u32> {
         loop {
-            let wanted = {
-                let mut guard = self.inner.lock();
-                let table = &mut *guard;
+            let chunks = {
+                let mut table = self.inner.lock();
                 if table.used >= Self::CAPACITY {
                     return Err(ENOMEM);
                 }
-                let len = table.slots.len();
-                if table.used < len / 4 * 3 {
-                    let start = random as usize % len;
-                    let free = (0..len)
-                        .map(|step| (start + step) % len)
-                        .find(|at| matches!(table.slots.get(*at), Some(Slot::Free)));
-                    if let Some(at) = free {
-                        if let Some(slot) = table.slots.get_mut(at) {
-                            *slot = Slot::Reserved;
-                        }
-                        table.used += 1;
-                        return Ok(u32::try_from(at)?);
+                if table.used < table.len() / 4 * 3 {
+                    let at = table.find_free(random).ok_or(ENOMEM)?;
+                    if let Some(slot) = table.get_mut(at) {
+                        *slot = Slot::Reserved;
                     }
+                    table.used += 1;
+                    return Ok(u32::try_from(at)?);
                 }
-                (len * 2).max(FIRST_SLOTS)
+                table.chunks.len()
             };
-            self.grow(wanted)?;
+            self.grow(chunks)?;
         }
     }
 
-    fn grow(&self, wanted: usize) -> Result {
-        let mut slots = KVVec::with_capacity(wanted, GFP_KERNEL)?;
+    /// Doubles a table of `chunks` chunks, unless somebody else has.
+    fn grow(&self, chunks: usize) -> Result {
+        let more = chunks.max(1);
+        let mut list: KVVec<Chunk<T>> = KVVec::with_capacity(chunks + more, GFP_KERNEL)?;
+        let mut fresh: KVVec<Chunk<T>> = KVVec::with_capacity(more, GFP_KERNEL)?;
+        for _ in 0..more {
+            let mut chunk = KVec::with_capacity(CHUNK, GFP_KERNEL)?;
+            while chunk.len() < CHUNK && chunk.push_within_capacity(Slot::Free).is_ok() {}
+            let _ = fresh.push_within_capacity(chunk);
+        }
         let mut table = self.inner.lock();
-        if table.slots.len() < wanted {
-            for slot in table.slots.drain_all() {
-                let _ = slots.push_within_capacity(slot);
+        if table.chunks.len() == chunks {
+            for chunk in Iterator::chain(table.chunks.drain_all(), fresh.drain_all()) {
+                let _ = list.push_within_capacity(chunk);
             }
-            while slots.len() < wanted && slots.push_within_capacity(Slot::Free).is_ok() {}
-            core::mem::swap(&mut table.slots, &mut slots);
+            core::mem::swap(&mut table.chunks, &mut list);
         }
         drop(table);
-        // The old, empty vector goes here, without the lock.
-        drop(slots);
+        // What is left over goes here, without the lock.
+        drop((list, fresh));
         Ok(())
     }
 
@@ -94,7 +136,7 @@ impl<T, const SLOT_BITS: u32> Table<T, SLOT_BITS> {
     /// Makes an object findable under `number`, whose slot was reserved.
     pub(crate) fn fill(&self, number: u32, object: Arc<T>) {
         let mut table = self.inner.lock();
-        if let Some(slot) = table.slots.get_mut((number & Self::SLOT_MASK) as usize) {
+        if let Some(slot) = table.get_mut((number & Self::SLOT_MASK) as usize) {
             *slot = Slot::Used { number, object };
         }
     }
@@ -102,7 +144,7 @@ impl<T, const SLOT_BITS: u32> Table<T, SLOT_BITS> {
     /// Gives a slot back, and with it the table's share in its object.
     pub(crate) fn release(&self, number: u32) -> Option<Arc<T>> {
         let mut table = self.inner.lock();
-        let slot = table.slots.get_mut((number & Self::SLOT_MASK) as usize)?;
+        let slot = table.get_mut((number & Self::SLOT_MASK) as usize)?;
         let old = core::mem::replace(slot, Slot::Free);
         table.used -= 1;
         match old {
@@ -114,7 +156,7 @@ impl<T, const SLOT_BITS: u32> Table<T, SLOT_BITS> {
     /// Takes the object out of the table, but leaves its slot in use until [`Self::release`].
     pub(crate) fn withdraw(&self, number: u32) -> Option<Arc<T>> {
         let mut table = self.inner.lock();
-        let slot = table.slots.get_mut((number & Self::SLOT_MASK) as usize)?;
+        let slot = table.get_mut((number & Self::SLOT_MASK) as usize)?;
         match core::mem::replace(slot, Slot::Reserved) {
             Slot::Used { object, .. } => Some(object),
             Slot::Free | Slot::Reserved => None,
@@ -124,7 +166,7 @@ impl<T, const SLOT_BITS: u32> Table<T, SLOT_BITS> {
     /// A share in the object with this number.
     pub(crate) fn find(&self, wanted: u32) -> Option<Arc<T>> {
         let table = self.inner.lock();
-        match table.slots.get((wanted & Self::SLOT_MASK) as usize)? {
+        match table.get((wanted & Self::SLOT_MASK) as usize)? {
             Slot::Used { number, object } if *number == wanted => Some(object.clone()),
             _ => None,
         }
@@ -133,7 +175,7 @@ impl<T, const SLOT_BITS: u32> Table<T, SLOT_BITS> {
     /// The object at or after a slot, with the slot to go on from.
     pub(crate) fn next_from(&self, slot: usize) -> Option<(usize, Arc<T>)> {
         let table = self.inner.lock();
-        (slot..table.slots.len()).find_map(|at| match table.slots.get(at)? {
+        (slot..table.len()).find_map(|at| match table.get(at)? {
             Slot::Used { object, .. } => Some((at + 1, object.clone())),
             _ => None,
         })

@@ -53,6 +53,26 @@ pub struct Slots<A, B> {
     pub reads: B,
 }
 
+impl<A, B> Qp<Slots<A, B>>
+where
+    A: core::ops::DerefMut<Target = [SendMessage]> + Send,
+    B: core::ops::DerefMut<Target = [ReadResource]> + Send,
+{
+    /// How many responder resources there is memory for: the most that `max_dest_rd_atomic` may be.
+    pub fn read_capacity(&self) -> usize {
+        self.storage.reads.len()
+    }
+
+    /// Go on with `fresh` as the responder resources, which is filled with [`ReadResource::EMPTY`], and give the old
+    /// ones back in it. If `fresh` is not longer than they are nothing happens.
+    pub fn swap_reads(&mut self, fresh: &mut B) {
+        if fresh.len() > self.storage.reads.len() {
+            self.responder.move_reads(&self.storage.reads, fresh);
+            core::mem::swap(&mut self.storage.reads, fresh);
+        }
+    }
+}
+
 impl<A, B> Storage for Slots<A, B>
 where
     A: core::ops::DerefMut<Target = [SendMessage]> + Send,
@@ -151,7 +171,10 @@ impl<S: Storage> Qp<S> {
                 let psn = modify.sq_psn.ok_or(ModifyError::Missing)?;
                 self.requester.start(psn, &attrs);
             }
-            (State::Rts, State::Sqd) => attrs.sq_draining = true,
+            (State::Rts, State::Sqd) => {
+                attrs.sq_draining = true;
+                attrs.sqd_event = modify.sqd_event;
+            }
             (State::Sqd, State::Sqd) | (State::Sqe, State::Sqe) => {}
             _ => return Err(ModifyError::Transition),
         }
@@ -324,7 +347,9 @@ impl<S: Storage> Qp<S> {
     pub fn poll_event(&mut self) -> Option<Event> {
         if self.attrs.sq_draining && self.requester.is_drained() {
             self.attrs.sq_draining = false;
-            self.events.raise(Event::SqDrained);
+            if self.attrs.sqd_event {
+                self.events.raise(Event::SqDrained);
+            }
         }
         self.events.take()
     }

@@ -12,6 +12,7 @@ use crate::wire::{Aeth, AtomicEth, Bth, HeaderBuf, NakCode, Packet, Reth, Syndro
 use crate::wqe::{AtomicOp, Fault, Host, RecvWqe, SendOp, SendWqe, Source, Span, Target, Transmit};
 use std::collections::VecDeque;
 
+mod caps;
 mod requester;
 mod responder;
 mod services;

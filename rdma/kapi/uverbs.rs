@@ -181,6 +181,15 @@ impl KeptAttr {
         &mut self.0
     }
 
+    /// Keeps only what was fixed at creation.
+    pub(crate) fn forget(&mut self) {
+        let cap = self.0.cap;
+        self.0 = c::ib_qp_attr {
+            cap,
+            ..Default::default()
+        };
+    }
+
     /// Fills in an answer.
     pub(crate) fn answer(&self, attr: &mut c::ib_qp_attr) {
         *attr = self.0;

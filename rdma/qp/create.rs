@@ -29,9 +29,8 @@ use kernel::{
     },
 };
 use roce::{
-    limits,
     psn::Qpn,
-    qp::{QpConfig, QpKind, ReadResource, SendMessage, Slots},
+    qp::{QpConfig, QpKind, SendMessage, Slots},
 };
 use usb4_bindings as c;
 
@@ -63,7 +62,7 @@ impl Qp {
         let mut number = Qps::number(slot, kapi::pure::random()) & 0x00ff_ffff | QPN_FLAG;
         if number == MULTICAST.value() {
             // One of the random bits.
-            number ^= 1 << 16;
+            number ^= 1 << 17;
         }
         let device = new.device.clone();
         let made = Self::build(new, number, cap, udata);
@@ -106,8 +105,8 @@ impl Qp {
         }
         let mut sends = KVVec::new();
         sends.resize(usize::try_from(sq.places())?, SendMessage::EMPTY, GFP_KERNEL)?;
-        let mut reads = KVVec::new();
-        reads.resize(limits::MAX_RD_ATOMIC, ReadResource::EMPTY, GFP_KERNEL)?;
+        // Grows when it is known how many the peer may have.
+        let reads = KVVec::new();
         let mut kept = KeptAttr::default();
         kept.fields().cap = *cap;
         let NewQp {

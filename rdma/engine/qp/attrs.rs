@@ -169,6 +169,8 @@ pub struct Modify {
     pub rnr_retry: Option<u8>,
     /// Remote rights the peer has on this queue pair.
     pub access: Option<Access>,
+    /// Entering SQD: an event is wanted once the send queue is drained (IBTA 10.3.1.5).
+    pub sqd_event: bool,
 }
 
 /// Why a modify was refused. Nothing has changed.
@@ -213,6 +215,8 @@ pub struct QpAttrs {
     pub access: Access,
     /// In SQD and not yet drained.
     pub sq_draining: bool,
+    /// An event is wanted once it is.
+    pub sqd_event: bool,
 }
 
 impl QpAttrs {
@@ -231,6 +235,7 @@ impl QpAttrs {
         qkey: 0,
         access: Access::NONE,
         sq_draining: false,
+        sqd_event: false,
     };
 
     /// The attributes of a queue pair in RESET.

@@ -305,6 +305,19 @@ const fn is_aligned(va: u64) -> bool {
     va & 7 == 0
 }
 
+impl super::Responder {
+    /// Copy what is remembered from one ring to a longer one.
+    pub(crate) fn move_reads(&mut self, from: &[ReadSlot], to: &mut [ReadSlot]) {
+        let reads = &mut self.reads;
+        for (index, place) in (0..reads.len).zip(to) {
+            if let Some(slot) = reads.at(from, index) {
+                *place = *slot;
+            }
+        }
+        reads.head = 0;
+    }
+}
+
 impl Reads {
     fn at<'a>(&self, slots: &'a [ReadSlot], index: usize) -> Option<&'a ReadSlot> {
         slots.get(self.position(slots.len(), index))

@@ -320,7 +320,11 @@ fn draining_finishes_what_has_started_and_says_so_once() {
         state: Some(state),
         ..Modify::default()
     };
-    rig.qp.modify(rig.now, &to(State::Sqd)).unwrap();
+    let notify = Modify {
+        sqd_event: true,
+        ..to(State::Sqd)
+    };
+    rig.qp.modify(rig.now, &notify).unwrap();
     rig.post(SendOp::Send, 1);
     assert_eq!(rig.sent().len(), 2);
     assert_eq!(rig.qp.poll_event(), None);
@@ -331,6 +335,10 @@ fn draining_finishes_what_has_started_and_says_so_once() {
     assert!(rig.sent().is_empty());
     rig.qp.modify(rig.now, &to(State::Rts)).unwrap();
     assert_eq!(rig.sent(), [(send(Place::Only), SQ_PSN + 3, true)]);
+    rig.ack(SQ_PSN + 3, ACK);
+    rig.qp.modify(rig.now, &to(State::Sqd)).unwrap();
+    assert_eq!(rig.qp.poll_event(), None, "nobody asked");
+    assert!(!rig.qp.query().sq_draining);
 }
 
 #[test]

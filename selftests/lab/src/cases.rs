@@ -4,6 +4,7 @@
 //! A case is a function over a running lab. Cases of the same [`Bench`] share one lab; between cases the runner
 //! clears faults and removes links, and a case that fails costs its successors a fresh lab.
 
+mod caps;
 mod data;
 mod errors;
 mod faults;
@@ -147,6 +148,7 @@ pub fn all() -> Vec<Case> {
         reach::CASES,
         kernel::CASES,
         tools::CASES,
+        caps::CASES,
         errors::CASES,
         paging::CASES,
         faults::CASES,

@@ -29,6 +29,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("wait-listen", include_str!("../guest/wait-listen")),
     ("mkinitramfs", include_str!("../guest/mkinitramfs")),
     ("one.py", include_str!("../guest/one.py")),
+    ("caps.py", include_str!("../guest/caps.py")),
     ("nvme", include_str!("../guest/nvme")),
     ("soak.py", include_str!("../guest/soak.py")),
     ("stream.py", include_str!("../guest/stream.py")),

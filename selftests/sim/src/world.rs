@@ -278,6 +278,7 @@ impl World {
     fn change(&mut self, e: usize, state: State) {
         let modify = Modify {
             state: Some(state),
+            sqd_event: state == State::Sqd,
             ..Modify::default()
         };
         // A queue pair in ERR refuses to drain or resume, and rightly so.
