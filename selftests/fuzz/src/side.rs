@@ -101,6 +101,7 @@ impl Side {
             } else {
                 Access(u32::from(mtu >> 3))
             }),
+            sqd_event: mtu & 0x40 != 0,
         }
     }
 

@@ -204,6 +204,7 @@ fn attributes(rng: &mut Rng, state: Option<State>) -> Modify {
         rnr_retry: Some(rng.below(8) as u8),
         access: Some(Access(rng.below(16) as u32 | 0x300)),
         qkey: Some(0x11),
+        sqd_event: rng.chance(0.5),
     }
 }
 
