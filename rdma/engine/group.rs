@@ -27,7 +27,8 @@ pub fn admit(list: &mut [Member]) {
         return;
     };
     let at = sorted.partition_point(|member| member < new);
-    if let Some(tail) = list.get_mut(at..) {
+    // Never empty; said so that the compiler need not check.
+    if let Some(tail) = list.get_mut(at..).filter(|tail| !tail.is_empty()) {
         tail.rotate_right(1);
     }
 }
@@ -38,7 +39,8 @@ pub fn dismiss(list: &mut [Member], member: &Member) -> bool {
     let Ok(at) = list.binary_search(member) else {
         return false;
     };
-    if let Some(tail) = list.get_mut(at..) {
+    // Never empty; said so that the compiler need not check.
+    if let Some(tail) = list.get_mut(at..).filter(|tail| !tail.is_empty()) {
         tail.rotate_left(1);
     }
     true
