@@ -18,7 +18,8 @@ import subprocess
 import sys
 import time
 
-KEEP = 20000
+# Bytes of a program's output that are kept: perftest lists each of its queue pairs before its table.
+KEEP = 200000
 
 
 def listening(kind, port):

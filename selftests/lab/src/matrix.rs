@@ -201,7 +201,7 @@ fn outcome(cell: &Cell, played: &Played) -> Result<f64, String> {
     match value {
         Ok(value) if value > 0.0 && value.is_finite() => Ok(value),
         Ok(_) => Err(NONSENSE.into()),
-        Err(error) => Err(format!("{error:#}")),
+        Err(_) => Err("perftest printed no table".into()),
     }
 }
 

@@ -21,7 +21,7 @@ const SUITE_LIMIT: Duration = Duration::from_secs(1800);
 const FOREIGN: [&str; 2] = ["test_mlx5", "test_efa"];
 
 /// Why a test of the suite is skipped: what its reason contains, and what is behind it.
-const REASONS: [(&str, &str); 14] = [
+const REASONS: [(&str, &str); 16] = [
     ("XRCD", "XRC: no librxe offers it"),
     ("Device memory", "no librxe offers device memory"),
     (
@@ -33,6 +33,11 @@ const REASONS: [(&str, &str); 14] = [
     (
         "QP type 8",
         "raw packet queue pairs, for flow steering and RSS: not RoCE, no librxe offers them",
+    ),
+    ("Advise MR", "no librxe of this version offers advise_mr"),
+    (
+        "ODP implicit",
+        "on-demand paging of all memory at once: not implemented",
     ),
     ("ODP is not supported", "on-demand paging: not implemented"),
     ("Huge pages", "User-mode Linux has no huge pages"),
