@@ -98,6 +98,16 @@ pyverbs: ## rdma-core's own test suite over ours and over rxe, into docs/verbs.m
 	@$(MAKE) --no-print-directory programs module
 	target/release/usb4lab pyverbs --write
 
+bench-net: ## the network driver side by side with thunderbolt_net, into build/bench-net.json and docs/benchmarks-net.md
+	@$(MAKE) --no-print-directory programs module
+	target/release/usb4lab bench --suite net --json build/bench-net.json --doc docs/benchmarks-net.md
+
+check-long: ## the lab cases that take minutes, and 15 minutes of soak in real time and an hour of it in virtual time
+	@$(MAKE) --no-print-directory programs module
+	target/release/usb4lab test --long
+	target/release/usb4lab soak --minutes 15
+	target/release/usb4lab soak --minutes 60 --virtual
+
 fmt: ## format all Rust
 	$(CARGO) fmt --all
 	$(in-root) rustfmt --edition 2021 --config-path .rustfmt.toml $$(git ls-files 'rdma/*.rs' 'net/*.rs')
@@ -111,4 +121,4 @@ clean: ## remove build/ and target/ (the cache stays)
 clean-cache: ## empty the cache of lab roots and kernels that all checkouts share
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/usb4-rdma"
 
-.PHONY: help print-cargo module-lint setup setup-debug setup-stock programs module module-debug module-stock demo check check-stock bench benchmarks pyverbs fuzz fmt clean clean-cache
+.PHONY: help print-cargo module-lint setup setup-debug setup-stock programs module module-debug module-stock demo check check-long check-stock bench bench-net benchmarks pyverbs fuzz fmt clean clean-cache

@@ -84,8 +84,8 @@ class Watch(threading.Thread):
                     index = int(file.read())
         if index is not None and index != self.index:
             commands = (
-                f"link set {name} mtu {self.mtu}\n-4 addr replace {self.ipv4} dev {name}\n"
-                f"-6 addr replace {self.ipv6} dev {name} nodad\nlink set {name} up\n"
+                f"link set {name} mtu {self.mtu}\naddr replace {self.ipv4} dev {name}\n"
+                f"addr replace {self.ipv6} dev {name} nodad\nlink set {name} up\n"
             )
             subprocess.run(["ip", "-batch", "-"], input=commands.encode(), check=False)
         self.index = index
@@ -98,6 +98,23 @@ class Watch(threading.Thread):
         if up != self.up:
             self.up = up
             self.events.append((time.time(), up))
+
+
+class Pulse(threading.Thread):
+    """Notices when this guest's programs, or the guest as a whole, do not get the processor."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.starved = []
+
+    def run(self):
+        last = time.time()
+        while True:
+            time.sleep(0.05)
+            now = time.time()
+            if now - last > GAP:
+                self.starved.append((last, now))
+            last = now
 
 
 def echo():
@@ -228,7 +245,7 @@ def main():
     for setting, value in (
         # TCP doubles its patience while the cable is away. What is measured here is the driver, so the limit is low.
         ("tcp_rto_max_ms", "1000"),
-        ("tcp_retries2", "1000"),
+        ("tcp_retries2", "255"),
         ("tcp_max_tw_buckets", "0"),
     ):
         try:
@@ -238,8 +255,13 @@ def main():
             print(setting, error, file=sys.stderr)
     watch = Watch(mtu, cable)
     watch.start()
+    pulse = Pulse()
+    pulse.start()
     report = {"host": int(host)}
+    deadline = time.monotonic() + 60
     while not watch.up:
+        if time.monotonic() > deadline:
+            sys.exit("no carrier within a minute")
         time.sleep(0.1)
     if host == 1:
         threading.Thread(target=echo, daemon=True).start()
@@ -268,7 +290,7 @@ def main():
     time.sleep(max(0.0, start + warm + seconds - time.monotonic()))
     report["end"] = time.time()
     report["after"] = quiet()
-    report["events"] = watch.events
+    report.update(events=watch.events, starved=pulse.starved)
     if host == 1:
         report.update(wrong=check.wrong, records=check.got, bytes=check.bytes, gaps=check.gaps)
     else:

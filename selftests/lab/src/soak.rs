@@ -30,6 +30,10 @@ const LOSS: f64 = 1e-4;
 const STRAND: f64 = 1e-4;
 /// Rate of the cable in virtual time, where programs cost nothing and would fill any.
 const VIRTUAL_RATE: f64 = 1e9;
+/// Rate of the cable in real time: little enough that the machine is not what is measured.
+const REAL_RATE: f64 = 300e6;
+/// Part of the time for which programs may have waited for the processor. Beyond, the machine is too busy to judge.
+const STARVED: f64 = 0.25;
 
 /// How to soak.
 pub struct Plan {
@@ -54,7 +58,9 @@ pub struct Outcome {
     pub echoes: u64,
     /// Longest time that echoes or records stayed away with the cable there, seconds.
     pub longest_stall: f64,
-    /// Longest time from the plug to carrier on both hosts: what the connection manager and the handshake take.
+    /// Time that programs of a guest waited for the processor, in pieces of a quarter of a second at least, seconds.
+    pub starved: f64,
+    /// Longest time without carrier: the cut, the connection manager's work and the handshake, seconds.
     pub longest_return: f64,
     /// All that was wrong, in words.
     pub wrong: Vec<String>,
@@ -83,8 +89,8 @@ impl Plan {
 
     fn command(&self, host: usize) -> Vec<String> {
         let spec = LabSpec::default();
-        // In real time iperf3 is the load, and the records only prove; in virtual time bursts of 128 KiB are the load.
-        let (every_ms, kib, rate) = if self.virtual_time { (100, 128, 4) } else { (10, 64, 40) };
+        // In real time iperf3 is the load, and the records only prove; in virtual time bursts of 256 KiB are the load.
+        let (every_ms, kib, rate) = if self.virtual_time { (50, 256, 4) } else { (10, 64, 40) };
         let mut argv = vec!["/usb4lab/soak.py".to_string(), host.to_string()];
         argv.extend([self.warm(), self.seconds].map(|s| s.to_string()));
         argv.extend([every_ms, kib, rate].map(|n: u32| n.to_string()));
@@ -168,6 +174,7 @@ impl Plan {
             seed: self.seed,
             net: vec![self.net; 2],
             mtu: NetDriver::MTU,
+            rate_bps: Some(REAL_RATE),
             ..LabSpec::default()
         };
         let lab = Lab::up(&self.name(), spec)?;
@@ -219,13 +226,15 @@ impl Outcome {
     /// One line for a person.
     pub fn shown(&self) -> String {
         format!(
-            "{} cuts, {} echoes, {} records ({} MiB) compared; longest stall with the cable there {:.2} s; from plug to carrier at most {:.1} s",
+            "{} cuts, {} echoes, {} records ({} MiB) compared; longest stall with the cable there {:.2} s; without carrier at most {:.1} s, \
+             the cut included; guests starved of the processor for {:.1} s",
             self.cuts,
             self.echoes,
             self.records,
             self.bytes >> 20,
             self.longest_stall,
-            self.longest_return
+            self.longest_return,
+            self.starved
         )
     }
 }
@@ -249,6 +258,13 @@ fn outages(report: &Value) -> Vec<(f64, f64)> {
     down
 }
 
+/// Intervals of a report.
+fn intervals(report: &Value, key: &str) -> Vec<(f64, f64)> {
+    let number = |value: &Value| value.as_f64().unwrap_or(0.0);
+    let list = report[key].as_array().into_iter().flatten();
+    list.map(|pair| (number(&pair[0]), number(&pair[1]))).collect()
+}
+
 /// The part of a gap that no outage explains: what follows the last outage in it.
 fn stall(gap: (f64, f64), outages: &[(f64, f64)]) -> f64 {
     let ended = outages
@@ -268,12 +284,13 @@ fn judge(reports: &[Value; 2], cuts: usize) -> Result<Outcome> {
         echoes: count(&reports[0], "echoes"),
         ..Outcome::default()
     };
-    let down: Vec<(f64, f64)> = reports.iter().flat_map(outages).collect();
+    // A gap in which a guest did not get to run says nothing about the driver before the guest runs again.
+    let starved: Vec<(f64, f64)> = reports.iter().flat_map(|r| intervals(r, "starved")).collect();
+    let down: Vec<(f64, f64)> = reports.iter().flat_map(outages).chain(starved.clone()).collect();
     for (report, what) in reports.iter().zip(["echo", "record"]) {
         let at = |key: &str| report[key].as_f64().with_context(|| format!("report without {key}"));
         let (begin, end) = (at("begin")?, at("end")?);
-        for gap in report["gaps"].as_array().context("report without gaps")? {
-            let gap = (gap[0].as_f64().unwrap_or(0.0), gap[1].as_f64().unwrap_or(0.0));
+        for gap in intervals(report, "gaps") {
             if gap.0 < begin || gap.1 > end {
                 continue;
             }
@@ -286,6 +303,14 @@ fn judge(reports: &[Value; 2], cuts: usize) -> Result<Outcome> {
                 ));
             }
         }
+    }
+    let judged = reports[0]["end"].as_f64().unwrap_or(0.0) - reports[0]["begin"].as_f64().unwrap_or(0.0);
+    outcome.starved = starved.iter().map(|(from, to)| to - from).sum();
+    if outcome.starved > 2.0 * STARVED * judged {
+        outcome.wrong.push(format!(
+            "the guests were starved of the processor for {:.0} s: the machine is too busy to judge",
+            outcome.starved
+        ));
     }
     for report in reports {
         let seen = outages(report);
@@ -339,6 +364,8 @@ mod tests {
         assert!((stall((20.0, 21.5), &down) - 1.5).abs() < 1e-9);
         // Carrier that never went does not excuse a gap.
         assert!((stall((9.0, 12.0), &[]) - 3.0).abs() < 1e-9);
+        // Nor does time without the processor that was over long before.
+        assert!((stall((20.0, 22.0), &[(18.0, 19.0)]) - 2.0).abs() < 1e-9);
         // An outage that goes on does.
         assert_eq!(stall((10.0, 12.0), &[(10.1, f64::INFINITY)]), 0.0);
     }

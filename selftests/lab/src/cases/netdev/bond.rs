@@ -3,17 +3,17 @@
 
 use super::{xdomain, BOTH};
 use crate::cases::life::both_up;
-use crate::cases::{about_net, Case, Context, NetLab};
+use crate::cases::{about_net, long, Case, Context, NetLab};
 use crate::lab::Lab;
 use anyhow::{ensure, Context as _, Result};
 use std::time::Duration;
 
-pub const CASES: &[Case] = &[about_net(
+pub const CASES: &[Case] = &[long(about_net(
     "net_bond",
     "active-backup, balance-xor and 802.3ad of two cables; a cable cut costs IP less than a second",
     NetLab { cables: 2, ..BOTH },
     bond,
-)];
+))];
 
 const MODES: [&str; 3] = ["active-backup", "balance-xor", "802.3ad"];
 /// Echo requests during a cut, every 10 ms.

@@ -2,7 +2,7 @@
 //! Both ends run the driver under test: data arrives, whole, and without copies.
 
 use super::{both_ways, counters, grown, only_ours, ping, set_mtu, transfer, BOTH};
-use crate::cases::{about_net, Case, Context, NetLab};
+use crate::cases::{about_net, long, Case, Context, NetLab};
 use crate::netbench;
 use crate::spec::{ipv4, ipv6, NetDriver, Profile};
 use crate::verbs::Pair;
@@ -40,7 +40,7 @@ pub const CASES: &[Case] = &[
         NetLab { hops: Some(2), ..BOTH },
         rings,
     ),
-    about_net(
+    long(about_net(
         "net_many_rings",
         "hop_count 12, two ports a router (profile intel)",
         NetLab {
@@ -48,7 +48,7 @@ pub const CASES: &[Case] = &[
             ..BOTH
         },
         rings,
-    ),
+    )),
 ];
 
 /// Payloads of echo requests around everything that changes the way a packet goes: header inline or not, one frame or

@@ -3,7 +3,7 @@
 
 use super::{both_ways, load, load_traffic, only_ours, ping, set_mtu, stop_traffic, unload, wait_ping, BOTH};
 use crate::cases::life::both_up;
-use crate::cases::{about_net, Case, Context, NetLab, Role};
+use crate::cases::{about_net, long, Case, Context, NetLab, Role};
 use crate::lab::Lab;
 use crate::spec::{ipv4, ipv6, NetDriver};
 use anyhow::{ensure, Context as _, Result};
@@ -21,12 +21,12 @@ pub const CASES: &[Case] = &[
         BARE,
         stock_peer,
     ),
-    about_net(
+    long(about_net(
         "net_coexist",
         "thunderbolt_net holds the cable: ours says so and leaves it alone, and the other way round",
         BARE,
         coexist,
-    ),
+    )),
 ];
 
 fn stock_peer(context: &Context) -> Result<()> {
