@@ -24,8 +24,12 @@ const TRY_S: u32 = 2;
 /// Echo requests of a ping run and their distance, which leaves the guests time to fall asleep in between.
 const PINGS: u32 = 100;
 const PING_EVERY_S: &str = "0.02";
-/// Rate of the limited cable, bit/s: a fraction of what either driver can do here.
-const RATE: f64 = 400e6;
+/// Rate of the limited cable, bit/s, and what is carried over it. Virtual time: there it is exact, and the processor is
+/// never what limits.
+const RATE: f64 = 1e9;
+const LIMITED_MIB: u32 = 256;
+/// Rounds of looking for the best MTU.
+const TRIES: usize = 2;
 const GIB: f64 = (1u64 << 30) as f64;
 
 /// A pairing of drivers: host 0 sends, host 1 receives.
@@ -33,7 +37,7 @@ const GIB: f64 = (1u64 << 30) as f64;
 struct Pairing {
     name: &'static str,
     drivers: [NetDriver; 2],
-    /// What is measured over a limited cable and by ping as well.
+    /// Both ends alike: measured over a limited cable and by ping as well.
     whole: bool,
 }
 
@@ -107,8 +111,11 @@ pub fn run(runs: usize, only_stock: bool, file: Option<&Path>, doc: Option<&Path
     for pairing in pairings {
         subjects.push(Subject::up(*pairing).with_context(|| pairing.name)?);
     }
-    for subject in &mut subjects {
-        subject.find_mtu().with_context(|| subject.pairing.name)?;
+    let mut best = vec![0.0; subjects.len()];
+    for _ in 0..TRIES {
+        for (subject, best) in subjects.iter_mut().zip(&mut best) {
+            subject.find_mtu(best).with_context(|| subject.pairing.name)?;
+        }
     }
     for n in 0..runs {
         for subject in &mut subjects {
@@ -167,9 +174,8 @@ impl Subject {
         Ok(())
     }
 
-    /// Leaves the MTU set that carried most.
-    fn find_mtu(&mut self) -> Result<()> {
-        let mut best = 0.0;
+    /// Leaves the MTU set that carried most in this round or one before.
+    fn find_mtu(&mut self, best: &mut f64) -> Result<()> {
         for mtu in MTUS {
             self.set_mtu(mtu)?;
             let (gbps, cpu) = tcp(&self.lab, TRY_S)?;
@@ -179,8 +185,8 @@ impl Subject {
                 figure(gbps),
                 figure(cpu)
             );
-            if gbps > best {
-                (best, self.mtu) = (gbps, mtu);
+            if gbps > *best {
+                (*best, self.mtu) = (gbps, mtu);
             }
         }
         self.set_mtu(self.mtu)
@@ -194,12 +200,52 @@ impl Subject {
             return Ok(());
         }
         self.rtt_us.push(ping(&self.lab)?);
-        self.lab.cable(0, "rate", Some(RATE))?;
-        let limited = tcp(&self.lab, TCP_S);
-        self.lab.cable(0, "rate", Some(0.0))?;
-        self.goodput.push(limited?.0 * 1e9 / RATE);
+        if self.goodput.is_empty() {
+            // The same every time.
+            self.goodput.push(goodput(self.pairing.drivers[0])?);
+        }
         Ok(())
     }
+}
+
+/// TCP goodput over a cable of `RATE`, as a part of it, with the driver on both ends. In virtual time.
+fn goodput(driver: NetDriver) -> Result<f64> {
+    let spec = LabSpec::default();
+    let up = |host: usize| {
+        format!(
+            "/usb4lab/net-up 60 {} {}",
+            NetDriver::MTU,
+            spec.net_args(host).join(" ")
+        )
+    };
+    let script = format!(
+        "set -e\nif [ $USB4LAB_HOST = 1 ]; then\n{} >&2\nexec /usb4lab/stream.py serve 7001\nfi\n{} >&2\nsleep 3\n\
+         exec /usb4lab/stream.py send {} 7001 {LIMITED_MIB} send\n",
+        up(1),
+        up(0),
+        ipv4(0, 1)
+    );
+    let path = std::env::temp_dir().join(format!("usb4lab-goodput-{}", std::process::id()));
+    fs::write(&path, script).with_context(|| format!("{}", path.display()))?;
+    let lab = Lab::up(
+        &format!("bench-{}-limited", std::process::id()),
+        LabSpec {
+            virtual_time: true,
+            script: Some(path.clone()),
+            net: vec![driver; 2],
+            rate_bps: Some(RATE),
+            latency_ns: Some(500),
+            ..spec.clone()
+        },
+    );
+    let _ = fs::remove_file(&path);
+    let lab = lab?;
+    let text = fs::read_to_string(lab.state.join("h1.out/out"))?;
+    let report: Value = serde_json::from_str(text.trim())?;
+    let number = |key: &str| report[key].as_f64().with_context(|| format!("{report}"));
+    let bps = number("bytes")? * 8.0 / number("seconds")?;
+    lab.discard();
+    Ok(bps / RATE)
 }
 
 /// One TCP stream from host 0 to host 1: Gbit/s, and CPU seconds of both hosts for each GiB.
@@ -314,7 +360,7 @@ fn page(report: &Value) -> String {
         "\n- `tcp_stream_gbps`, `cpu_s_per_gib`: one iperf3 stream of {TCP_S} s; CPU time of both guests, all included, for each GiB. Each pairing has its \
          best MTU of {MTUS:?}: {}.\n\
          - `ping_rtt`: median of {PINGS} echoes {PING_EVERY_S} s apart, default settings.\n\
-         - `goodput_of_rate`: TCP goodput over a cable of R = {} Mbit/s, as a part of R. The cable's own coding takes 4.5 %.\n\
+         - `goodput_of_rate`: TCP goodput of {LIMITED_MIB} MiB over a cable of R = {} Mbit/s, as a part of R, in virtual time. The cable's own coding takes 4.5 %.\n\
          - `to_stock`, `from_stock`: our driver on one host, thunderbolt_net on the other, against thunderbolt_net on both.\n\
          - {} runs each; load average at the end {}; {:.0} s of CPU time were stolen by the machine's host.\n",
         report["mtu"],
