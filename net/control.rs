@@ -16,7 +16,7 @@
 
 use crate::{
     kapi::{
-        ring::Wake,
+        ring::{Look, Wake},
         sync::{new_irq_lock, IrqLock},
         timer::{self, sleep_ms, Timed, Timer},
         work::{Worker, Works},
@@ -28,7 +28,7 @@ use crate::{
 };
 use core::{
     mem, ptr,
-    sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 use kernel::{
     new_condvar, new_mutex,
@@ -60,11 +60,8 @@ const RING_SIZE: u32 = 512;
 const RING_SIZE_MIN: u32 = 64;
 const RING_SIZE_MAX: u32 = 4096;
 
-/// PCI vendor whose host interfaces do not bear end-to-end flow control: a sender may stop for good.
-const AMD: u16 = 0x1022;
-
-/// Where end-to-end flow control is offered; set before the first link.
-static E2E: AtomicU8 = AtomicU8::new(0);
+/// Whether end-to-end flow control is offered; set before the first link.
+static OFFER_E2E: AtomicBool = AtomicBool::new(false);
 
 /// Messages that were of no cable of ours.
 static STRAYS: AtomicU64 = AtomicU64::new(0);
@@ -134,9 +131,8 @@ struct Letters {
 /// The rings that are looked at now and then.
 struct Watch {
     lane: Option<Lane>,
-    tx: u32,
-    rx: u32,
-    moved: u64,
+    tx: Look,
+    rx: Look,
     period: u64,
 }
 
@@ -186,17 +182,16 @@ pub(crate) struct Link {
 }
 
 impl Wake for Netif {
-    fn wake(&self) {
-        Netif::wake(self);
+    fn wake(&self) -> bool {
+        Netif::wake(self)
     }
 }
 
 // Registry. ---------------------------------------------------------------------------------------------------------
 
-/// Before anything of the bus can come in. `e2e`: end-to-end flow control is offered nowhere (0), where it is known to
-/// work (1), everywhere (2).
-pub(crate) fn start(e2e: u8) {
-    E2E.store(e2e, Ordering::Relaxed);
+/// Before anything of the bus can come in. `e2e`: end-to-end flow control is offered.
+pub(crate) fn start(e2e: bool) {
+    OFFER_E2E.store(e2e, Ordering::Relaxed);
     // SAFETY: Called once, from the module's init.
     unsafe { LINKS.init() };
 }
@@ -318,9 +313,8 @@ impl Link {
         };
         let watch = Watch {
             lane: None,
-            tx: 0,
-            rx: 0,
-            moved: 0,
+            tx: Look::default(),
+            rx: Look::default(),
             period: RESCAN_MIN,
         };
         let letters = Letters {
@@ -475,13 +469,9 @@ impl Link {
         &self.ends
     }
 
-    /// Whether we offer end-to-end flow control on this cable.
+    /// Whether we offer end-to-end flow control.
     pub(crate) fn offers_e2e(&self) -> bool {
-        match E2E.load(Ordering::Relaxed) {
-            0 => false,
-            1 => self.xd.nhi_vendor() != Some(AMD),
-            _ => true,
-        }
+        OFFER_E2E.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_up(&self, up: bool) {
@@ -644,24 +634,19 @@ impl Works for Link {
 impl Timed for Link {
     fn on_timer(&self) {
         let mut watch = self.watch.lock();
-        let Watch {
-            lane,
-            tx,
-            rx,
-            moved,
-            period,
-        } = &mut *watch;
+        let Watch { lane, tx, rx, period } = &mut *watch;
         let Some(lane) = lane else {
             return;
         };
         let before = (*tx, *rx);
-        if lane.rx.rescan(rx) | lane.tx.rescan(tx) {
+        // What was sent and holds nothing may lie there for long; it is taken back, but nothing was lost.
+        lane.tx.rescan(tx);
+        if lane.rx.rescan(rx) {
             self.stranded.fetch_add(1, Ordering::Relaxed);
         }
         if (*tx, *rx) == before {
             *period = (*period * 2).min(RESCAN_MAX);
         } else {
-            *moved += 1;
             *period = RESCAN_MIN;
         }
         let next = timer::now() + *period;

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! One NAPI serves both rings. A session, from [`Netif::prepare`] to [`Netif::finish`], is the link's: it says when there
-//! are rings. Frames sent are taken back when the next packet goes out or comes in; a timer sees to the last ones.
+//! are rings. Frames sent are taken back when the next packet goes out or comes in; a timer sees to the last ones, if they
+//! hold packets of the stack. An interrupt is asked for only when the queue waits for it.
 //!
 //! Locks: the receive side's, then the transmit side's. Neither is held while packets go up.
 
@@ -93,6 +94,8 @@ struct TxSide {
     live: bool,
     /// We stopped the queue.
     stopped: bool,
+    /// Frames were taken back since the timer last looked.
+    reaped: bool,
     counters: TxCounters,
 }
 
@@ -122,6 +125,8 @@ pub(crate) struct Netif {
     timer: Timer<Netif>,
     /// The timer is armed for frames sent.
     watched: AtomicBool,
+    /// The receive ring waits for memory.
+    starved: AtomicBool,
     /// The credit that heads carry.
     credit: AtomicU32,
     peer: AtomicU8,
@@ -136,6 +141,7 @@ impl Netif {
             path: None,
             live: false,
             stopped: false,
+            reaped: false,
             counters: TxCounters::default(),
         };
         let rx = RxSide {
@@ -160,6 +166,7 @@ impl Netif {
                 config <- new_bh_lock!(config, c"usb4_netif_config"),
                 timer <- Timer::new(),
                 watched: AtomicBool::new(false),
+                starved: AtomicBool::new(false),
                 credit: AtomicU32::new(0),
                 peer: AtomicU8::new(Peer::None as u8),
                 removed: AtomicBool::new(false),
@@ -262,9 +269,9 @@ impl Netif {
         self.peer.store(Peer::None as u8, Ordering::Relaxed);
     }
 
-    /// Something has come, or been sent. Any context.
-    pub(crate) fn wake(&self) {
-        self.netdev.schedule_poll();
+    /// Something has come, or been sent. False if that is known already. Any context.
+    pub(crate) fn wake(&self) -> bool {
+        self.netdev.schedule_poll()
     }
 
     /// The host is about to sleep.
@@ -296,6 +303,7 @@ impl Netif {
             path,
             live,
             stopped,
+            reaped,
             counters,
         } = &mut *side;
         let Some(tx) = path.as_mut().filter(|_| *live) else {
@@ -304,7 +312,7 @@ impl Netif {
         };
         // What was sent before is taken back at the sender's cost, when there is enough of it to be worth a look.
         if tx.in_flight() >= REAP_BATCH {
-            tx.reap(&self.netdev, false);
+            *reaped |= tx.reap(&self.netdev, false) != 0;
         }
         let credit = Seq(self.credit.load(Ordering::Relaxed));
         let (told, back) = match tx.send(&self.netdev, skb, credit, counters) {
@@ -313,7 +321,7 @@ impl Netif {
             Err(Refused::Busy(skb)) => (true, Some(skb)),
         };
         if !tx.has_room() {
-            tx.reap(&self.netdev, false);
+            *reaped |= tx.reap(&self.netdev, false) != 0;
         }
         if !tx.has_room() {
             self.netdev.stop_queue();
@@ -326,7 +334,7 @@ impl Netif {
         if told || *stopped {
             tx.doorbell(counters);
         }
-        if !self.watched.load(Ordering::Relaxed) && tx.in_flight() != 0 {
+        if tx.held() != 0 && !self.watched.load(Ordering::Relaxed) {
             self.watched.store(true, Ordering::Relaxed);
             self.timer.arm(timer::now() + REAP_AFTER);
         }
@@ -353,7 +361,8 @@ impl Netif {
         if found.packets != 0 {
             self.link.note_traffic();
         }
-        if found.starved != 0 {
+        if found.starved {
+            self.starved.store(true, Ordering::Relaxed);
             self.timer.arm(timer::now() + REFILL_AFTER);
         }
         batch.deliver(&self.netdev);
@@ -377,6 +386,7 @@ impl Netif {
             path,
             live,
             stopped,
+            reaped,
             counters,
         } = &mut *side;
         let Some(tx) = path.as_mut() else {
@@ -385,7 +395,7 @@ impl Netif {
         if let Some(limit) = found.credit {
             tx.handle_credit(limit);
         }
-        tx.reap(&self.netdev, true);
+        *reaped |= tx.reap(&self.netdev, true) != 0;
         if *live {
             if let Some(give) = found.give {
                 tx.give_credit(give, found.give_now, counters);
@@ -456,6 +466,11 @@ impl Netif {
     /// Megabits per second.
     pub(crate) fn speed_mbps(&self) -> u32 {
         self.link.speed_mbps()
+    }
+
+    /// The cable as the bus names it.
+    pub(crate) fn cable(&self) -> &str {
+        self.link.name()
     }
 
     /// Lanes of the cable.
@@ -533,12 +548,18 @@ fn set_throttle(ring: &Ring, usecs: u32) {
 
 impl Timed for Netif {
     fn on_timer(&self) {
-        self.watched.store(false, Ordering::Relaxed);
-        self.wake();
-        // What is still on its way then is looked at again.
-        let side = self.tx.lock();
-        if side.path.as_ref().is_some_and(|tx| tx.in_flight() != 0) {
-            self.watched.store(true, Ordering::Relaxed);
+        let (idle, due) = {
+            let mut side = self.tx.lock();
+            let reaped = core::mem::take(&mut side.reaped);
+            let (held, probe) = side.path.as_ref().map_or((0, None), |tx| (tx.held(), tx.probe_at()));
+            // Under way by itself: no need to look, but to look again later.
+            (held == 0, !reaped && held != 0 || probe.is_some())
+        };
+        self.watched.store(!idle, Ordering::Relaxed);
+        if due || self.starved.swap(false, Ordering::Relaxed) {
+            self.wake();
+        }
+        if !idle {
             self.timer.arm(timer::now() + REAP_AFTER);
         }
     }

@@ -37,8 +37,14 @@ const COPY_WHOLE: usize = 1024;
 /// Most frames of one poll.
 const MAX_FRAMES: usize = 512;
 
+/// Free descriptors are given to the hardware when they are this part of the ring.
+const REFILL_PART: usize = 8;
+
 /// Length of an Ethernet header.
 const ETHERNET: usize = 14;
+
+/// Length of a VLAN tag.
+const VLAN: usize = 4;
 
 /// Page frames of a train that is not complete.
 struct Held {
@@ -93,14 +99,16 @@ pub(crate) struct Polled {
     pub(crate) give: Option<Seq>,
     /// It is worth a frame of its own.
     pub(crate) give_now: bool,
-    /// Descriptors that could not be posted for want of memory.
-    pub(crate) starved: usize,
+    /// Descriptors could not be posted for want of memory.
+    pub(crate) starved: bool,
 }
 
 /// The receive side of a lane in use.
 pub(crate) struct Rx {
     ring: RxRing<RxPage>,
     mode: Mode,
+    /// Posted since the hardware was last told.
+    untold: u32,
     // Last: pages go back before their pool.
     pool: Pool,
 }
@@ -131,7 +139,12 @@ impl Rx {
                 (Mode::Native { inbound, held }, credit)
             }
         };
-        let mut rx = Self { ring, mode, pool };
+        let mut rx = Self {
+            ring,
+            mode,
+            untold: 0,
+            pool,
+        };
         while rx.ring.room() > 0 {
             let page = rx.pool.page().ok_or(ENOMEM)?;
             rx.ring.post(page.address(), page).map_err(|_| ENOSPC)?;
@@ -149,7 +162,7 @@ impl Rx {
         counters: &mut RxCounters,
     ) -> Polled {
         let mut found = Polled::default();
-        let mut reposted = 0;
+        let (mut reposted, mut posted) = (0, 0);
         while found.packets < budget {
             if found.frames >= MAX_FRAMES {
                 found.more = true;
@@ -183,9 +196,13 @@ impl Rx {
             counters.polls += 1;
             counters.frames += found.frames as u64;
         }
-        let posted = reposted + self.refill(&mut found, counters);
-        if posted != 0 {
+        self.untold += reposted;
+        // Telling the hardware costs a register write. It has enough until then.
+        let batch = self.ring.size() / REFILL_PART;
+        if self.ring.room() + self.untold as usize >= batch {
+            self.untold += self.refill(&mut found, counters);
             self.ring.doorbell();
+            posted = core::mem::take(&mut self.untold);
         }
         if let Mode::Native { inbound, .. } = &mut self.mode {
             inbound.handle_posted(posted);
@@ -201,7 +218,7 @@ impl Rx {
         while self.ring.room() > 0 {
             let Some(page) = self.pool.page() else {
                 counters.no_page += 1;
-                found.starved = self.ring.room();
+                found.starved = true;
                 break;
             };
             if self.ring.post(page.address(), page).is_err() {
@@ -403,7 +420,10 @@ impl Sink<'_> {
         }
         *packet_len += len;
         if last {
-            if let Some(skb) = open.take() {
+            if let Some(mut skb) = open.take() {
+                if *packet_len > self.netdev.mtu() as usize + ETHERNET + VLAN {
+                    skb.set_super(self.netdev.mtu());
+                }
                 self.deliver(skb, *packet_len);
             }
         }

@@ -40,8 +40,8 @@ pub struct Net {
 }
 
 impl Net {
-    /// Takes the cables. End-to-end flow control is offered nowhere (`e2e` 0), where it is known to work (1), or
-    /// everywhere (2). `None` if another driver has them: then the module
+    /// Takes the cables. End-to-end flow control is offered never (`e2e` 0), unless a host interface is AMD's (1), or
+    /// always (2): on AMD's a sender may stop for good. `None` if another driver has them: then the module
     /// goes on without, and nothing of ours shows on any cable.
     ///
     /// # Errors
@@ -49,9 +49,14 @@ impl Net {
     /// No memory.
     pub fn start(e2e: u8) -> Result<Option<Self>> {
         let queue = kapi::work::Queue::new()?;
+        let e2e = match e2e {
+            0 => false,
+            1 => !kapi::service::is_amd_host(),
+            _ => true,
+        };
         control::start(e2e);
-        let features = if e2e > 0 { Features::E2E } else { Features(0) };
-        let presence = match kapi::service::Presence::new(Settings::ours(e2e > 0), features) {
+        let features = if e2e { Features::E2E } else { Features(0) };
+        let presence = match kapi::service::Presence::new(Settings::ours(e2e), features) {
             Ok(presence) => presence,
             Err(EEXIST) => {
                 pr_info!(

@@ -83,6 +83,10 @@ pub(crate) struct Tx {
     next: usize,
     dma: Device,
     mode: Mode,
+    /// Packets of the stack that descriptors in flight hold.
+    held: usize,
+    /// Something was posted since the hardware was last told.
+    untold: bool,
     /// Bytes posted since the ring was last looked at or an interrupt was asked for.
     unseen: usize,
 }
@@ -111,6 +115,8 @@ impl Tx {
             next: 0,
             dma,
             mode,
+            held: 0,
+            untold: false,
             unseen: 0,
         })
     }
@@ -189,7 +195,7 @@ impl Tx {
         let train = Train::new(Kind::Eth, first, inline_len, pages, (view.len - inline) as u32, credit);
 
         // The head frame's bytes, before anything of the train is posted.
-        let head = (self.next + usize::from(pages)) % self.ring.size();
+        let head = self.slot_after(self.next, usize::from(pages));
         let front = Header::LEN + Eth::LEN;
         let bytes = self.slots.bytes(head);
         if let Some((header, rest)) = bytes.split_first_chunk_mut::<{ Header::LEN }>() {
@@ -284,7 +290,6 @@ impl Tx {
         if self.ring.room() < total as usize {
             return Err(Refused::Busy(skb));
         }
-        let size = self.ring.size();
         let mut sum = Sum::default();
         let mut whole = true;
         let mut slot = self.next;
@@ -309,7 +314,7 @@ impl Tx {
                 }
                 _ => whole &= skb.copy(frame.offset, to),
             }
-            slot = (slot + 1) % size;
+            slot = self.slot_after(slot, 1);
         }
         if let Checksum::Partial { start, offset } = view.meta.checksum {
             // In the first frame: headers are never so long.
@@ -361,6 +366,7 @@ impl Tx {
         counters.bytes += u64::from(bytes);
         counters.frames += u64::from(frames);
         self.unseen += bytes as usize;
+        self.held += usize::from(owner.skb.is_some());
         // Usually the ring is looked at by the next packet in or out, and no interrupt is needed.
         let interrupt = self.unseen >= UNSEEN_BYTES || !self.has_room() || netdev.is_throttled();
         if interrupt {
@@ -372,11 +378,22 @@ impl Tx {
         now || interrupt
     }
 
+    /// The slot `n` after `slot`, with `n` below the ring's size.
+    fn slot_after(&self, slot: usize, n: usize) -> usize {
+        let (at, size) = (slot.wrapping_add(n), self.ring.size());
+        if at >= size {
+            at.wrapping_sub(size)
+        } else {
+            at
+        }
+    }
+
     /// Posts a frame. False if there is no room, which callers have seen to.
     fn post(&mut self, address: u64, len: usize, eof: u8, interrupt: bool, owner: Owner) -> bool {
         let posted = self.ring.post(address, len, frame::SOF, eof, interrupt, owner).is_ok();
         if posted {
-            self.next = (self.next + 1) % self.ring.size();
+            self.untold = true;
+            self.next = self.slot_after(self.next, 1);
         }
         posted
     }
@@ -489,6 +506,7 @@ impl Tx {
             } = owner;
             drop(mapping);
             if let Some(skb) = skb {
+                self.held = self.held.saturating_sub(1);
                 skb.done(napi);
             }
         }
@@ -503,13 +521,20 @@ impl Tx {
 
     /// Tells the hardware of what was posted.
     pub(crate) fn doorbell(&mut self, counters: &mut TxCounters) {
-        counters.doorbells += 1;
-        self.ring.doorbell();
+        if core::mem::take(&mut self.untold) {
+            counters.doorbells += 1;
+            self.ring.doorbell();
+        }
     }
 
     /// Frames that are not taken back yet.
     pub(crate) fn in_flight(&self) -> usize {
         self.ring.in_flight()
+    }
+
+    /// Packets of the stack that are not taken back yet.
+    pub(crate) fn held(&self) -> usize {
+        self.held
     }
 
     /// Whether [`Self::reap`] would find something.

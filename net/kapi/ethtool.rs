@@ -33,6 +33,21 @@ unsafe extern "C" fn usb4_op_nd_speed(inner: *mut c_void) -> u32 {
 }
 
 #[no_mangle]
+unsafe extern "C" fn usb4_op_nd_cable(inner: *mut c_void, to: *mut u8, len: usize) -> c_int {
+    // SAFETY: Called for a registered device of ours.
+    let name = unsafe { netif(inner) }.cable();
+    if name.len() >= len {
+        return EINVAL.to_errno();
+    }
+    // SAFETY: The caller has room for `len` bytes.
+    unsafe {
+        ptr::copy_nonoverlapping(name.as_ptr(), to, name.len());
+        to.add(name.len()).write(0);
+    }
+    0
+}
+
+#[no_mangle]
 unsafe extern "C" fn usb4_op_nd_lanes(inner: *mut c_void) -> u32 {
     // SAFETY: Called for a registered device of ours.
     unsafe { netif(inner) }.lanes()

@@ -76,6 +76,12 @@ impl Netdev {
         unsafe { ptr::read_unaligned(c::usb4_nd_mac(self.as_ptr()).cast()) }
     }
 
+    /// Largest packet without its Ethernet header.
+    pub(crate) fn mtu(&self) -> u32 {
+        // SAFETY: Valid by the invariant.
+        unsafe { c::usb4_nd_mtu(self.as_ptr()) }
+    }
+
     /// The cable carries, or not.
     pub(crate) fn set_carrier(&self, on: bool) {
         // SAFETY: Valid by the invariant.
@@ -143,8 +149,8 @@ impl Netdev {
         unsafe { c::usb4_nd_napi_disable(self.as_ptr()) }
     }
 
-    /// Calls for the poll. Any context.
-    pub(crate) fn schedule_poll(&self) {
+    /// Calls for the poll; false if it has been called for already. Any context.
+    pub(crate) fn schedule_poll(&self) -> bool {
         // SAFETY: Valid by the invariant.
         unsafe { c::usb4_nd_napi_schedule(self.as_ptr()) }
     }

@@ -48,8 +48,8 @@ struct Descriptor {
 
 /// Whom the interrupts of a ring concern. Called in any context, locks of the thunderbolt core held.
 pub(crate) trait Wake: Send + Sync {
-    /// The ring has completed something.
-    fn wake(&self);
+    /// The ring has completed something. False if that was known already.
+    fn wake(&self) -> bool;
 }
 
 /// Which way a ring goes, and for a receive ring what it accepts.
@@ -68,6 +68,13 @@ pub(crate) enum Way {
     },
 }
 
+/// What a re-scan saw of a ring.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Look {
+    tail: u32,
+    complete: bool,
+}
+
 /// A ring of the host interface. Freed when the last share goes, which may sleep.
 ///
 /// # Invariants
@@ -79,6 +86,8 @@ pub(crate) struct Ring {
     size: u32,
     transmits: bool,
     wake: Arc<dyn Wake>,
+    /// Interrupts come to our handler, which leaves them pending instead of masking them.
+    own_vector: bool,
     running: AtomicBool,
     /// The interrupt has come and is masked until the poll is complete.
     masked: AtomicBool,
@@ -133,6 +142,8 @@ impl Ring {
             size,
             transmits: matches!(way, Way::Transmit),
             wake: wake.clone(),
+            // SAFETY: Allocated just now and not started.
+            own_vector: unsafe { c::usb4_tb_ring_take_vector(raw.as_ptr()) },
             running: AtomicBool::new(false),
             masked: AtomicBool::new(false),
             head: AtomicU32::new(0),
@@ -156,7 +167,8 @@ impl Ring {
     pub(crate) fn start(&self, e2e: bool) {
         self.head.store(0, Ordering::Relaxed);
         self.tail.store(0, Ordering::Relaxed);
-        self.masked.store(false, Ordering::Relaxed);
+        // The first poll clears what is left of former times.
+        self.masked.store(self.own_vector, Ordering::Relaxed);
         // SAFETY: The ring is valid and stopped. `self` is in an `Arc` that outlives the ring's interrupts: they end
         // with `stop`, which is called before the last share goes.
         unsafe {
@@ -186,16 +198,14 @@ impl Ring {
         unsafe { c::usb4_tb_ring_throttle(self.raw.as_ptr(), ns) }
     }
 
-    /// Has the owner woken if something is complete that was already there when `seen` was filled. Returns whether.
-    /// For a timer: an interrupt may be lost.
-    pub(crate) fn rescan(&self, seen: &mut u32) -> bool {
+    /// Has the owner woken if the oldest descriptor is complete and was so at the last look. Returns whether that was
+    /// news to it. For a timer: an interrupt may be lost.
+    pub(crate) fn rescan(&self, look: &mut Look) -> bool {
         let (head, tail) = (self.head.load(Ordering::Acquire), self.tail.load(Ordering::Acquire));
-        let stuck = tail == *seen && tail != head && self.completed(tail);
-        *seen = tail;
-        if stuck {
-            self.wake.wake();
-        }
-        stuck
+        let complete = tail != head && self.completed(tail);
+        let stuck = complete && *look == Look { tail, complete };
+        *look = Look { tail, complete };
+        stuck && self.wake.wake()
     }
 
     fn word(&self, index: u32) -> *mut u32 {
@@ -241,11 +251,17 @@ impl Ring {
     fn unmask(&self) {
         if self.masked.swap(false, Ordering::AcqRel) {
             // SAFETY: Valid by the invariant.
-            unsafe { c::usb4_tb_ring_unmask(self.raw.as_ptr()) }
+            unsafe {
+                if self.own_vector {
+                    c::usb4_tb_ring_rearm(self.raw.as_ptr());
+                } else {
+                    c::usb4_tb_ring_unmask(self.raw.as_ptr());
+                }
+            }
         }
     }
 
-    /// The core's callback. Hard interrupt, the core's locks held; the core has masked the interrupt.
+    /// The interrupt. If it is the core's, its locks are held and it has been masked.
     ///
     /// # Safety
     ///

@@ -17,6 +17,12 @@ use tbip::{
 };
 use usb4_bindings as c;
 
+/// Whether a USB4 host interface of this host is AMD's.
+pub(crate) fn is_amd_host() -> bool {
+    // SAFETY: No preconditions; process context.
+    unsafe { c::usb4_tb_is_amd_host() }
+}
+
 /// The service driver and the directories. Ends in two steps: [`Presence::unbind`], then its drop.
 pub(crate) struct Presence(());
 

@@ -227,6 +227,13 @@ impl RxSkb {
         unsafe { c::usb4_nd_rx_frag(self.0.as_ptr(), page.into_raw(), offset as u32, len as u32) }
     }
 
+    /// Says that the packet stands for several, each with `mtu` bytes behind its Ethernet header. For TCP packets of a
+    /// stock peer, which sends super-packets of its stack and does not say so; others stay as they are.
+    pub(crate) fn set_super(&mut self, mtu: u32) {
+        // SAFETY: The skb is ours.
+        unsafe { c::usb4_nd_rx_super(self.0.as_ptr(), mtu) }
+    }
+
     /// Sets checksum and segmentation as the peer said. False if they contradict the packet.
     #[must_use]
     pub(crate) fn set_meta(&mut self, meta: &Eth) -> bool {

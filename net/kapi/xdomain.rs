@@ -123,12 +123,6 @@ impl Xdomain {
         unsafe { c::usb4_tb_width(self.as_ptr()) }
     }
 
-    /// PCI vendor of the host interface.
-    pub(crate) fn nhi_vendor(&self) -> Option<u16> {
-        // SAFETY: Valid by the invariant.
-        u16::try_from(unsafe { c::usb4_tb_nhi_vendor(self.as_ptr()) }).ok()
-    }
-
     /// Sends a control message, without waiting for anything. Sleeps.
     pub(crate) fn send(&self, message: &[u8]) -> Result {
         // SAFETY: Valid; the control channel copies the bytes.

@@ -2,7 +2,7 @@
 //! Interrupt moderation: the shortest time between two receive interrupts, by load.
 //!
 //! ```text
-//!   frames a second      below QUIET           between            above BUSY
+//!   frames a second      below QUIET           between            above BUSY, and several a poll
 //!   interval             IDLE_USECS       as it was before        BUSY_USECS
 //! ```
 //!
@@ -17,16 +17,19 @@ pub const IDLE_USECS: u32 = 8;
 /// Interval of a ring under load. A ring of 512 frames at 80 Gb/s fills in 210 us.
 pub const BUSY_USECS: u32 = 64;
 
-/// Frames a second below which a ring has little to do: 0.8 Gb/s of full frames.
-const QUIET: u64 = 25_000;
+/// Frames a second below which a ring has little to do: 0.16 Gb/s of full frames.
+const QUIET: u64 = 5_000;
 
-/// Frames a second above which it is under load: 1.6 Gb/s.
-const BUSY: u64 = 50_000;
+/// Frames a second above which it may be under load: 0.5 Gb/s.
+const BUSY: u64 = 15_000;
+
+/// Frames of a poll, on average, from which it is load and not requests and answers.
+const BULK: u64 = 3;
 
 /// Shortest time over which the load is measured.
 const WINDOW: Duration = Duration::from_millis(2);
 
-/// Longest time that counts: after a pause the load is that since the pause.
+/// Time after which what was counted says nothing any more.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Polls between two looks at the clock.
@@ -36,7 +39,9 @@ const POLLS: u32 = 8;
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     frames: u64,
-    polls: u32,
+    polls: u64,
+    /// Polls since the clock was looked at.
+    due: u32,
     since: Instant,
     usecs: u32,
 }
@@ -54,6 +59,7 @@ impl Load {
         Self {
             frames: 0,
             polls: 0,
+            due: 0,
             since: Instant(0),
             usecs: IDLE_USECS,
         }
@@ -63,29 +69,31 @@ impl Load {
     #[must_use]
     pub fn add(&mut self, frames: usize) -> bool {
         self.frames = self.frames.saturating_add(frames as u64);
-        self.polls = self.polls.saturating_add(1);
-        self.polls >= POLLS
+        self.polls = self.polls.saturating_add(u64::from(frames != 0));
+        self.due = self.due.saturating_add(1);
+        self.due >= POLLS
     }
 
     /// The interval from `now` on, in microseconds.
     pub fn decide(&mut self, now: Instant) -> u32 {
-        self.polls = 0;
+        self.due = 0;
         let span = now.since(self.since);
         if span < WINDOW {
             return self.usecs;
         }
-        let span = span.min(PAUSE);
         let rate = self
             .frames
             .saturating_mul(1_000_000_000)
             .checked_div(span.0)
             .unwrap_or(0);
-        if rate < QUIET {
+        let bulk = self.frames >= self.polls.saturating_mul(BULK);
+        if rate < QUIET || span > PAUSE {
             self.usecs = IDLE_USECS;
-        } else if rate > BUSY {
+        } else if rate > BUSY && bulk {
             self.usecs = BUSY_USECS;
         }
         self.frames = 0;
+        self.polls = 0;
         self.since = now;
         self.usecs
     }
@@ -111,15 +119,21 @@ mod tests {
         let mut load = Load::new();
         assert_eq!(run(&mut load, 0, 1000, 100, 1), IDLE_USECS);
         assert_eq!(run(&mut load, 200_000, 1000, 100, 17), BUSY_USECS);
-        assert_eq!(run(&mut load, 400_000, 1000, 100, 1), IDLE_USECS);
+        assert_eq!(run(&mut load, 400_000, 1000, 250, 1), IDLE_USECS);
     }
 
     #[test]
     fn in_between_it_stays_as_it_was() {
         let mut load = Load::new();
-        assert_eq!(run(&mut load, 0, 1000, 100, 4), IDLE_USECS);
+        assert_eq!(run(&mut load, 0, 1000, 100, 1), IDLE_USECS);
         run(&mut load, 200_000, 1000, 100, 17);
-        assert_eq!(run(&mut load, 300_000, 1000, 100, 4), BUSY_USECS);
+        assert_eq!(run(&mut load, 300_000, 1000, 100, 1), BUSY_USECS);
+    }
+
+    #[test]
+    fn many_requests_one_by_one_are_not_load() {
+        let mut load = Load::new();
+        assert_eq!(run(&mut load, 0, 10_000, 20, 1), IDLE_USECS);
     }
 
     #[test]

@@ -31,6 +31,7 @@ void usb4_op_nd_timeout(void *inner);
 bool usb4_op_nd_can_gso(void *inner, u32 len, u8 gso_type);
 void usb4_op_nd_totals(void *inner, struct usb4_nd_totals *totals);
 u32 usb4_op_nd_speed(void *inner);
+int usb4_op_nd_cable(void *inner, char *to, size_t len);
 u32 usb4_op_nd_lanes(void *inner);
 u32 usb4_op_nd_stat_count(void);
 void usb4_op_nd_stat_names(u8 *to);
@@ -109,6 +110,12 @@ static void usb4_nd_get_stats64(struct net_device *ndev, struct rtnl_link_stats6
 	to->tx_dropped = from.tx_dropped;
 }
 
+/* The cable, as the thunderbolt bus names it: the parent is the router, which several cables may share. */
+static int usb4_nd_port_name(struct net_device *ndev, char *name, size_t len)
+{
+	return usb4_op_nd_cable(inner_of(ndev), name, len);
+}
+
 static const struct net_device_ops usb4_nd_ops = {
 	.ndo_open = usb4_nd_open,
 	.ndo_stop = usb4_nd_stop,
@@ -118,6 +125,7 @@ static const struct net_device_ops usb4_nd_ops = {
 	.ndo_get_stats64 = usb4_nd_get_stats64,
 	.ndo_set_mac_address = eth_mac_addr,
 	.ndo_validate_addr = eth_validate_addr,
+	.ndo_get_phys_port_name = usb4_nd_port_name,
 };
 
 /* ---- ethtool ---- */
@@ -125,7 +133,7 @@ static const struct net_device_ops usb4_nd_ops = {
 static void usb4_nd_drvinfo(struct net_device *ndev, struct ethtool_drvinfo *info)
 {
 	strscpy(info->driver, KBUILD_MODNAME, sizeof(info->driver));
-	strscpy(info->bus_info, dev_name(ndev->dev.parent), sizeof(info->bus_info));
+	usb4_op_nd_cable(inner_of(ndev), info->bus_info, sizeof(info->bus_info));
 }
 
 static int usb4_nd_link_ksettings(struct net_device *ndev, struct ethtool_link_ksettings *cmd)
@@ -258,6 +266,7 @@ void usb4_nd_unregister(struct net_device *ndev) { unregister_netdev(ndev); }
 void usb4_nd_free(struct net_device *ndev) { free_netdev(ndev); }
 const char *usb4_nd_name(const struct net_device *ndev) { return netdev_name(ndev); }
 const u8 *usb4_nd_mac(const struct net_device *ndev) { return ndev->dev_addr; }
+u32 usb4_nd_mtu(const struct net_device *ndev) { return READ_ONCE(ndev->mtu); }
 
 void usb4_nd_present(struct net_device *ndev, bool present)
 {
@@ -303,7 +312,7 @@ static struct napi_struct *napi_of(struct net_device *ndev)
 
 void usb4_nd_napi_enable(struct net_device *ndev) { napi_enable(napi_of(ndev)); }
 void usb4_nd_napi_disable(struct net_device *ndev) { napi_disable(napi_of(ndev)); }
-void usb4_nd_napi_schedule(struct net_device *ndev) { napi_schedule(napi_of(ndev)); }
+bool usb4_nd_napi_schedule(struct net_device *ndev) { return napi_schedule(napi_of(ndev)); }
 bool usb4_nd_napi_done(struct net_device *ndev, int work) { return napi_complete_done(napi_of(ndev), work); }
 
 /* ---- packets out ---- */
@@ -412,6 +421,21 @@ bool usb4_nd_rx_meta(struct sk_buff *skb, const struct usb4_nd_rx *meta)
 	if (meta->csum_valid && skb->dev->features & NETIF_F_RXCSUM)
 		skb->ip_summed = CHECKSUM_UNNECESSARY;
 	return !virtio_net_hdr_to_skb(skb, &hdr, true);
+}
+
+/* Segments are as long as TCP's usual headers leave them. Whether it is TCP is looked at by virtio_net_hdr_to_skb(). */
+void usb4_nd_rx_super(struct sk_buff *skb, u32 mtu)
+{
+	const struct ethhdr *eth = (const struct ethhdr *)skb->data;
+	bool v6 = eth->h_proto == htons(ETH_P_IPV6);
+	u32 headers = (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + sizeof(struct tcphdr) +
+		      TCPOLEN_TSTAMP_ALIGNED;
+	const struct virtio_net_hdr hdr = {
+		.gso_type = v6 ? VIRTIO_NET_HDR_GSO_TCPV6 : VIRTIO_NET_HDR_GSO_TCPV4,
+		.gso_size = (__force __virtio16)cpu_to_le16(max(mtu, 2 * headers) - headers),
+	};
+
+	virtio_net_hdr_to_skb(skb, &hdr, true);
 }
 
 void usb4_nd_rx_finish(struct sk_buff *skb, struct net_device *ndev)

@@ -73,6 +73,7 @@ void usb4_nd_unregister(struct net_device *ndev);
 void usb4_nd_free(struct net_device *ndev);
 const char *usb4_nd_name(const struct net_device *ndev);
 const u8 *usb4_nd_mac(const struct net_device *ndev);
+u32 usb4_nd_mtu(const struct net_device *ndev);
 void usb4_nd_present(struct net_device *ndev, bool present);
 void usb4_nd_carrier(struct net_device *ndev, bool on);
 void usb4_nd_queue_stop(struct net_device *ndev);
@@ -86,7 +87,7 @@ bool usb4_nd_more(void);
 
 void usb4_nd_napi_enable(struct net_device *ndev);
 void usb4_nd_napi_disable(struct net_device *ndev);
-void usb4_nd_napi_schedule(struct net_device *ndev);
+bool usb4_nd_napi_schedule(struct net_device *ndev);
 bool usb4_nd_napi_done(struct net_device *ndev, int work);
 
 bool usb4_nd_tx_view(const struct sk_buff *skb, struct usb4_nd_tx *view);
@@ -107,6 +108,7 @@ void usb4_nd_rx_copy(struct sk_buff *skb, const u8 *from, u32 len);
 void usb4_nd_rx_frag(struct sk_buff *skb, struct page *page, u32 offset, u32 len);
 u32 usb4_nd_rx_header_len(struct net_device *ndev, const u8 *data, u32 len);
 bool usb4_nd_rx_meta(struct sk_buff *skb, const struct usb4_nd_rx *meta);
+void usb4_nd_rx_super(struct sk_buff *skb, u32 mtu);
 void usb4_nd_rx_finish(struct sk_buff *skb, struct net_device *ndev);
 void usb4_nd_rx_free(struct sk_buff *skb);
 void usb4_nd_rx_chain(struct sk_buff *last, struct sk_buff *skb);

@@ -5,6 +5,7 @@
  * The functions named usb4_tb_op_* are Rust (net/kapi/service.rs).
  */
 #include <linux/delay.h>
+#include <linux/interrupt.h>
 #include <linux/io.h>
 #include <linux/module.h>
 #include <linux/pci.h>
@@ -74,6 +75,22 @@ static struct tb_property_dir *usb4_tb_dir(const uuid_t *uuid, u32 settings)
 		return NULL;
 	}
 	return dir;
+}
+
+#define USB4_PCI_CLASS 0x0c0340 /* serial bus, USB, USB4 host interface */
+
+/* One of its USB4 host interfaces is AMD's. */
+bool usb4_tb_is_amd_host(void)
+{
+	struct pci_dev *pdev = NULL;
+
+	while ((pdev = pci_get_class(USB4_PCI_CLASS, pdev))) {
+		if (pdev->vendor == PCI_VENDOR_ID_AMD) {
+			pci_dev_put(pdev);
+			return true;
+		}
+	}
+	return false;
 }
 
 /*
@@ -216,14 +233,6 @@ u32 usb4_tb_width(const struct tb_xdomain *xd)
 	}
 }
 
-/* PCI vendor of the host interface, or negative where it is no PCI device. */
-int usb4_tb_nhi_vendor(const struct tb_xdomain *xd)
-{
-	struct device *dev = xd->tb->nhi->dev;
-
-	return dev_is_pci(dev) ? to_pci_dev(dev)->vendor : -ENODEV;
-}
-
 /* ---- rings ---- */
 
 /* Registers of the host interface, USB4 specification, "Host Interface Adapter Layer". */
@@ -232,9 +241,12 @@ int usb4_tb_nhi_vendor(const struct tb_xdomain *xd)
 #define USB4_NHI_RING_STEP 16
 #define USB4_NHI_RING_INDEX 8
 #define USB4_NHI_INTERRUPT_ENABLE 0x38200
+#define USB4_NHI_STATUS_CLEAR 0x37808
 #define USB4_NHI_THROTTLE 0x38c00
 #define USB4_NHI_THROTTLE_STEP 256
 #define USB4_NHI_THROTTLE_MASK 0xffff
+#define USB4_NHI_POSTED_NS 500
+#define USB4_NHI_AUTO_CLEAR BIT(0) /* QUIRK_AUTO_CLEAR_INT of drivers/thunderbolt/nhi.h */
 
 /* Before the ring is started. Transmit rings have no such parameter, and do the same. */
 void usb4_tb_ring_wake(struct tb_ring *ring, void (*wake)(void *), void *data)
@@ -281,10 +293,55 @@ void usb4_tb_ring_stop(struct tb_ring *ring)
 		usb4_tb_ring_enable(ring);
 	spin_unlock(&ring->lock);
 	spin_unlock_irqrestore(&ring->nhi->lock, flags);
+	if (ring->irq > 0)
+		synchronize_irq(ring->irq);
 	tb_ring_stop(ring);
 }
 
 void usb4_tb_ring_unmask(struct tb_ring *ring) { tb_ring_poll_complete(ring); }
+
+/* The status bit stays set, and no further event raises the vector, until usb4_tb_ring_rearm(). */
+static irqreturn_t usb4_tb_msix(int irq, void *data)
+{
+	struct tb_ring *ring = data;
+	void (*wake)(void *) = READ_ONCE(ring->start_poll);
+
+	if (wake)
+		wake(ring->poll_data);
+	return IRQ_HANDLED;
+}
+
+/*
+ * Clears the ring's status, so that the next event raises the vector. The register takes ones and no more. The write is
+ * posted: an event before it arrives is lost, so the caller looks at the ring again, and not too soon. To wait for the
+ * write with a read would cost more.
+ */
+void usb4_tb_ring_rearm(struct tb_ring *ring)
+{
+	u32 bit = usb4_tb_ring_bit(ring);
+
+	if (READ_ONCE(ring->nhi->going_away))
+		return;
+	iowrite32(BIT(bit % 32), ring->nhi->iobase + USB4_NHI_STATUS_CLEAR + bit / 32 * 4);
+	ndelay(USB4_NHI_POSTED_NS);
+}
+
+/*
+ * Takes the ring's vector from the core, whose handler masks the interrupt with a read and a write of a register that all
+ * rings share, and needs as much again to unmask it. The core frees the vector with the ring: free_irq() goes by the ring,
+ * whoever's handler it is. Returns false where the core keeps it: no vector, or status bits that clear themselves.
+ */
+bool usb4_tb_ring_take_vector(struct tb_ring *ring)
+{
+	if (ring->irq <= 0 || ring->nhi->quirks & USB4_NHI_AUTO_CLEAR)
+		return false;
+	free_irq(ring->irq, ring);
+	if (!request_irq(ring->irq, usb4_tb_msix, 0, KBUILD_MODNAME, ring))
+		return true;
+	/* Cannot be woken any more, but by the re-scan. */
+	dev_warn(ring->nhi->dev, "no interrupt for %s ring %d\n", ring->is_tx ? "Tx" : "Rx", ring->hop);
+	return true;
+}
 
 /* Also while the ring runs; tb_ring_throttling() wants it stopped. */
 void usb4_tb_ring_throttle(struct tb_ring *ring, u32 nsec)

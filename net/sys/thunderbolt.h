@@ -22,6 +22,7 @@ struct usb4_tb_identity {
 	u32 native_features;
 };
 
+bool usb4_tb_is_amd_host(void);
 int usb4_tb_start(const struct usb4_tb_identity *identity);
 int usb4_tb_listen(void);
 void usb4_tb_deafen(void);
@@ -37,12 +38,13 @@ const char *usb4_tb_xdomain_name(const struct tb_xdomain *xd);
 struct device *usb4_tb_dma(struct tb_xdomain *xd);
 u32 usb4_tb_speed(const struct tb_xdomain *xd);
 u32 usb4_tb_width(const struct tb_xdomain *xd);
-int usb4_tb_nhi_vendor(const struct tb_xdomain *xd);
 
 void usb4_tb_ring_wake(struct tb_ring *ring, void (*wake)(void *), void *data);
 void usb4_tb_ring_flow(struct tb_ring *ring, bool e2e);
 void usb4_tb_ring_stop(struct tb_ring *ring);
 void usb4_tb_ring_unmask(struct tb_ring *ring);
+void usb4_tb_ring_rearm(struct tb_ring *ring);
+bool usb4_tb_ring_take_vector(struct tb_ring *ring);
 void usb4_tb_ring_throttle(struct tb_ring *ring, u32 nsec);
 void usb4_tb_doorbell(struct tb_ring *ring, u32 value);
 void usb4_dma_wmb(void);
