@@ -278,6 +278,7 @@ fn packets(input: &mut Input<'_>) {
     let mut reassembler = Reassembler::new();
     // Bytes of the open packet.
     let mut open: Option<usize> = None;
+    let mut pieces = 0;
     let mut frames: VecDeque<(Vec<u8>, usize)> = VecDeque::new();
     let mut id = 0;
     for _ in 0..CALLS {
@@ -349,6 +350,9 @@ fn packets(input: &mut Input<'_>) {
             assert_eq!(offset, open.unwrap_or(0), "a hole in a packet");
             assert!(offset + size <= MAX_PACKET, "a packet too long");
             assert_eq!(offset == 0, open.is_none());
+            pieces = if offset == 0 { 0 } else { pieces + 1 };
+            let index = stock::frame::Header::parse(&bytes).map(|header| header.index);
+            assert_eq!(index.ok(), Some(pieces), "a frame out of place");
             open = (!last).then_some(offset + size);
         }
     }

@@ -116,7 +116,7 @@ fn uverbs(target: &Target, seed: u64, tally: &mut Tally) -> Result<(), Error> {
     let context = commands::Context::open(target, &mut rng)?;
     let table = Mutex::new(Table::default());
     let threads = if rng.chance(50) { 1 } else { 1 + rng.below(3) };
-    let calls = 200 + rng.below(800);
+    let calls = 100 + rng.below(400);
     let results: Vec<(u64, u64)> = std::thread::scope(|scope| {
         let run = |mut rng: Rng| {
             let (context, table) = (&context, &table);
