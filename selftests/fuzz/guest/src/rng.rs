@@ -41,7 +41,7 @@ impl Rng {
     /// of the kernel there breaks the program, which says nothing.
     pub fn border(&mut self) -> u64 {
         let shift = match self.below(64) {
-            30 | 31 | 46 | 47 => 12,
+            30 | 46 | 47 => 12,
             shift => shift,
         };
         let near = (1u64 << shift).wrapping_add(self.below(3)).wrapping_sub(1);
