@@ -51,7 +51,7 @@ impl<S: Storage> Qp<S> {
             return;
         }
         let status = match code {
-            NakCode::Sequence => return self.on_sequence_nak(),
+            NakCode::Sequence => return self.on_sequence_nak(now),
             NakCode::InvalidRequest => WcStatus::RemoteInvalidRequest,
             NakCode::RemoteAccess => WcStatus::RemoteAccess,
             NakCode::RemoteOperation | NakCode::Other(_) => WcStatus::RemoteOperation,
@@ -185,6 +185,7 @@ impl crate::requester::Requester {
             self.nxt = to;
             self.read_psns = 0;
         }
+        self.allowed = self.allowed.saturating_add(to.distance(self.una));
         self.una = to;
     }
 }

@@ -30,6 +30,10 @@ pub(crate) struct Requester {
     pub(crate) unasked: u32,
     /// The newest packet that asked for one.
     asked: Option<Psn>,
+    /// Request packets that may be in flight after a NAK; grows back with what is acknowledged.
+    pub(crate) allowed: u32,
+    /// A NAK costs no retry before.
+    pub(crate) charged_until: Instant,
     /// Retries left without progress.
     pub(crate) retries: u8,
     /// RNR retries left without progress.
@@ -62,6 +66,7 @@ impl Requester {
             retries: attrs.retry_cnt,
             rnr_retries: attrs.rnr_retry,
             rung: true,
+            allowed: u32::MAX,
             ..Self::default()
         };
     }
@@ -138,11 +143,16 @@ impl<S: Storage> Qp<S> {
             Some(self.answered_request(now, &slot))
         } else if self.config.kind.is_datagram() {
             Some(self.datagram(now, &slot))
-        } else if self.requester.in_flight() < self.config.window_packets.max(1) {
+        } else if self.requester.in_flight() < self.window_packets() {
             Some(self.data_request(now, &slot))
         } else {
             None
         }
+    }
+
+    /// Request packets that may be in flight.
+    pub(crate) fn window_packets(&self) -> u32 {
+        self.requester.allowed.min(self.config.window_packets).max(1)
     }
 
     /// Give the next message its PSNs, taking it from the host if none waits. `None` if nothing may
@@ -182,7 +192,9 @@ impl<S: Storage> Qp<S> {
                 return None;
             }
             requester.reads_out = requester.reads_out.wrapping_add(1);
-        } else if outstanding.saturating_sub(requester.read_psns) >= self.config.window_packets.max(1) {
+        } else if outstanding.saturating_sub(requester.read_psns)
+            >= requester.allowed.min(self.config.window_packets).max(1)
+        {
             // Not begun before its first packet can go: draining must not wait for it.
             return None;
         }
@@ -292,7 +304,7 @@ impl<S: Storage> Qp<S> {
             _ => (Opcode::Write { place, imm: false }, false),
         };
         let solicited = wqe.solicited && ends && !matches!(wqe.op, SendOp::Write);
-        let ack_every = (self.config.window_packets / 2).clamp(1, limits::MAX_PACKETS_PER_ACK);
+        let ack_every = (self.window_packets() / 2).clamp(1, limits::MAX_PACKETS_PER_ACK);
         let reliable = self.config.kind == QpKind::Rc;
         let ask = reliable && (ends || self.requester.unasked.wrapping_add(1) >= ack_every);
         let pad = (len.wrapping_neg() & 3) as u8;

@@ -92,7 +92,11 @@ impl<S: Storage> Qp<S> {
     }
 
     /// The peer misses the packet at `una`.
-    pub(crate) fn on_sequence_nak(&mut self) {
+    ///
+    /// Where packets overtake each other, every one of them may provoke a NAK. So each halves what may be in flight,
+    /// down to one packet, which nothing overtakes; and those without progress that come in the span of one local ACK
+    /// timeout cost one retry together.
+    pub(crate) fn on_sequence_nak(&mut self, now: Instant) {
         // A NAK is provoked by a packet behind the missing one. If that has not been sent again
         // since the last rewind, the NAK is an echo of before.
         let resent = self.requester.nxt.distance(self.requester.una);
@@ -100,6 +104,12 @@ impl<S: Storage> Qp<S> {
             return;
         }
         Counters::bump(&mut self.counters.received_seq_naks);
+        self.requester.allowed = self.window_packets() / 2;
+        if self.requester.rewound && now < self.requester.charged_until {
+            return self.rewind();
+        }
+        self.requester.charged_until =
+            now.after(limits::ack_timeout(self.attrs.timeout).unwrap_or(limits::UNSENT_WAIT));
         self.retry();
     }
 

@@ -273,6 +273,16 @@ fn link_spec(rng: &mut Rng) -> LinkSpec {
         }
     };
     let (loss, corrupt, duplicate, reorder) = (rate(0.06), rate(0.03), rate(0.08), rate(0.12));
+    if rng.chance(0.1) {
+        // Nothing is lost, and little comes in order, as behind a jitter that is longer than a packet.
+        return LinkSpec {
+            ns_per_kb: rng.pick(&[200, 800]),
+            latency: rng.pick(&[1_000, 50_000]),
+            reorder: rng.pick(&[0.2, 0.5, 1.0]),
+            delay: rng.pick(&[10_000, 50_000, 100_000]),
+            ..LinkSpec::default()
+        };
+    }
     let calm = rng.chance(0.25);
     let or_calm = |p: f64| if calm { 0.0 } else { p };
     LinkSpec {

@@ -473,12 +473,13 @@ impl World {
     }
 
     fn transmit(&mut self, e: usize, transmit: &Transmit) {
+        oracle::before_transmit(&mut self.endpoints[e], self.now, transmit);
+        // What has begun has begun, whether or not it has left.
         if let (true, Some(psn)) = (self.patience.chance(self.full), transmit.request_psn()) {
             self.unsent += 1;
             self.with_host(e, |engine, now, _| engine.handle_unsent(now, psn));
             return;
         }
-        oracle::before_transmit(&mut self.endpoints[e], self.now, transmit);
         let payload = match self.endpoints[e].user.gather(&transmit.payload) {
             Ok(payload) => payload.to_vec(),
             Err(fault) => {
