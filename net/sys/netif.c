@@ -21,6 +21,8 @@ struct usb4_nd_priv {
 	void *inner;
 	struct net_device *ndev;
 	struct napi_struct napi;
+	struct delayed_work announce;
+	int announcements; /* still to be made */
 };
 
 int usb4_op_nd_open(void *inner);
@@ -226,6 +228,25 @@ static const struct ethtool_ops usb4_nd_ethtool_ops = {
 /* ---- the device's life ---- */
 
 /* The headroom that other drivers ask for is not needed: what is not page data is copied behind the frame header. */
+/*
+ * Tells the peer who is here when the carrier has come. A question for an address that was asked before the peer was
+ * there is repeated after a second only; the announcement answers it. Twice: at the first, the stack may not have
+ * taken note of the carrier yet, and drops what is sent.
+ */
+static void usb4_nd_announce(struct work_struct *work)
+{
+	struct usb4_nd_priv *priv = container_of(to_delayed_work(work), struct usb4_nd_priv, announce);
+	struct net_device *ndev = priv->ndev;
+
+	rtnl_lock();
+	if (ndev->reg_state == NETREG_REGISTERED && netif_running(ndev) && netif_carrier_ok(ndev)) {
+		__netdev_notify_peers(ndev);
+		if (--priv->announcements > 0)
+			schedule_delayed_work(&priv->announce, msecs_to_jiffies(150));
+	}
+	rtnl_unlock();
+}
+
 struct net_device *usb4_nd_alloc(struct device *parent, const u8 *mac)
 {
 	struct net_device *ndev = alloc_etherdev(sizeof(struct usb4_nd_priv));
@@ -235,6 +256,7 @@ struct net_device *usb4_nd_alloc(struct device *parent, const u8 *mac)
 		return NULL;
 	priv = netdev_priv(ndev);
 	priv->ndev = ndev;
+	INIT_DELAYED_WORK(&priv->announce, usb4_nd_announce);
 	SET_NETDEV_DEV(ndev, parent);
 	strscpy(ndev->name, "usb4net%d", sizeof(ndev->name));
 	ndev->netdev_ops = &usb4_nd_ops;
@@ -262,7 +284,15 @@ int usb4_nd_register(struct net_device *ndev, void *inner)
 	return register_netdev(ndev);
 }
 
-void usb4_nd_unregister(struct net_device *ndev) { unregister_netdev(ndev); }
+
+void usb4_nd_unregister(struct net_device *ndev)
+{
+	struct usb4_nd_priv *priv = netdev_priv(ndev);
+
+	unregister_netdev(ndev);
+	cancel_delayed_work_sync(&priv->announce);
+}
+
 void usb4_nd_free(struct net_device *ndev) { free_netdev(ndev); }
 const char *usb4_nd_name(const struct net_device *ndev) { return netdev_name(ndev); }
 const u8 *usb4_nd_mac(const struct net_device *ndev) { return ndev->dev_addr; }
@@ -278,10 +308,16 @@ void usb4_nd_present(struct net_device *ndev, bool present)
 
 void usb4_nd_carrier(struct net_device *ndev, bool on)
 {
-	if (on)
+	struct usb4_nd_priv *priv = netdev_priv(ndev);
+
+	if (on) {
 		netif_carrier_on(ndev);
-	else
+		cancel_delayed_work(&priv->announce);
+		WRITE_ONCE(priv->announcements, 2);
+		schedule_delayed_work(&priv->announce, msecs_to_jiffies(10));
+	} else {
 		netif_carrier_off(ndev);
+	}
 }
 
 void usb4_nd_queue_stop(struct net_device *ndev) { netif_stop_queue(ndev); }
