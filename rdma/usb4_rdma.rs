@@ -49,8 +49,8 @@ module! {
     license: "Dual MIT/GPL",
     params: {
         e2e: u8 {
-            default: 0,
-            description: "end-to-end flow control on the cables: 0 nowhere (default), 1 not on AMD hosts, 2 everywhere",
+            default: 1,
+            description: "end-to-end flow control on the cables: 0 never, 1 not on AMD hosts (default), 2 always",
         },
     },
 }
