@@ -263,6 +263,8 @@ struct net_device *usb4_nd_alloc(struct device *parent, const u8 *mac)
 	ndev->ethtool_ops = &usb4_nd_ethtool_ops;
 	ndev->min_mtu = ETH_MIN_MTU;
 	ndev->max_mtu = USB4_ND_MAX_MTU;
+	/* Fewest acknowledgements. A cable has two ends, and either kind of peer takes packets of any MTU. */
+	ndev->mtu = USB4_ND_MAX_MTU;
 	ndev->hw_features = NETIF_F_SG | NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN |
 			    NETIF_F_GSO_UDP_L4 | NETIF_F_RXCSUM;
 	ndev->features = ndev->hw_features | NETIF_F_HIGHDMA;
