@@ -90,9 +90,10 @@ bench: ## the rdma benchmark suite, side by side with stock rxe, into build/benc
 fuzz: ## search for inputs that break the packet and request parsers, the engine and the cable protocols, an hour each
 	for target in wire wqe tbip; do selftests/fuzz/run $$target; done
 
-benchmarks: ## perftest in all its variants between ours and rxe, into docs/benchmarks.md (about 20 minutes)
+benchmarks: ## perftest in all its variants, and at every size, ours beside rxe, into docs/benchmarks.md (about 30 minutes)
 	@$(MAKE) --no-print-directory programs module
 	target/release/usb4lab matrix --write
+	target/release/usb4lab sweep --page docs/benchmarks.md
 
 pyverbs: ## rdma-core's own test suite over ours and over rxe, into docs/verbs.md (3 minutes)
 	@$(MAKE) --no-print-directory programs module

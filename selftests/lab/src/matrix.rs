@@ -17,7 +17,7 @@ use cells::Cell;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// Runs that one command to the guests plays.
+/// Cells that are played in one column before the next.
 const PORTION: usize = 12;
 
 /// Who calls whom: client, server, the column's name.
@@ -59,15 +59,30 @@ pub fn run(ours: Kind, runs: usize, filter: &str, write: bool) -> Result<()> {
     let kernel = lab.ok(0, &["uname", "-r"])?.trim().to_string();
     let mut readings: BTreeMap<(usize, usize), Readings> = BTreeMap::new();
     let mut complaints = Vec::new();
-    for round in 0..runs {
+    let page = |readings: &BTreeMap<(usize, usize), Readings>, now: &str| {
+        format!(
+            "perftest of Debian trixie, kernel {kernel} (User-mode Linux, one processor a host), two hosts and one software USB4 cable, \
+             netdev MTU 9000. {before}; load at the end {}; {:.0} s; {}{now}.\n\n{}",
+            load(),
+            start.elapsed().as_secs_f64(),
+            match runs {
+                1 => "one run a cell".to_string(),
+                n => format!("medians of {n} runs, the columns in turn"),
+            },
+            shown(&cells, readings, runs)
+        )
+    };
+    let save = |text: &str| write_part("benchmarks.md", "matrix", "usb4lab matrix --write", text);
+    // The heavy ones last: what was measured so far is on the page while they run. The columns in turn for each
+    // portion, so that a busy moment of the machine meets all of them.
+    let mut order: Vec<usize> = (0..cells.len()).collect();
+    order.sort_by_key(|&n| cells[n].is_heavy());
+    for (n, portion) in (0..runs).flat_map(|_| order.chunks(PORTION)).enumerate() {
+        let at = start.elapsed().as_secs_f64();
+        eprintln!("[{at:4.0} s] {} of {} cells", n * PORTION, runs * cells.len());
         for (column, (client, server, name)) in pairings(ours).into_iter().enumerate() {
-            eprintln!(
-                "[{:4.0} s] round {} of {runs}: {name}",
-                start.elapsed().as_secs_f64(),
-                round + 1
-            );
             let marks = lab.marks();
-            column_of(&lab, &cells, (client, server), |cell, outcome| {
+            play(&lab, &cells, portion, (client, server), |cell, outcome| {
                 let readings = readings.entry((cell, column)).or_default();
                 match outcome {
                     Ok(value) => readings.values.push(value),
@@ -79,22 +94,15 @@ pub fn run(ours: Kind, runs: usize, filter: &str, write: bool) -> Result<()> {
             })?;
             complaints.extend(complaint(&marks, name)?);
         }
+        if write {
+            save(&page(&readings, "; **not finished**"))?;
+        }
     }
     lab.discard();
-    let text = shown(&cells, &readings, runs);
-    let text = format!(
-        "perftest of Debian trixie, kernel {kernel} (User-mode Linux, one processor a host), two hosts and one software USB4 cable, netdev MTU 9000. \
-         {before}; load at the end {}; {:.0} s; {}. Machines like this one compare drivers; they are not a network.\n\n{text}",
-        load(),
-        start.elapsed().as_secs_f64(),
-        match runs {
-            1 => "one run a cell".to_string(),
-            n => format!("medians of {n} runs, the columns in turn"),
-        },
-    );
+    let text = page(&readings, "");
     println!("{text}");
     if write {
-        write_part("benchmarks.md", "matrix", "usb4lab matrix --write", &text)?;
+        save(&text)?;
     }
     if !complaints.is_empty() {
         bail!("a kernel complained during the matrix:\n{}", complaints.join("\n"));
@@ -123,30 +131,28 @@ fn worse(cells: &[Cell], readings: &BTreeMap<(usize, usize), Readings>) -> Resul
     )
 }
 
-/// Plays all cells between two kinds of device, a portion at a time, and tells what became of each.
-fn column_of(
+/// Plays cells between two kinds of device and tells what became of each.
+fn play(
     lab: &Lab,
     cells: &[Cell],
+    numbers: &[usize],
     (client, server): (Kind, Kind),
     mut tell: impl FnMut(usize, Result<f64, String>),
 ) -> Result<()> {
     let pair = Pair::add(lab, client, server)?;
-    let numbered: Vec<usize> = (0..cells.len()).collect();
-    for portion in numbered.chunks(PORTION) {
-        let mut left = portion.to_vec();
-        for attempt in 1..=ATTEMPTS {
-            let runs: Vec<Run> = left.iter().map(|&n| command(&cells[n], n, &pair)).collect();
-            let mut again = Vec::new();
-            for (n, played) in left.into_iter().zip(pair.play(lab, &runs)?) {
-                match outcome(&cells[n], &played) {
-                    Err(why) if attempt < ATTEMPTS && [NONSENSE, OWN_RACE].contains(&why.as_str()) => again.push(n),
-                    result => tell(n, result),
-                }
+    let mut left = numbers.to_vec();
+    for attempt in 1..=ATTEMPTS {
+        let runs: Vec<Run> = left.iter().map(|&n| command(&cells[n], n, &pair)).collect();
+        let mut again = Vec::new();
+        for (n, played) in left.into_iter().zip(pair.play(lab, &runs)?) {
+            match outcome(&cells[n], &played) {
+                Err(why) if attempt < ATTEMPTS && [NONSENSE, OWN_RACE].contains(&why.as_str()) => again.push(n),
+                result => tell(n, result),
             }
-            left = again;
-            if left.is_empty() {
-                break;
-            }
+        }
+        left = again;
+        if left.is_empty() {
+            break;
         }
     }
     pair.delete(lab)

@@ -10,9 +10,7 @@ use std::process::Command;
 pub fn write_part(page: &str, part: &str, command: &str, text: &str) -> Result<()> {
     let path = paths::project()?.join("docs").join(page);
     let old = fs::read_to_string(&path).unwrap_or_default();
-    fs::write(&path, with_part(&old, part, command, text)).with_context(|| format!("{}", path.display()))?;
-    println!("written: {} ({part})", path.display());
-    Ok(())
+    fs::write(&path, with_part(&old, part, command, text)).with_context(|| format!("{}", path.display()))
 }
 
 fn with_part(old: &str, part: &str, command: &str, text: &str) -> String {

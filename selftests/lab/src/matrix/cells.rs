@@ -190,9 +190,14 @@ impl Cell {
         }
     }
 
+    /// More than 64 MiB to move.
+    pub fn is_heavy(&self) -> bool {
+        self.size * self.qps * self.count() > 64 * MIB
+    }
+
     /// Seconds that the run may take.
     pub fn limit(&self) -> u64 {
-        if self.size * self.qps * self.count() > 64 * MIB {
+        if self.is_heavy() {
             60
         } else {
             20
