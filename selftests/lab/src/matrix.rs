@@ -213,7 +213,7 @@ fn outcome(cell: &Cell, played: &Played) -> Result<f64, String> {
 
 /// The line that tells most, of a run that failed.
 fn reason(trouble: &str, played: &Played) -> String {
-    let telling = ["Completion with error", "Failed status", "ailed", "rror", "nable"];
+    let telling = ["Failed status", "Completion with error", "ailed", "rror", "nable"];
     let found = telling
         .iter()
         .find_map(|part| trouble.lines().find(|line| line.contains(part)));
