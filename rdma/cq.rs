@@ -7,7 +7,7 @@ use crate::{
     kapi::{
         queue::{Mapping, Ring},
         sync::{new_irq_lock, IrqLock},
-        uverbs::{CqHandle, QpMark, Udata},
+        uverbs::{CqHandle, Detail, QpMark, Udata},
     },
 };
 use kernel::{
@@ -247,6 +247,19 @@ impl Cq {
                 .and_then(|tag| u16::try_from(tag & 0xfff).ok()),
             qp: QpMark(u64_at(&raw, CQE_LEN)),
         }))
+    }
+
+    /// Our own attributes in `rdma resource show cq -dd`.
+    pub(crate) fn details(&self) -> [Detail; 3] {
+        let state = self.state.lock();
+        [
+            Detail::dec(
+                c"unread",
+                u64::from(state.ring.distance(state.ring.consumer(), state.producer)),
+            ),
+            Detail::dec(c"armed", u64::from(state.armed != Armed::No)),
+            Detail::dec(c"overrun", u64::from(state.overrun)),
+        ]
     }
 
     /// The queue is being destroyed: no event from now on.

@@ -15,9 +15,11 @@ use crate::{
     qp::Qp,
     recv,
     table::Table,
+    watch::Listing,
     window::Window,
 };
 use kernel::{
+    debugfs::{Dir, File},
     new_mutex,
     prelude::*,
     sync::{
@@ -46,6 +48,9 @@ pub(crate) struct Device {
     netdev: IrqLock<Option<Netdev>>,
     #[pin]
     hook: Mutex<Option<Hook>>,
+    /// The listing in debugfs; it holds the device.
+    #[pin]
+    listing: Mutex<Option<Pin<KBox<File<Listing>>>>>,
     #[pin]
     pub(crate) qps: Qps,
     #[pin]
@@ -87,6 +92,7 @@ impl Device {
                 ib,
                 netdev <- new_irq_lock!(Some(netdev), c"usb4_netdev"),
                 hook <- new_mutex!(None, "usb4_hook"),
+                listing <- new_mutex!(None, "usb4_listing"),
                 qps <- Table::new(),
                 graves <- graves,
                 groups <- Groups::new(),
@@ -122,6 +128,12 @@ impl Device {
         *self.hook.lock() = Some(hook);
     }
 
+    /// Lists the device's QPs in a directory of debugfs. Without memory for it there is no list.
+    pub(crate) fn list(this: &Arc<Self>, dir: &Dir) {
+        let file = KBox::pin_init(dir.read_only_file(c"qps", Listing(this.clone())), GFP_KERNEL);
+        *this.listing.lock() = file.ok();
+    }
+
     /// The device's end is wanted: by the user, with its netdev, or with the module.
     pub(crate) fn leave(&self) {
         self.leaving.store(1, Relaxed);
@@ -134,6 +146,8 @@ impl Device {
 
     /// Hears and sends nothing any more. May be called again.
     pub(crate) fn stop(&self) {
+        let listing = self.listing.lock().take();
+        drop(listing);
         let hook = self.hook.lock().take();
         drop(hook);
         let netdev = self.netdev.lock().take();

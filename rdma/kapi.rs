@@ -10,5 +10,6 @@ pub(crate) mod queue;
 pub(crate) mod sync;
 pub(crate) mod tasklet;
 pub(crate) mod timer;
+pub(crate) mod trace;
 pub(crate) mod umem;
 pub(crate) mod uverbs;

@@ -9,6 +9,7 @@ use crate::{
         paged::{Miss, PagedMemory},
         sync::wait_for_packets,
         umem::{KernelMemory, Umem},
+        uverbs::Detail,
     },
     paging::Needs,
     window,
@@ -193,6 +194,16 @@ impl Region {
             return Err(EPERM);
         }
         paged.bring(at, usize::try_from(len)?, write, fault)
+    }
+
+    /// Our own attributes in `rdma resource show mr -dd`.
+    pub(crate) fn details(&self) -> [Detail; 4] {
+        [
+            Detail::hex(c"base", self.view.base),
+            Detail::hex(c"access", u64::from(self.view.access.0)),
+            Detail::hex(c"pd", u64::from(self.view.pd)),
+            Detail::dec(c"windows", u64::try_from(self.windows.load(Relaxed)).unwrap_or(0)),
+        ]
     }
 
     /// The key.

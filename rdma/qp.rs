@@ -6,6 +6,7 @@
 //! time sends for a QP, so frames leave in order; whoever comes meanwhile leaves the work to it.
 
 mod create;
+mod show;
 
 pub(crate) use create::NewQp;
 
@@ -27,6 +28,7 @@ use crate::{
     post::Poster,
     recv::{self, Payload},
     send::{self, Batch, NotBuilt, To, Way},
+    watch,
     wq::{RecvQueue, SendQueue},
 };
 use kernel::{
@@ -219,8 +221,10 @@ impl Qp {
                 payload,
                 sender: &mut state.sender,
             };
+            let before = watch::before(&state.engine);
             act(&mut state.engine, state.path.as_ref(), Instant(now()), &mut host);
             this.bring(state, &needs, payload);
+            watch::after(before, &state.engine, &this.device, this.number);
             this.settle(state);
             if state.sending {
                 return;
@@ -324,9 +328,11 @@ impl Qp {
                 None => state.path,
             };
             let Some(path) = path else {
+                let before = watch::before(&state.engine);
                 state
                     .engine
                     .handle_gather_fault(now, &transmit, Fault::LocalQpOp, &mut host);
+                watch::after(before, &state.engine, &self.device, self.number);
                 continue;
             };
             let in_vlan = if path.tag == 0 { None } else { netdev.tagged(path.tag) };
@@ -349,7 +355,9 @@ impl Qp {
                     batch.push(frame, To::of(&path, heard), transmit.request_psn());
                 }
                 Err(NotBuilt::Fault(fault)) => {
+                    let before = watch::before(&state.engine);
                     state.engine.handle_gather_fault(now, &transmit, fault, &mut host);
+                    watch::after(before, &state.engine, &self.device, self.number);
                 }
                 Err(NotBuilt::Lost) => {}
             }
@@ -421,15 +429,17 @@ impl Qp {
             }
         }
         while let Some(event) = state.engine.poll_event() {
+            let event = match event {
+                Event::CommEstablished => QpEvent::CommEstablished,
+                Event::SqDrained => QpEvent::SqDrained,
+                Event::LastWqeReached => QpEvent::LastWqe,
+                Event::RequestError => QpEvent::RequestError,
+                Event::AccessError => QpEvent::AccessError,
+                Event::Fatal => QpEvent::Fatal,
+            };
+            watch::raised(event.code(), &state.engine, &self.device, self.number);
             if let Some(handle) = &state.handle {
-                handle.raise(match event {
-                    Event::CommEstablished => QpEvent::CommEstablished,
-                    Event::SqDrained => QpEvent::SqDrained,
-                    Event::LastWqeReached => QpEvent::LastWqe,
-                    Event::RequestError => QpEvent::RequestError,
-                    Event::AccessError => QpEvent::AccessError,
-                    Event::Fatal => QpEvent::Fatal,
-                });
+                handle.raise(event);
             }
         }
     }
@@ -487,7 +497,9 @@ impl Qp {
             let out = netdev.tagged(path.map_or(0, |path| path.tag)).ok_or(EINVAL)?;
             let port_mtu = context::active_mtu(out.mtu());
             let modify = attr::read_modify(state.engine.state(), this.kind, &wanted, mask, port_mtu)?;
+            let before = watch::before(&state.engine);
             state.engine.modify(Instant(now()), &modify).map_err(|_| EINVAL)?;
+            watch::after(before, &state.engine, &this.device, this.number);
             if let Some(path) = path {
                 state.path = Some(path);
                 state.kept.keep_path(&wanted);

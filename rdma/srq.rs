@@ -10,7 +10,7 @@ use crate::{
         queue::Mapping,
         sync::{new_bh_lock, new_irq_lock, BhLock, IrqLock},
         umem::KernelMemory,
-        uverbs::{SrqHandle, Udata},
+        uverbs::{Detail, SrqHandle, Udata},
     },
     post::Poster,
     wq::{Places, RecvRing},
@@ -181,6 +181,17 @@ impl Srq {
         attr.max_wr = state.capacity;
         attr.max_sge = self.max_sge;
         attr.srq_limit = state.limit;
+    }
+
+    /// Our own attributes in `rdma resource show srq -dd`.
+    pub(crate) fn details(&self) -> [Detail; 4] {
+        let state = self.state.lock();
+        [
+            Detail::dec(c"max_wr", u64::from(state.capacity)),
+            Detail::dec(c"max_sge", u64::from(self.max_sge)),
+            Detail::dec(c"limit", u64::from(state.limit)),
+            Detail::dec(c"posted", u64::from(state.ring.waiting())),
+        ]
     }
 
     /// The queue is being destroyed; no QP uses it.

@@ -38,6 +38,7 @@ mod recv;
 mod send;
 mod srq;
 mod table;
+mod watch;
 mod window;
 mod wq;
 

@@ -87,6 +87,27 @@ struct usb4_path {
 	u8 dgid[16];
 };
 
+/* A trace event of a queue pair. */
+enum usb4_trace {
+	USB4_TRACE_RETRY,
+	USB4_TRACE_TIMEOUT,
+	USB4_TRACE_NAK,
+	USB4_TRACE_DROP,
+	USB4_TRACE_ERROR,
+};
+
+/* One of our own attributes of an object that `rdma resource show -dd` lists. */
+struct usb4_detail {
+	const char *name;
+	u64 value;
+	bool hex;
+};
+
+bool usb4_trace_is_on(void);
+void usb4_trace_state(struct ib_device *ib, u32 qpn, u32 from, u32 to);
+void usb4_trace_event(struct ib_device *ib, enum usb4_trace kind, u32 qpn, u32 sq_psn, u32 rq_psn, u32 what);
+int usb4_res_put(struct sk_buff *msg, const struct usb4_detail *details, size_t count);
+
 /* The driver's table and its life in the core. */
 struct ib_device *usb4_ib_alloc(struct net_device *ndev);
 int usb4_ib_register(struct ib_device *ib, const char *name);

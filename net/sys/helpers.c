@@ -77,6 +77,10 @@ int usb4_op_post_srq_recv(struct ib_srq *srq, const struct ib_recv_wr *wr, const
 int usb4_op_poll_cq(struct ib_cq *cq, int count, struct ib_wc *to);
 struct ib_mr *usb4_op_get_dma_mr(struct ib_pd *pd, int access);
 struct rdma_hw_stats *usb4_op_alloc_stats(struct ib_device *ib, u32 port);
+int usb4_op_res_qp(struct sk_buff *msg, struct ib_qp *qp);
+int usb4_op_res_cq(struct sk_buff *msg, struct ib_cq *cq);
+int usb4_op_res_mr(struct sk_buff *msg, struct ib_mr *mr);
+int usb4_op_res_srq(struct sk_buff *msg, struct ib_srq *srq);
 int usb4_op_get_stats(struct ib_device *ib, struct rdma_hw_stats *stats, u32 port, int index);
 
 static enum rdma_link_layer usb4_link_layer(struct ib_device *ib, u32 port)
@@ -142,6 +146,10 @@ static const struct ib_device_ops usb4_device_ops = {
 	.post_srq_recv = usb4_op_post_srq_recv,
 	.alloc_hw_port_stats = usb4_op_alloc_stats,
 	.get_hw_stats = usb4_op_get_stats,
+	.fill_res_qp_entry = usb4_op_res_qp,
+	.fill_res_cq_entry = usb4_op_res_cq,
+	.fill_res_mr_entry = usb4_op_res_mr,
+	.fill_res_srq_entry = usb4_op_res_srq,
 
 	INIT_RDMA_OBJ_SIZE(ib_ucontext, usb4_ucontext, ib),
 	INIT_RDMA_OBJ_SIZE(ib_pd, usb4_pd, ib),
@@ -184,7 +192,8 @@ static struct notifier_block usb4_netdev_notifier = { .notifier_call = usb4_netd
 
 struct ib_device *usb4_ib_alloc(struct net_device *ndev)
 {
-	struct usb4_device *dev = ib_alloc_device(usb4_device, ib);
+	/* Where the core keeps namespaces apart, the device belongs to that of its netdev. */
+	struct usb4_device *dev = ib_alloc_device_with_net(usb4_device, ib, dev_net(ndev));
 
 	if (!dev)
 		return NULL;
@@ -388,6 +397,26 @@ struct rdma_hw_stats *usb4_stats_alloc(const struct rdma_stat_desc *descs, int c
 
 void usb4_stats_set(struct rdma_hw_stats *stats, int index, u64 value) { stats->value[index] = value; }
 int usb4_stats_count(const struct rdma_hw_stats *stats) { return stats->num_counters; }
+
+int usb4_res_put(struct sk_buff *msg, const struct usb4_detail *details, size_t count)
+{
+	struct nlattr *table = nla_nest_start(msg, RDMA_NLDEV_ATTR_DRIVER);
+	size_t n;
+	int err;
+
+	if (!table)
+		return -EMSGSIZE;
+	for (n = 0; n < count; n++) {
+		err = details[n].hex ? rdma_nl_put_driver_u64_hex(msg, details[n].name, details[n].value) :
+				       rdma_nl_put_driver_u64(msg, details[n].name, details[n].value);
+		if (err) {
+			nla_nest_cancel(msg, table);
+			return err;
+		}
+	}
+	nla_nest_end(msg, table);
+	return 0;
+}
 
 /* ---- memory ---- */
 

@@ -378,6 +378,11 @@ impl<S: Storage> Qp<S> {
         &self.config
     }
 
+    /// The machine, for somebody who debugs it: attributes, requester, responder.
+    pub fn machine(&self) -> [&dyn core::fmt::Debug; 3] {
+        [&self.attrs, &self.requester, &self.responder]
+    }
+
     /// The counters.
     pub fn counters(&self) -> &Counters {
         &self.counters

@@ -17,13 +17,13 @@ use super::{
 };
 use crate::device::Device;
 use core::ptr::{self, NonNull};
-use kernel::{error::to_result, prelude::*, str::CString, sync::Arc};
+use kernel::{debugfs::Dir, error::to_result, prelude::*, str::CString, sync::Arc};
 use usb4_bindings as c;
 
 kernel::sync::global_lock! {
     // SAFETY: Initialised by `Module::new` before anything else of this file can run.
     unsafe(uninit) static DEVICES: Mutex<Registry> =
-        Registry { listed: KVec::new(), relinks: KVec::new(), exiting: false };
+        Registry { listed: KVec::new(), relinks: KVec::new(), exiting: false, debug: None };
 }
 
 /// Milliseconds until a device taken down by accident is made anew.
@@ -34,6 +34,8 @@ struct Registry {
     listed: KVec<Listed>,
     relinks: KVec<Relink>,
     exiting: bool,
+    /// In debugfs; every device has a directory there.
+    debug: Option<Dir>,
 }
 
 /// A device to be made anew.
@@ -130,6 +132,11 @@ fn register(name: &CStr, ib: NonNull<c::ib_device>, netdev: &Netdev) -> Result {
         registry.listed.push(Listed(ib), GFP_KERNEL)?;
         // SAFETY: `ib` is alive; the list's reference is given back by whoever removes the entry.
         unsafe { c::usb4_ib_get_ref(ib.as_ptr()) };
+    }
+    let dir = DEVICES.lock().debug.as_ref().map(|debug| debug.subdir(name));
+    if let Some(dir) = dir {
+        // SAFETY: Nobody ends our half before it is registered.
+        Device::list(&unsafe { device_arc(ib.as_ptr()) }, &dir);
     }
     // SAFETY: Allocated by `usb4_ib_alloc` and not registered before.
     to_result(unsafe { c::usb4_ib_register(ib.as_ptr(), name.as_char_ptr()) })?;
@@ -271,6 +278,7 @@ impl Module {
         let paging = Paging::start()?;
         // SAFETY: Called once, from the module's init.
         unsafe { DEVICES.init() };
+        DEVICES.lock().debug = Some(Dir::new(c"usb4_rdma"));
         // SAFETY: The list is ready.
         to_result(unsafe { c::usb4_notifier_register() })?;
         // SAFETY: As above.
@@ -301,14 +309,15 @@ impl Drop for Module {
             }
         }
         // Statics are not dropped: the empty vectors' memory goes here.
-        let (listed, relinks) = {
+        let (listed, relinks, debug) = {
             let mut registry = DEVICES.lock();
             (
                 core::mem::take(&mut registry.listed),
                 core::mem::take(&mut registry.relinks),
+                registry.debug.take(),
             )
         };
-        drop((listed, relinks));
+        drop((listed, relinks, debug));
         // SAFETY: Registered by `new`.
         unsafe { c::usb4_notifier_unregister() };
         netdev::wait_for_frames();

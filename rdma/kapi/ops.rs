@@ -13,6 +13,7 @@ mod fast;
 mod kernel_callers;
 mod mcast;
 mod mw;
+mod resource;
 mod srq;
 
 use super::{

@@ -281,6 +281,20 @@ pub(crate) enum QpEvent {
     LastWqe,
 }
 
+impl QpEvent {
+    /// The `enum ib_event_type`.
+    pub(crate) fn code(self) -> u32 {
+        match self {
+            Self::Fatal => c::ib_event_type_IB_EVENT_QP_FATAL,
+            Self::AccessError => c::ib_event_type_IB_EVENT_QP_ACCESS_ERR,
+            Self::RequestError => c::ib_event_type_IB_EVENT_QP_REQ_ERR,
+            Self::CommEstablished => c::ib_event_type_IB_EVENT_COMM_EST,
+            Self::SqDrained => c::ib_event_type_IB_EVENT_SQ_DRAINED,
+            Self::LastWqe => c::ib_event_type_IB_EVENT_QP_LAST_WQE_REACHED,
+        }
+    }
+}
+
 /// The core's half of a QP.
 ///
 /// # Invariants
@@ -310,15 +324,31 @@ impl QpHandle {
 
     /// Tells the owner.
     pub(crate) fn raise(&self, event: QpEvent) {
-        let code = match event {
-            QpEvent::Fatal => c::ib_event_type_IB_EVENT_QP_FATAL,
-            QpEvent::AccessError => c::ib_event_type_IB_EVENT_QP_ACCESS_ERR,
-            QpEvent::RequestError => c::ib_event_type_IB_EVENT_QP_REQ_ERR,
-            QpEvent::CommEstablished => c::ib_event_type_IB_EVENT_COMM_EST,
-            QpEvent::SqDrained => c::ib_event_type_IB_EVENT_SQ_DRAINED,
-            QpEvent::LastWqe => c::ib_event_type_IB_EVENT_QP_LAST_WQE_REACHED,
-        };
         // SAFETY: Valid by the invariant.
-        unsafe { c::usb4_ib_event((*self.0.as_ptr()).device, ptr::null_mut(), self.0.as_ptr(), code) }
+        unsafe { c::usb4_ib_event((*self.0.as_ptr()).device, ptr::null_mut(), self.0.as_ptr(), event.code()) }
+    }
+}
+
+/// An attribute of ours of an object that `rdma resource` lists.
+#[repr(transparent)]
+pub(crate) struct Detail(c::usb4_detail);
+
+impl Detail {
+    /// Shown as a decimal number.
+    pub(crate) fn dec(name: &'static CStr, value: u64) -> Self {
+        Self::new(name, value, false)
+    }
+
+    /// Shown as a hexadecimal number.
+    pub(crate) fn hex(name: &'static CStr, value: u64) -> Self {
+        Self::new(name, value, true)
+    }
+
+    fn new(name: &'static CStr, value: u64, hex: bool) -> Self {
+        Self(c::usb4_detail {
+            name: name.as_char_ptr(),
+            value,
+            hex,
+        })
     }
 }

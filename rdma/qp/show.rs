@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! What a queue pair shows to those who look: `rdma resource`, debugfs.
+
+use super::Qp;
+use crate::kapi::uverbs::Detail;
+use kernel::{fmt, sync::atomic::Relaxed};
+
+impl Qp {
+    /// Our own attributes in `rdma resource show qp -dd`.
+    pub(crate) fn details(&self) -> [Detail; 14] {
+        let (counters, attrs) = {
+            let state = self.state.lock();
+            (*state.engine.counters(), state.engine.query())
+        };
+        [
+            Detail::hex(c"number", u64::from(self.number)),
+            Detail::hex(c"pd", u64::from(self.pd)),
+            Detail::dec(c"timeout", u64::from(attrs.timeout)),
+            Detail::dec(c"retry_cnt", u64::from(attrs.retry_cnt)),
+            Detail::dec(c"rnr_retry", u64::from(attrs.rnr_retry)),
+            Detail::dec(c"frames_in_flight", u64::from(self.in_flight.load(Relaxed).unsigned_abs())),
+            Detail::dec(c"sends_completed", counters.sends_completed),
+            Detail::dec(c"recvs_completed", counters.recvs_completed),
+            Detail::dec(c"sent_pkts", counters.sent_requests.wrapping_add(counters.sent_responses)),
+            Detail::dec(c"rcvd_pkts", counters.received),
+            Detail::dec(c"dropped", counters.dropped),
+            Detail::dec(c"timeouts", counters.timeouts),
+            Detail::dec(c"retries", counters.retries),
+            Detail::dec(c"rnr_naks", counters.received_rnr_naks),
+        ]
+    }
+
+    /// A QP for the listing in debugfs: where it is, and its machine.
+    pub(crate) fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.lock();
+        writeln!(
+            f,
+            "qp {:#08x} {:?} pd {} sending {} frames {} path {:?}",
+            self.number,
+            self.kind,
+            self.pd,
+            state.sending,
+            self.in_flight.load(Relaxed),
+            state.path
+        )?;
+        for (name, part) in ["attrs", "requester", "responder"].iter().zip(state.engine.machine()) {
+            writeln!(f, "  {name} {part:?}")?;
+        }
+        writeln!(f, "  counters {:?}", state.engine.counters())
+    }
+}
