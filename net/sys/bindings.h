@@ -186,6 +186,7 @@ void usb4_rcu_wait(void);
 void usb4_sleep_ms(unsigned int ms);
 
 /* The netdev and its packets. */
+bool usb4_netdev_is_vlan(const struct net_device *ndev);
 bool usb4_netdev_usable(const struct net_device *ndev);
 void usb4_netdev_hold(struct net_device *ndev);
 void usb4_netdev_put(struct net_device *ndev);

@@ -490,6 +490,7 @@ bool usb4_netdev_usable(const struct net_device *ndev)
 	return ndev->type == ARPHRD_ETHER && ndev->addr_len == ETH_ALEN && !(ndev->flags & IFF_LOOPBACK);
 }
 
+bool usb4_netdev_is_vlan(const struct net_device *ndev) { return is_vlan_dev(ndev); }
 void usb4_netdev_hold(struct net_device *ndev) { dev_hold(ndev); }
 void usb4_netdev_put(struct net_device *ndev) { dev_put(ndev); }
 u32 usb4_netdev_mtu(const struct net_device *ndev) { return READ_ONCE(ndev->mtu); }

@@ -97,6 +97,11 @@ pub(super) fn add(name: &CStr, netdev: &Netdev) -> Result {
     if !netdev.is_usable() {
         return Err(EINVAL);
     }
+    if netdev.is_vlan() {
+        // The core gives addresses of a VLAN only to a device over the netdev below.
+        pr_info!("a link goes over the netdev below a VLAN, and has the VLAN's addresses as well\n");
+        return Err(EPERM);
+    }
     // SAFETY: The netdev is held.
     let ib = NonNull::new(unsafe { c::usb4_ib_alloc(netdev.as_ptr()) }).ok_or(ENOMEM)?;
     let done = register(name, ib, netdev);

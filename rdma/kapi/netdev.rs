@@ -68,6 +68,12 @@ impl Netdev {
         unsafe { c::usb4_netdev_usable(self.as_ptr()) }
     }
 
+    /// A VLAN over another netdev.
+    pub(crate) fn is_vlan(&self) -> bool {
+        // SAFETY: Valid by the invariant.
+        unsafe { c::usb4_netdev_is_vlan(self.as_ptr()) }
+    }
+
     /// Not on its way out.
     pub(crate) fn is_registered(&self) -> bool {
         // SAFETY: Valid by the invariant.
