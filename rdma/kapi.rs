@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Safe wrappers of the kernel interfaces that this module uses and `rust/kernel` does not have.
 
+pub(crate) mod dmabuf;
 pub(crate) mod ibdev;
 pub(crate) mod netdev;
 mod ops;

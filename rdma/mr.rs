@@ -6,6 +6,7 @@ use crate::{
     fast::{Ask, Fast},
     kapi::{
         self,
+        dmabuf::Dmabuf,
         paged::{Miss, PagedMemory},
         sync::wait_for_packets,
         umem::{KernelMemory, Umem},
@@ -41,8 +42,15 @@ const RIGHTS: u32 = c::ib_access_flags_IB_ACCESS_LOCAL_WRITE
 const FAST_RIGHTS: u32 = RIGHTS & !c::ib_access_flags_IB_ACCESS_MW_BIND;
 /// Bytes of a paged range that must be there before its transfer begins.
 const AHEAD: usize = 1 << 20;
+/// Rights for which pages are pinned to be written.
+const WRITES: u32 = c::ib_access_flags_IB_ACCESS_LOCAL_WRITE
+    | c::ib_access_flags_IB_ACCESS_REMOTE_WRITE
+    | c::ib_access_flags_IB_ACCESS_REMOTE_ATOMIC
+    | c::ib_access_flags_IB_ACCESS_MW_BIND;
 /// In place of a number of windows: the region is going.
 const GOING: i32 = i32::MIN;
+/// As [`GOING`], and another has its key.
+const REPLACED: i32 = i32::MIN + 1;
 
 /// A registered range of memory. Its key is lkey and rkey at once.
 pub(crate) struct Region {
@@ -54,13 +62,33 @@ pub(crate) struct Region {
 
 /// Where the bytes of a region are.
 enum Backing {
-    Pinned(Umem),
+    Pinned(Arc<Umem>),
     Paged(Pin<KBox<PagedMemory>>),
+    Dmabuf(Arc<Dmabuf>),
     /// All memory of the kernel, for its own callers: the offset is the address.
     Kernel(KernelMemory),
     /// What a kernel caller has registered by a request, if anything: asked again for every access, and the view
     /// beside it only names it.
     Fast(Pin<KBox<Fast>>),
+}
+
+/// What a region is to be from now on.
+pub(crate) struct Change {
+    /// The protection domain.
+    pub(crate) pd: u32,
+    /// Other user memory: start, length, and the address that peers know.
+    pub(crate) range: Option<(u64, u64, u64)>,
+    /// Other rights.
+    pub(crate) access: Option<i32>,
+}
+
+/// The rights that are asked for, if they mean something to us.
+fn rights(access: i32) -> Result<Access> {
+    let asked = u32::from_ne_bytes(access.to_ne_bytes());
+    if asked & !(RIGHTS | c::ib_access_flags_IB_ACCESS_OPTIONAL) != 0 {
+        return Err(EOPNOTSUPP);
+    }
+    Ok(Access(asked & RIGHTS))
 }
 
 impl Region {
@@ -73,23 +101,87 @@ impl Region {
         iova: u64,
         access: i32,
     ) -> Result<Arc<Self>> {
-        let optional = c::ib_access_flags_IB_ACCESS_OPTIONAL;
         let paged = c::ib_access_flags_IB_ACCESS_ON_DEMAND;
         let asked = u32::from_ne_bytes(access.to_ne_bytes());
-        if asked & !(RIGHTS | optional | paged) != 0 {
-            return Err(EOPNOTSUPP);
-        }
+        let rights = rights(i32::from_ne_bytes((asked & !paged).to_ne_bytes()))?;
         iova.checked_add(length).ok_or(EINVAL)?;
         let memory = if asked & paged == 0 {
-            Backing::Pinned(Umem::pin(device.ib(), start, length, access)?)
+            let umem = Umem::pin(device.ib(), start, length, access)?;
+            Backing::Pinned(Arc::new(umem, GFP_KERNEL)?)
         } else {
             Backing::Paged(PagedMemory::register(device.ib(), start, length, access)?)
         };
         if asked & paged != 0 {
             device.on_paged_region();
         }
-        let access = Access(asked & RIGHTS);
-        Self::publish(device, pd, (iova, length), access, |_| Ok(memory))
+        Self::publish(device, pd, (iova, length), rights, |_| Ok(memory))
+    }
+
+    /// Maps and publishes a range of a dma-buf: offset, length, and the address that peers know.
+    pub(crate) fn of_dmabuf(
+        device: &Device,
+        pd: u32,
+        fd: i32,
+        (offset, length, iova): (u64, u64, u64),
+        access: i32,
+    ) -> Result<Arc<Self>> {
+        let rights = rights(access)?;
+        iova.checked_add(length).ok_or(EINVAL)?;
+        let memory = Arc::new(Dmabuf::map(fd, offset, length)?, GFP_KERNEL)?;
+        Self::publish(device, pd, (iova, length), rights, |_| Ok(Backing::Dmabuf(memory)))
+    }
+
+    /// Puts another region in the place of this one, under its key. This one is still to be deregistered. On return no
+    /// packet works with it any more. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` while windows are bound to it; `EOPNOTSUPP` for a paged region, and if it would have to be written and was
+    /// pinned to be read.
+    pub(crate) fn change(&self, device: &Device, wanted: &Change) -> Result<Arc<Self>> {
+        if !self.may_go() {
+            return Err(EINVAL);
+        }
+        let made = self.changed(device, wanted);
+        match &made {
+            Ok(new) => {
+                device.regions.fill(self.key() >> 8, new.clone());
+                wait_for_packets();
+                self.windows.store(REPLACED, Relaxed);
+            }
+            Err(_) => self.windows.store(0, Relaxed),
+        }
+        made
+    }
+
+    fn changed(&self, device: &Device, wanted: &Change) -> Result<Arc<Self>> {
+        if matches!(self.memory, Backing::Paged(_)) {
+            return Err(EOPNOTSUPP);
+        }
+        let access = wanted.access.map_or(Ok(self.view.access), rights)?;
+        let mut view = RegionView {
+            pd: wanted.pd,
+            access,
+            ..self.view
+        };
+        let memory = if let Some((start, length, iova)) = wanted.range {
+            iova.checked_add(length).ok_or(EINVAL)?;
+            (view.base, view.length) = (iova, length);
+            let asked = i32::from_ne_bytes(access.0.to_ne_bytes());
+            Backing::Pinned(Arc::new(Umem::pin(device.ib(), start, length, asked)?, GFP_KERNEL)?)
+        } else {
+            match &self.memory {
+                Backing::Pinned(_) if access.0 & WRITES != 0 && self.view.access.0 & WRITES == 0 => {
+                    return Err(EOPNOTSUPP)
+                }
+                Backing::Pinned(umem) => Backing::Pinned(umem.clone()),
+                Backing::Dmabuf(buffer) => Backing::Dmabuf(buffer.clone()),
+                Backing::Paged(_) => return Err(EOPNOTSUPP),
+                Backing::Kernel(_) | Backing::Fast(_) => return Err(EINVAL),
+            }
+        };
+        let windows = Atomic::new(0);
+        Ok(Arc::new(Self { view, memory, windows }, GFP_KERNEL)?)
     }
 
     /// Publishes a key for fast registration of up to `pages` pages of a kernel caller's memory.
@@ -153,12 +245,18 @@ impl Region {
 
     /// Whether the region may go: no window is bound to it, and from now on none will be.
     pub(crate) fn may_go(&self) -> bool {
-        self.windows.cmpxchg(0, GOING, Full).is_ok()
+        self.windows.cmpxchg(0, GOING, Full).is_ok() || self.is_replaced()
+    }
+
+    fn is_replaced(&self) -> bool {
+        self.windows.load(Relaxed) == REPLACED
     }
 
     /// Withdraws a region that may go; on return nothing refers to its memory.
     pub(crate) fn deregister(device: &Device, region: Arc<Self>) {
-        drop(device.regions.release(region.key() >> 8));
+        if !region.is_replaced() {
+            drop(device.regions.release(region.key() >> 8));
+        }
         // Packets find regions, and let go of them, with softirqs off.
         wait_for_packets();
         if let Backing::Paged(paged) = &region.memory {
@@ -260,6 +358,7 @@ impl Region {
         let done = match &self.memory {
             Backing::Pinned(umem) => umem.read(at, to),
             Backing::Paged(paged) => return paged.read(at, to).map_err(|miss| missed(miss, Fault::LocalProtection)),
+            Backing::Dmabuf(buffer) => buffer.read(at, to),
             Backing::Kernel(memory) => memory.read(at, to),
             Backing::Fast(fast) => return fast.read(ask, to),
         };
@@ -275,6 +374,7 @@ impl Region {
                     .write(at, from)
                     .map_err(|miss| missed(miss, Fault::LocalProtection))
             }
+            Backing::Dmabuf(buffer) => buffer.write(at, from),
             Backing::Kernel(memory) => memory.write(at, from),
             Backing::Fast(fast) => return fast.write(ask, from),
         };
@@ -286,6 +386,7 @@ impl Region {
         let done = match &self.memory {
             Backing::Pinned(umem) => umem.word(at, act),
             Backing::Paged(paged) => return paged.word(at, act).map_err(|miss| missed(miss, Fault::RemoteInvalid)),
+            Backing::Dmabuf(buffer) => buffer.word(at, act),
             Backing::Kernel(memory) => memory.word(at, act),
             Backing::Fast(fast) => return fast.word(ask, act),
         };

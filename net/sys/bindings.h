@@ -103,6 +103,13 @@ struct usb4_detail {
 	bool hex;
 };
 
+/* A dma-buf that is mapped for the CPU. */
+struct usb4_dmabuf {
+	void *buf;
+	void *address;
+	bool iomem;
+};
+
 bool usb4_trace_is_on(void);
 void usb4_trace_state(struct ib_device *ib, u32 qpn, u32 from, u32 to);
 void usb4_trace_event(struct ib_device *ib, enum usb4_trace kind, u32 qpn, u32 sq_psn, u32 rq_psn, u32 what);
@@ -168,6 +175,10 @@ void usb4_page_read(void *to, struct page *page, size_t offset, size_t len);
 void usb4_page_write(struct page *page, size_t offset, const void *from, size_t len);
 void *usb4_page_map(struct page *page);
 void usb4_page_unmap(void *base);
+int usb4_dmabuf_map(struct usb4_dmabuf *mapping, int fd, u64 offset, u64 length);
+void usb4_dmabuf_unmap(struct usb4_dmabuf *mapping);
+void usb4_dmabuf_read(const struct usb4_dmabuf *mapping, size_t offset, void *to, size_t len);
+void usb4_dmabuf_write(const struct usb4_dmabuf *mapping, size_t offset, const void *from, size_t len);
 void *usb4_vmalloc_user(size_t size);
 void usb4_mem_copy(void *to, const void *from, size_t len);
 bool usb4_crc32_is_fast(void);

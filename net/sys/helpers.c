@@ -6,10 +6,12 @@
  */
 #include <linux/crc32.h>
 #include <linux/delay.h>
+#include <linux/dma-buf.h>
 #include <linux/etherdevice.h>
 #include <linux/ethtool.h>
 #include <linux/highmem.h>
 #include <linux/if_vlan.h>
+#include <linux/iosys-map.h>
 #include <linux/module.h>
 #include <linux/rtnetlink.h>
 #include <net/addrconf.h>
@@ -51,6 +53,10 @@ struct ib_mr *usb4_op_reg_user_mr(struct ib_pd *pd, u64 start, u64 length, u64 i
 				  struct ib_dmah *dmah, struct ib_udata *udata);
 int usb4_op_advise_mr(struct ib_pd *pd, enum ib_uverbs_advise_mr_advice advice, u32 flags, struct ib_sge *list,
 		      u32 count, struct uverbs_attr_bundle *attrs);
+struct ib_mr *usb4_op_reg_user_mr_dmabuf(struct ib_pd *pd, u64 offset, u64 length, u64 iova, int fd, int access,
+					 struct ib_dmah *dmah, struct uverbs_attr_bundle *attrs);
+struct ib_mr *usb4_op_rereg_user_mr(struct ib_mr *mr, int flags, u64 start, u64 length, u64 iova, int access,
+				    struct ib_pd *pd, struct ib_udata *udata);
 int usb4_op_dereg_mr(struct ib_mr *mr, struct ib_udata *udata);
 struct ib_mr *usb4_op_alloc_mr(struct ib_pd *pd, enum ib_mr_type type, u32 pages);
 int usb4_op_map_mr_sg(struct ib_mr *mr, struct scatterlist *sg, int count, unsigned int *offset);
@@ -118,6 +124,8 @@ static const struct ib_device_ops usb4_device_ops = {
 	.resize_user_cq = usb4_op_resize_cq,
 	.req_notify_cq = usb4_op_req_notify_cq,
 	.reg_user_mr = usb4_op_reg_user_mr,
+	.reg_user_mr_dmabuf = usb4_op_reg_user_mr_dmabuf,
+	.rereg_user_mr = usb4_op_rereg_user_mr,
 	.dereg_mr = usb4_op_dereg_mr,
 	.alloc_mr = usb4_op_alloc_mr,
 	.map_mr_sg = usb4_op_map_mr_sg,
@@ -457,6 +465,81 @@ void usb4_page_write(struct page *page, size_t offset, const void *from, size_t 
 
 void *usb4_page_map(struct page *page) { return kmap_local_page(page); }
 void usb4_page_unmap(void *base) { kunmap_local(base); }
+#if IS_ENABLED(CONFIG_DMA_SHARED_BUFFER)
+MODULE_IMPORT_NS("DMA_BUF");
+
+static struct iosys_map usb4_dmabuf_iosys(const struct usb4_dmabuf *mapping)
+{
+	struct iosys_map map;
+
+	if (mapping->iomem)
+		iosys_map_set_vaddr_iomem(&map, (void __iomem *)mapping->address);
+	else
+		iosys_map_set_vaddr(&map, mapping->address);
+	return map;
+}
+
+/* No device does DMA here: the buffer is mapped for the CPU, not attached. Mapped, it stays where it is. */
+int usb4_dmabuf_map(struct usb4_dmabuf *mapping, int fd, u64 offset, u64 length)
+{
+	struct dma_buf *buf = dma_buf_get(fd);
+	struct iosys_map map;
+	int err;
+
+	if (IS_ERR(buf))
+		return PTR_ERR(buf);
+	err = -EINVAL;
+	if (!length || offset > buf->size || length > buf->size - offset)
+		goto put;
+	err = -EOPNOTSUPP;
+	if (!buf->ops->vmap)
+		goto put;
+	err = dma_buf_begin_cpu_access(buf, DMA_BIDIRECTIONAL);
+	if (err)
+		goto put;
+	err = dma_buf_vmap_unlocked(buf, &map);
+	if (err) {
+		dma_buf_end_cpu_access(buf, DMA_BIDIRECTIONAL);
+		goto put;
+	}
+	mapping->buf = buf;
+	mapping->iomem = map.is_iomem;
+	mapping->address = map.is_iomem ? (void __force *)map.vaddr_iomem : map.vaddr;
+	return 0;
+put:
+	dma_buf_put(buf);
+	return err;
+}
+
+void usb4_dmabuf_unmap(struct usb4_dmabuf *mapping)
+{
+	struct iosys_map map = usb4_dmabuf_iosys(mapping);
+
+	dma_buf_vunmap_unlocked(mapping->buf, &map);
+	dma_buf_end_cpu_access(mapping->buf, DMA_BIDIRECTIONAL);
+	dma_buf_put(mapping->buf);
+}
+
+void usb4_dmabuf_read(const struct usb4_dmabuf *mapping, size_t offset, void *to, size_t len)
+{
+	struct iosys_map map = usb4_dmabuf_iosys(mapping);
+
+	iosys_map_memcpy_from(to, &map, offset, len);
+}
+
+void usb4_dmabuf_write(const struct usb4_dmabuf *mapping, size_t offset, const void *from, size_t len)
+{
+	struct iosys_map map = usb4_dmabuf_iosys(mapping);
+
+	iosys_map_memcpy_to(&map, offset, from, len);
+}
+#else
+int usb4_dmabuf_map(struct usb4_dmabuf *mapping, int fd, u64 offset, u64 length) { return -EOPNOTSUPP; }
+void usb4_dmabuf_unmap(struct usb4_dmabuf *mapping) { }
+void usb4_dmabuf_read(const struct usb4_dmabuf *mapping, size_t offset, void *to, size_t len) { }
+void usb4_dmabuf_write(const struct usb4_dmabuf *mapping, size_t offset, const void *from, size_t len) { }
+#endif
+
 void *usb4_vmalloc_user(size_t size) { return vmalloc_user(size); }
 void usb4_mem_copy(void *to, const void *from, size_t len) { memcpy(to, from, len); }
 bool usb4_crc32_is_fast(void) { return crc32_optimizations() & CRC32_LE_OPTIMIZATION; }

@@ -12,6 +12,7 @@ mod ah;
 mod fast;
 mod kernel_callers;
 mod mcast;
+mod mr;
 mod mw;
 mod resource;
 mod srq;
