@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Hardware counters in `rdma statistic`: rxe's names where we count the same thing.
+//! Hardware counters in `rdma statistic`: rxe's names where we count the same thing. Of rxe's, only `ack_deferred` is not here.
 
 use roce::counters::Counters;
 
 /// The names, in the order of [`values`].
-pub(crate) const NAMES: [&core::ffi::CStr; 17] = [
+pub(crate) const NAMES: [&core::ffi::CStr; 23] = [
     c"sent_pkts",
     c"rcvd_pkts",
     c"duplicate_request",
@@ -21,11 +21,30 @@ pub(crate) const NAMES: [&core::ffi::CStr; 17] = [
     c"rcvd_dropped",
     c"rdma_sends",
     c"rdma_recvs",
+    c"sent_bytes",
+    c"rcvd_bytes",
+    c"send_err",
+    c"retry_exceeded_err",
+    c"retry_rnr_exceeded_err",
     c"icrc_err",
+    c"link_downed",
 ];
 
-/// Adds one QP's counts. `icrc_err` is the device's own.
-pub(crate) fn add(totals: &mut [u64; NAMES.len()], qp: &Counters) {
+/// What the engine of a QP does not count.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Tally {
+    /// Bytes of IP packets given to the netdev, and received.
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+    /// Frames that could not be built, for lack of memory most often.
+    pub(crate) lost: u64,
+    /// Sends that failed after their retries.
+    pub(crate) retry_exceeded: u64,
+    pub(crate) rnr_retry_exceeded: u64,
+}
+
+/// Adds one QP's counts. The last two are the device's own.
+pub(crate) fn add(totals: &mut [u64; NAMES.len()], qp: &Counters, tally: &Tally) {
     let counts = [
         qp.sent_requests.wrapping_add(qp.sent_responses),
         qp.received,
@@ -43,6 +62,12 @@ pub(crate) fn add(totals: &mut [u64; NAMES.len()], qp: &Counters) {
         qp.dropped,
         qp.sends_completed,
         qp.recvs_completed,
+        tally.sent_bytes,
+        tally.received_bytes,
+        tally.lost,
+        tally.retry_exceeded,
+        tally.rnr_retry_exceeded,
+        0,
         0,
     ];
     for (total, count) in totals.iter_mut().zip(counts) {
@@ -50,9 +75,8 @@ pub(crate) fn add(totals: &mut [u64; NAMES.len()], qp: &Counters) {
     }
 }
 
-/// Puts the device's own count in.
-pub(crate) fn set_icrc_errors(totals: &mut [u64; NAMES.len()], count: u64) {
-    if let Some(last) = totals.last_mut() {
-        *last = count;
-    }
+/// Puts the device's own counts in.
+pub(crate) fn set_own(totals: &mut [u64; NAMES.len()], icrc_errors: u64, downs: u64) {
+    let [.., icrc, down] = totals;
+    (*icrc, *down) = (icrc_errors, downs);
 }

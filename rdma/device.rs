@@ -72,6 +72,9 @@ pub(crate) struct Device {
     /// 1 once somebody with a right to it has asked for the device's end.
     leaving: Atomic<u32>,
     icrc_errors: Atomic<u64>,
+    /// Times that the port went down, and whether it is.
+    downs: Atomic<u64>,
+    down: Atomic<u32>,
     /// 1 once a paged region has been registered.
     pages: Atomic<u32>,
     /// Frames of its QPs in the stack.
@@ -105,6 +108,8 @@ impl Device {
                 srqs: Atomic::new(1),
                 leaving: Atomic::new(0),
                 icrc_errors: Atomic::new(0),
+                downs: Atomic::new(0),
+                down: Atomic::new(1),
                 pages: Atomic::new(0),
                 in_flight: Atomic::new(0),
                 retired <- new_bh_lock!([0; counters::NAMES.len()], c"usb4_counters"),
@@ -203,9 +208,19 @@ impl Device {
         self.icrc_errors.fetch_add(1, Relaxed);
     }
 
+    /// The port is up or down now. Under RTNL.
+    pub(crate) fn on_port(&self, up: bool) {
+        let was_down = self.down.load(Relaxed) != 0;
+        self.down.store(u32::from(!up), Relaxed);
+        if !up && !was_down {
+            self.downs.fetch_add(1, Relaxed);
+        }
+    }
+
     /// Keeps the counts of a QP that goes.
-    pub(crate) fn retire(&self, counts: &roce::counters::Counters) {
-        counters::add(&mut self.retired.lock(), counts);
+    pub(crate) fn retire(&self, qp: &Qp) {
+        let (counts, tally) = qp.counters();
+        counters::add(&mut self.retired.lock(), &counts, &tally);
     }
 
     /// All counts, in the order of [`counters::NAMES`].
@@ -213,10 +228,11 @@ impl Device {
         let mut totals = *self.retired.lock();
         let mut slot = 0;
         while let Some((next, qp)) = self.qps.next_from(slot) {
-            counters::add(&mut totals, &qp.counters());
+            let (counts, tally) = qp.counters();
+            counters::add(&mut totals, &counts, &tally);
             slot = next;
         }
-        counters::set_icrc_errors(&mut totals, self.icrc_errors.load(Relaxed));
+        counters::set_own(&mut totals, self.icrc_errors.load(Relaxed), self.downs.load(Relaxed));
         totals
     }
 }

@@ -12,6 +12,7 @@ pub(crate) use create::NewQp;
 
 use crate::{
     attr, context,
+    counters::Tally,
     cq::{Cq, Extra},
     device::Device,
     host::{Lent, Sender},
@@ -39,7 +40,7 @@ use kernel::{
     },
 };
 use roce::{
-    completion::{Event, Queue},
+    completion::{Event, Queue, WcStatus},
     counters::Counters,
     limits,
     qp::{QpKind, ReadResource, SendMessage, Slots, State as QpState},
@@ -79,6 +80,7 @@ struct State {
     rq: RecvQueue,
     path: Option<Path>,
     sender: Sender,
+    tally: Tally,
     ip_id: u16,
     /// Somebody is sending and will look again before it stops.
     sending: bool,
@@ -135,9 +137,10 @@ impl Qp {
         self.signal_all
     }
 
-    /// The engine's counts.
-    pub(crate) fn counters(&self) -> Counters {
-        *self.state.lock().engine.counters()
+    /// What was counted.
+    pub(crate) fn counters(&self) -> (Counters, Tally) {
+        let state = self.state.lock();
+        (*state.engine.counters(), state.tally)
     }
 
     /// New sends are posted, or receives, or the user just wants us to look.
@@ -221,6 +224,9 @@ impl Qp {
                 payload,
                 sender: &mut state.sender,
             };
+            if let Some(payload) = payload {
+                state.tally.received_bytes += payload.ip_len();
+            }
             let before = watch::before(&state.engine);
             act(&mut state.engine, state.path.as_ref(), Instant(now()), &mut host);
             this.bring(state, &needs, payload);
@@ -352,6 +358,7 @@ impl Qp {
                     self.device.in_flight.fetch_add(1, Relaxed);
                     let [first, ..] = path.dst_mac;
                     let heard = first & 1 != 0 && self.device.groups.has(&path.addresses.dst_gid());
+                    state.tally.sent_bytes += frame.ip_len();
                     batch.push(frame, To::of(&path, heard), transmit.request_psn());
                 }
                 Err(NotBuilt::Fault(fault)) => {
@@ -359,7 +366,7 @@ impl Qp {
                     state.engine.handle_gather_fault(now, &transmit, fault, &mut host);
                     watch::after(before, &state.engine, &self.device, self.number);
                 }
-                Err(NotBuilt::Lost) => {}
+                Err(NotBuilt::Lost) => state.tally.lost += 1,
             }
         }
         self.bring(state, &needs, None);
@@ -415,6 +422,11 @@ impl Qp {
                 sender: *host.sender,
                 qp: mark,
             };
+            match completion.status {
+                WcStatus::RetryExceeded => state.tally.retry_exceeded += 1,
+                WcStatus::RnrRetryExceeded => state.tally.rnr_retry_exceeded += 1,
+                _ => {}
+            }
             match completion.queue {
                 Queue::Send => {
                     host.sq.complete();
@@ -552,7 +564,7 @@ impl Qp {
         self.timer.close();
         self.after.close();
         wait_for_packets();
-        self.device.retire(&self.counters());
+        self.device.retire(self);
         let mappings = core::mem::take(&mut *self.mappings.lock());
         drop(mappings);
         drop(found);

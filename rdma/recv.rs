@@ -138,6 +138,11 @@ pub(crate) struct Payload<'a> {
 }
 
 impl Payload<'_> {
+    /// Bytes of the IP packet.
+    pub(crate) fn ip_len(&self) -> u64 {
+        self.frame.len() as u64
+    }
+
     /// The VLAN that brought it, as in a path.
     pub(crate) fn tag(&self) -> u32 {
         self.frame.tag()

@@ -123,6 +123,8 @@ fn register(name: &CStr, ib: NonNull<c::ib_device>, netdev: &Netdev) -> Result {
     let raw = Arc::into_raw(Device::new(IbDev(ib), netdev)?);
     // SAFETY: The device is not yet known to anybody else; `inner` keeps `raw` alive until `dealloc_driver`.
     unsafe { (*ib.cast::<c::usb4_device>().as_ptr()).inner = raw.cast_mut().cast() };
+    // SAFETY: `inner` keeps it.
+    unsafe { &*raw }.on_port(netdev.port_state() == c::ib_port_state_IB_PORT_ACTIVE);
     // SAFETY: `dealloc_driver` drops the hook before the device.
     unsafe { (*raw).listen(netdev::Hook::new(netdev, raw)?) };
     {
@@ -258,6 +260,7 @@ pub(super) unsafe fn netdev_event(event: usize, ndev: NonNull<c::net_device>) {
                 | c::netdev_cmd_NETDEV_CHANGE
                 | c::netdev_cmd_NETDEV_CHANGEMTU,
             ) => {
+                device.on_port(netdev.port_state() == c::ib_port_state_IB_PORT_ACTIVE);
                 // SAFETY: The reference keeps the device registered during the call.
                 unsafe {
                     if c::usb4_ib_try_get(listed.0.as_ptr()) {

@@ -7,6 +7,7 @@
 //! C headers: `include/linux/{netdevice,skbuff,netfilter}.h`.
 
 use crate::{device::Device, qp::Qp, send::To};
+use roce::wire::udp::ETHERNET_LEN;
 use core::{ops::Deref, ptr, ptr::NonNull, slice};
 use kernel::{
     error::to_result,
@@ -362,6 +363,11 @@ impl Drop for TxFrame {
 pub(crate) struct ReadyFrame(TxFrame);
 
 impl ReadyFrame {
+    /// Bytes of the IP packet.
+    pub(crate) fn ip_len(&self) -> u64 {
+        (self.0.len - ETHERNET_LEN) as u64
+    }
+
     /// Gives the frame to the netdev, or back to ourselves, or both. False if the netdev's queue had no room for it. No
     /// lock held.
     pub(crate) fn send(self, to: To) -> bool {

@@ -3,6 +3,7 @@
 
 use super::{Engine, Qp, State, FLUSH_FIRST, QPN_FLAG};
 use crate::{
+    counters::Tally,
     cq::Cq,
     device::{Device, Qps},
     host::Sender,
@@ -131,6 +132,7 @@ impl Qp {
             rq,
             path: None,
             sender: Sender::default(),
+            tally: Tally::default(),
             ip_id: 0,
             sending: false,
             flush_in: FLUSH_FIRST,

@@ -28,6 +28,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("clean", include_str!("../guest/clean")),
     ("wait-listen", include_str!("../guest/wait-listen")),
     ("mkinitramfs", include_str!("../guest/mkinitramfs")),
+    ("netdevs", include_str!("../guest/netdevs")),
     ("one.py", include_str!("../guest/one.py")),
     ("caps.py", include_str!("../guest/caps.py")),
     ("nvme", include_str!("../guest/nvme")),
