@@ -50,11 +50,7 @@ pub(crate) fn after<S: Storage>(before: Option<Before>, engine: &Engine<S>, devi
         }
     }
     if before.state != engine.state() {
-        trace::state(
-            &place,
-            u32::from(before.state as u8),
-            u32::from(engine.state() as u8),
-        );
+        trace::state(&place, u32::from(before.state as u8), u32::from(engine.state() as u8));
     }
 }
 

@@ -7,7 +7,6 @@
 //! C headers: `include/linux/{netdevice,skbuff,netfilter}.h`.
 
 use crate::{device::Device, qp::Qp, send::To};
-use roce::wire::udp::ETHERNET_LEN;
 use core::{ops::Deref, ptr, ptr::NonNull, slice};
 use kernel::{
     error::to_result,
@@ -18,6 +17,7 @@ use kernel::{
     },
     types::Opaque,
 };
+use roce::wire::udp::ETHERNET_LEN;
 use usb4_bindings as c;
 
 /// `NET_XMIT_DROP`: the queue of the netdev is full.

@@ -325,7 +325,14 @@ impl QpHandle {
     /// Tells the owner.
     pub(crate) fn raise(&self, event: QpEvent) {
         // SAFETY: Valid by the invariant.
-        unsafe { c::usb4_ib_event((*self.0.as_ptr()).device, ptr::null_mut(), self.0.as_ptr(), event.code()) }
+        unsafe {
+            c::usb4_ib_event(
+                (*self.0.as_ptr()).device,
+                ptr::null_mut(),
+                self.0.as_ptr(),
+                event.code(),
+            )
+        }
     }
 }
 

@@ -18,10 +18,16 @@ impl Qp {
             Detail::dec(c"timeout", u64::from(attrs.timeout)),
             Detail::dec(c"retry_cnt", u64::from(attrs.retry_cnt)),
             Detail::dec(c"rnr_retry", u64::from(attrs.rnr_retry)),
-            Detail::dec(c"frames_in_flight", u64::from(self.in_flight.load(Relaxed).unsigned_abs())),
+            Detail::dec(
+                c"frames_in_flight",
+                u64::from(self.in_flight.load(Relaxed).unsigned_abs()),
+            ),
             Detail::dec(c"sends_completed", counters.sends_completed),
             Detail::dec(c"recvs_completed", counters.recvs_completed),
-            Detail::dec(c"sent_pkts", counters.sent_requests.wrapping_add(counters.sent_responses)),
+            Detail::dec(
+                c"sent_pkts",
+                counters.sent_requests.wrapping_add(counters.sent_responses),
+            ),
             Detail::dec(c"rcvd_pkts", counters.received),
             Detail::dec(c"dropped", counters.dropped),
             Detail::dec(c"timeouts", counters.timeouts),

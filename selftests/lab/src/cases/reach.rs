@@ -163,8 +163,16 @@ fn watched(context: &Context) -> Result<()> {
     for host in 0..2 {
         lab.sh(host, "echo 0 > /sys/kernel/tracing/events/usb4_rdma/enable")?;
     }
-    let counted = lab.ok(0, &["rdma", "statistic", "show", "link", &format!("{}/1", pair.client.name)])?;
-    for name in ["retry_rnr_exceeded_err 1", "rcvd_error_naks 1", "icrc_err 0", "link_downed 0"] {
+    let counted = lab.ok(
+        0,
+        &["rdma", "statistic", "show", "link", &format!("{}/1", pair.client.name)],
+    )?;
+    for name in [
+        "retry_rnr_exceeded_err 1",
+        "rcvd_error_naks 1",
+        "icrc_err 0",
+        "link_downed 0",
+    ] {
         ensure!(counted.contains(name), "`{name}` is not among the counters: {counted}");
     }
     ensure!(!counted.contains("sent_bytes 0 "), "nothing was sent: {counted}");
@@ -176,7 +184,14 @@ fn watched(context: &Context) -> Result<()> {
     }
     let list = format!("/sys/kernel/debug/usb4_rdma/{}/qps", pair.client.name);
     let listed = lab.ok(0, &["cat", &list])?;
-    for what in [" Rc pd ", " Gsi pd ", "  requester ", "  responder ", "state: Rts", "  counters "] {
+    for what in [
+        " Rc pd ",
+        " Gsi pd ",
+        "  requester ",
+        "  responder ",
+        "state: Rts",
+        "  counters ",
+    ] {
         ensure!(listed.contains(what), "no `{what}` in: {listed}");
     }
     for host in 0..2 {
@@ -184,6 +199,7 @@ fn watched(context: &Context) -> Result<()> {
     }
     let _ = (serving.wait()?, calling.wait()?);
     pair.delete(lab)?;
-    lab.sh(0, &format!("! [ -e {list} ]")).context("the listing outlived its device")?;
+    lab.sh(0, &format!("! [ -e {list} ]"))
+        .context("the listing outlived its device")?;
     Ok(())
 }
