@@ -305,7 +305,10 @@ fn judge(reports: &[Value; 2], cuts: usize) -> Result<Outcome> {
         }
     }
     let judged = reports[0]["end"].as_f64().unwrap_or(0.0) - reports[0]["begin"].as_f64().unwrap_or(0.0);
-    outcome.starved = starved.iter().map(|(from, to)| to - from).sum();
+    outcome.starved = starved
+        .iter()
+        .map(|(from, to)| to - from)
+        .fold(0.0, |sum, one| sum + one);
     if outcome.starved > 2.0 * STARVED * judged {
         outcome.wrong.push(format!(
             "the guests were starved of the processor for {:.0} s: the machine is too busy to judge",
