@@ -55,7 +55,12 @@ impl Series {
             true => (LAT_VOLUME, TRIPS),
             false => (VOLUME, MESSAGES),
         };
-        (volume / size).clamp(least, most)
+        let count = (volume / size).clamp(least, most);
+        // perftest counts by queue pair.
+        match self.arguments.contains("-q 64") {
+            true => (count / 64).max(5),
+            false => count,
+        }
     }
 }
 
