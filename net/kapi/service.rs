@@ -116,7 +116,16 @@ unsafe fn with<R>(svc: *mut c::tb_service, then: impl FnOnce(Xdomain, Kind) -> R
 unsafe extern "C" fn usb4_tb_op_probe(svc: *mut c::tb_service) -> c_int {
     // SAFETY: By the caller's promise.
     let result = unsafe { with(svc, control::bind) };
-    result.unwrap_or(Err(EINVAL)).map_or_else(|err| err.to_errno(), |()| 0)
+    match result.unwrap_or(Err(EINVAL)) {
+        Ok(()) => {
+            // Our directories may have come after the peer had read them and before its XDomain was on our bus: then
+            // the core told nobody. One of the two always sees the other's, and tells it to look again.
+            // SAFETY: By the caller's promise; the core's locks are free in a probe.
+            unsafe { c::tb_service_properties_changed(svc) };
+            0
+        }
+        Err(err) => err.to_errno(),
+    }
 }
 
 /// # Safety
