@@ -173,7 +173,8 @@ impl Cq {
     }
 
     /// Adds a completion, and wakes the owner if that was asked for. Called under the QP's lock.
-    pub(crate) fn push(&self, completion: &Completion, extra: &Extra) {
+    /// Whether somebody was woken by it.
+    pub(crate) fn push(&self, completion: &Completion, extra: &Extra) -> bool {
         let mut state = self.state.lock();
         let next = state.ring.next(state.producer);
         if next == state.ring.consumer() {
@@ -183,7 +184,7 @@ impl Cq {
                     handle.overrun();
                 }
             }
-            return;
+            return false;
         }
         state.ring.write(state.producer, 0, &cqe(completion, extra));
         if !state.is_shared {
@@ -200,7 +201,7 @@ impl Cq {
             Armed::Solicited => completion.solicited || completion.status != WcStatus::Success,
         };
         if !wakes {
-            return;
+            return false;
         }
         state.armed = Armed::No;
         let handle = state.handle;
@@ -209,6 +210,7 @@ impl Cq {
         if let Some(handle) = handle {
             handle.complete();
         }
+        true
     }
 
     /// The next completion, of a kernel caller's queue. Any context.

@@ -10,7 +10,7 @@ use crate::{
     mr::Region,
     qp::Qp,
 };
-use core::cell::RefCell;
+use core::cell::Cell;
 use kernel::{prelude::*, sync::Arc};
 use roce::wqe::Fault;
 
@@ -29,7 +29,7 @@ pub(crate) struct Missing {
 
 /// What the engine's host missed during a call.
 pub(crate) struct Needs {
-    missing: RefCell<Option<Missing>>,
+    missing: Cell<Option<Missing>>,
     /// A miss is a fault: the page cannot be brought, or nobody would wait for it.
     hopeless: bool,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Needs {
 impl Needs {
     fn new(hopeless: bool) -> Self {
         Self {
-            missing: RefCell::new(None),
+            missing: Cell::new(None),
             hopeless,
         }
     }
@@ -53,17 +53,17 @@ impl Needs {
             return Fault::LocalProtection;
         }
         let len = len.max(AHEAD).min(region.len_from(at));
-        *self.missing.borrow_mut() = Some(Missing {
+        self.missing.set(Some(Missing {
             region: region.clone(),
             at,
             len,
             write,
-        });
+        }));
         Fault::Absent
     }
 
     pub(crate) fn take(&self) -> Option<Missing> {
-        self.missing.borrow_mut().take()
+        self.missing.take()
     }
 }
 

@@ -157,6 +157,11 @@ impl Qp {
         may_send.then_some(()).ok_or(EINVAL)
     }
 
+    /// Sends what was put off: before a change of state, which would forget the acknowledgement that the peer waits for.
+    pub(crate) fn flush(this: &Arc<Self>) {
+        Self::drive(this, None, |_, _, _, _| ());
+    }
+
     /// A packet for this QP, whose ICRC is right.
     pub(crate) fn receive(this: &Arc<Self>, packet: &Packet, datagram: &Datagram, payload: &Payload<'_>) {
         if packet.bth.pkey & 0x7fff != context::PKEY & 0x7fff {
@@ -231,11 +236,12 @@ impl Qp {
             act(&mut state.engine, state.path.as_ref(), Instant(now()), &mut host);
             this.bring(state, &needs, payload);
             watch::after(before, &state.engine, &this.device, this.number);
-            this.settle(state);
+            let woke = this.settle(state);
             if state.sending {
                 return;
             }
-            if payload.is_some() && state.engine.may_wait() {
+            // Once somebody has been woken, softirqs that are put off come after him.
+            if payload.is_some() && !woke && state.engine.may_wait() {
                 this.after.schedule();
                 return;
             }
@@ -397,11 +403,12 @@ impl Qp {
         self.in_flight.load(Relaxed) <= most / 2 && self.stalled.xchg(0, Full) != 0
     }
 
-    /// Writes completions and raises events.
-    fn settle(&self, state: &mut State) {
+    /// Writes completions and raises events. Whether somebody was woken by it.
+    fn settle(&self, state: &mut State) -> bool {
         let Some(mark) = state.handle.as_ref().map(QpHandle::mark) else {
-            return;
+            return false;
         };
+        let mut woke = false;
         // What is flushed needs no memory.
         let needs = Needs::deaf();
         let mut host = Lent {
@@ -431,12 +438,12 @@ impl Qp {
                 Queue::Send => {
                     host.sq.complete();
                     if completion.signalled {
-                        self.send_cq.push(&completion, &extra);
+                        woke |= self.send_cq.push(&completion, &extra);
                     }
                 }
                 Queue::Recv => {
                     host.rq.complete();
-                    self.recv_cq.push(&completion, &extra);
+                    woke |= self.recv_cq.push(&completion, &extra);
                 }
             }
         }
@@ -454,6 +461,7 @@ impl Qp {
                 handle.raise(event);
             }
         }
+        woke
     }
 
     fn rearm(&self, state: &mut State) {
@@ -482,6 +490,7 @@ impl Qp {
             return Err(EOPNOTSUPP);
         }
         let netdev = this.device.netdev().ok_or(ENODEV)?;
+        Self::flush(this);
         // Memory for the peer's READs is as large as it was ever asked to be.
         let mut reads = KVVec::new();
         if has(c::ib_qp_attr_mask_IB_QP_MAX_DEST_RD_ATOMIC) {

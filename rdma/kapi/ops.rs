@@ -487,6 +487,7 @@ unsafe extern "C" fn usb4_op_query_qp(
 unsafe extern "C" fn usb4_op_destroy_qp(qp: *mut c::ib_qp, _udata: *mut c::ib_udata) -> c_int {
     // SAFETY: The core destroys a QP once.
     if let Some(qp) = unsafe { detach::<Qp>(&mut (*qp.cast::<c::usb4_qp>()).inner) } {
+        Qp::flush(&qp);
         qp.close();
     }
     0
