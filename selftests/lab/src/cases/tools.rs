@@ -230,7 +230,7 @@ fn libfabric(context: &Context) -> Result<()> {
     .collect();
     let (rxm, others) = runs.split_last().context("no runs")?;
     pair.play_all(lab, others)?;
-    // libfabric 2.1's passive side sometimes reads through a null pointer when the peer disconnects: not the device's doing,
+    // libfabric 2.1's passive side was seen to read through a null pointer when the peer disconnects, believed to be its own doing,
     // and the data have been compared by then.
     for attempt in 1..=3 {
         let played = pair.play(lab, std::slice::from_ref(rxm))?;
