@@ -35,6 +35,16 @@ fn pairings(ours: Kind) -> [(Kind, Kind, &'static str); 4] {
 struct Readings {
     values: Vec<f64>,
     failures: Vec<String>,
+    /// Why runs did not count and were repeated.
+    repeats: Vec<&'static str>,
+}
+
+/// What became of one run.
+enum Outcome {
+    Value(f64),
+    Failed(String),
+    /// It says nothing of the devices and does not count.
+    Repeat(&'static str),
 }
 
 /// Runs the matrix `runs` times; the table, into docs/benchmarks.md if `write`. `filter` selects cells by their
@@ -85,11 +95,12 @@ pub fn run(ours: Kind, runs: usize, filter: &str, write: bool) -> Result<()> {
             play(&lab, &cells, portion, (client, server), |cell, outcome| {
                 let readings = readings.entry((cell, column)).or_default();
                 match outcome {
-                    Ok(value) => readings.values.push(value),
-                    Err(why) => {
+                    Outcome::Value(value) => readings.values.push(value),
+                    Outcome::Failed(why) => {
                         eprintln!("{name}: {}: {why}", cells[cell].label());
                         readings.failures.push(why);
                     }
+                    Outcome::Repeat(why) => readings.repeats.push(why),
                 }
             })?;
             complaints.extend(complaint(&marks, name)?);
@@ -137,7 +148,7 @@ fn play(
     cells: &[Cell],
     numbers: &[usize],
     (client, server): (Kind, Kind),
-    mut tell: impl FnMut(usize, Result<f64, String>),
+    mut tell: impl FnMut(usize, Outcome),
 ) -> Result<()> {
     let pair = Pair::add(lab, client, server)?;
     let mut left = numbers.to_vec();
@@ -145,9 +156,14 @@ fn play(
         let runs: Vec<Run> = left.iter().map(|&n| command(&cells[n], n, &pair)).collect();
         let mut again = Vec::new();
         for (n, played) in left.into_iter().zip(pair.play(lab, &runs)?) {
-            match outcome(&cells[n], &played) {
-                Err(why) if attempt < ATTEMPTS && [NONSENSE, OWN_RACE].contains(&why.as_str()) => again.push(n),
-                result => tell(n, result),
+            match outcome(&cells[n], client, &played) {
+                Outcome::Repeat(why) if attempt == ATTEMPTS => tell(n, Outcome::Failed(why.into())),
+                outcome => {
+                    if matches!(outcome, Outcome::Repeat(_)) {
+                        again.push(n);
+                    }
+                    tell(n, outcome);
+                }
             }
         }
         left = again;
@@ -162,6 +178,8 @@ fn play(
 const NONSENSE: &str = "perftest reported nonsense";
 /// With -R perftest connects twice, and its second call may come before its server listens again.
 const OWN_RACE: &str = "RDMA_CM_EVENT_REJECTED; error: 8";
+/// docs/verbs.md, "What rxe does wrong as a sender".
+const RXE_RESENDS: &str = "rxe's fault when it sends again";
 /// Runs of a cell that meets one of these.
 const ATTEMPTS: usize = 6;
 
@@ -188,13 +206,20 @@ fn command(cell: &Cell, number: usize, pair: &Pair) -> Run {
     }
 }
 
-/// The figure of a run, or why there is none.
-fn outcome(cell: &Cell, played: &Played) -> Result<f64, String> {
+/// What became of a run of a cell whose requests `client` sent.
+fn outcome(cell: &Cell, client: Kind, played: &Played) -> Outcome {
     if let Some(trouble) = played.trouble() {
         if trouble.contains(OWN_RACE) {
-            return Err(OWN_RACE.into());
+            return Outcome::Repeat(OWN_RACE);
         }
-        return Err(reason(&trouble, played));
+        let refused = ["Failed status 9:", "Failed status 11:"]
+            .iter()
+            .any(|s| trouble.contains(s))
+            || trouble.contains("Failed status 5:") && trouble.contains("Failed status 1:");
+        if client == Kind::Rxe && cell.has_resends_of_sends() && refused {
+            return Outcome::Repeat(RXE_RESENDS);
+        }
+        return Outcome::Failed(reason(&trouble, played));
     }
     let value = if cell.is_latency() {
         parse::latency(&played.client.out).map(|row| row.typical_us)
@@ -205,9 +230,9 @@ fn outcome(cell: &Cell, played: &Played) -> Result<f64, String> {
         })
     };
     match value {
-        Ok(value) if value > 0.0 && value.is_finite() => Ok(value),
-        Ok(_) => Err(NONSENSE.into()),
-        Err(_) => Err("perftest printed no table".into()),
+        Ok(value) if value > 0.0 && value.is_finite() => Outcome::Value(value),
+        Ok(_) => Outcome::Repeat(NONSENSE),
+        Err(_) => Outcome::Failed("perftest printed no table".into()),
     }
 }
 
@@ -247,9 +272,15 @@ fn shown(cells: &[Cell], readings: &BTreeMap<(usize, usize), Readings>, runs: us
                 (Some(v), 0) => figure(v),
                 (Some(v), failed) => format!("{} ({failed} of {runs} FAILED)", figure(v)),
             });
-            for why in &readings.failures {
-                notes.push(format!("- {}, {}: {why}", cell.label(), pairings(Kind::Usb4)[column].2));
-            }
+            let mut note = |what: &str, why: &str| {
+                notes.push(format!(
+                    "- {}, {}: {what}{why}",
+                    cell.label(),
+                    pairings(Kind::Usb4)[column].2
+                ));
+            };
+            readings.failures.iter().for_each(|why| note("failed: ", why));
+            readings.repeats.iter().for_each(|why| note("repeated: ", why));
         }
         row.push(match values {
             [Some(ours), Some(theirs), ..] => format!("{:.2}", ours / theirs),
@@ -262,7 +293,7 @@ fn shown(cells: &[Cell], readings: &BTreeMap<(usize, usize), Readings>, runs: us
     heading.push("ours/rxe");
     let mut text = table(&heading, &rows);
     if !notes.is_empty() {
-        text += &format!("\nFailures:\n\n{}\n", notes.join("\n"));
+        text += &format!("\nFailures, and runs that were repeated:\n\n{}\n", notes.join("\n"));
     }
     text
 }
@@ -282,12 +313,13 @@ mod tests {
                 Readings {
                     values: if failed { vec![] } else { vec![2.0 + column as f64] },
                     failures: if failed { vec!["it broke".into()] } else { vec![] },
+                    repeats: vec![],
                 },
             );
         }
         let text = shown(&cells, &readings, 1);
         assert!(text.contains("| 2.00 | 3.00 | FAILED | 5.00 | 0.67 |"), "{text}");
-        assert!(text.contains("ours to rxe: it broke"), "{text}");
+        assert!(text.contains("ours to rxe: failed: it broke"), "{text}");
         assert!(worse(&cells, &readings).is_err());
         readings.entry((0, 1)).or_default().failures.push("theirs too".into());
         assert!(worse(&cells, &readings).is_ok());

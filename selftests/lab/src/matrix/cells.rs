@@ -144,6 +144,11 @@ impl Cell {
         self.options.split(' ').any(|word| word == "-R")
     }
 
+    /// SENDs of several packets, of a service that sends again.
+    pub fn has_resends_of_sends(&self) -> bool {
+        self.operation == "send" && self.transport == "RC" && self.size > KIB4
+    }
+
     /// Small messages are counted, large ones weighed.
     pub fn counts_messages(&self) -> bool {
         self.size < KIB4
