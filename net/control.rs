@@ -16,6 +16,7 @@
 
 use crate::{
     kapi::{
+        links,
         ring::{Look, Wake},
         sync::{new_irq_lock, IrqLock},
         timer::{self, sleep_ms, Timed, Timer},
@@ -39,11 +40,6 @@ use tbip::{
     stock::Settings,
     wire::{Ends, Message, MessageBuf},
 };
-
-kernel::sync::global_lock! {
-    // SAFETY: Initialised by `start` before anything else of this file can run.
-    unsafe(uninit) static LINKS: Mutex<KVec<Arc<Link>>> = KVec::new();
-}
 
 /// Messages that wait for a worker. More are dropped: peers repeat theirs.
 const LETTERS: usize = 8;
@@ -192,19 +188,18 @@ impl Wake for Netif {
 /// Before anything of the bus can come in. `e2e`: end-to-end flow control is offered.
 pub(crate) fn start(e2e: bool) {
     OFFER_E2E.store(e2e, Ordering::Relaxed);
-    // SAFETY: Called once, from the module's init.
-    unsafe { LINKS.init() };
+    links::start();
 }
 
 /// Every link ends. Nothing of the bus comes in any more.
 pub(crate) fn stop() {
     gone(|_| true);
     // Statics are not dropped: the empty vector's memory goes here.
-    drop(mem::take(&mut *LINKS.lock()));
+    drop(links::with(mem::take));
 }
 
 fn find(is: impl Fn(&Link) -> bool) -> Option<Arc<Link>> {
-    LINKS.lock().iter().find(|link| is(link)).cloned()
+    links::with(|links| links.iter().find(|link| is(link)).cloned())
 }
 
 /// The peer at `xd` offers a service.
@@ -216,7 +211,7 @@ pub(crate) fn bind(xd: Xdomain, kind: Kind) -> Result {
             let link = Arc::pin_init(Link::new(xd, ends), GFP_KERNEL)?;
             link.worker.own(&link);
             link.rescan.own(&link);
-            LINKS.lock().push(link.clone(), GFP_KERNEL)?;
+            links::with(|links| links.push(link.clone(), GFP_KERNEL))?;
             link
         }
     };
@@ -240,17 +235,15 @@ pub(crate) fn unbind(xd: &Xdomain, kind: Kind) {
 /// Links to which `is` applies end: the device that they are on goes away. Sleeps.
 pub(crate) fn gone(is: impl Fn(&Xdomain) -> bool) {
     loop {
-        let link = {
-            let mut links = LINKS.lock();
-            let Some(at) = links.iter().position(|link| is(&link.xd)) else {
-                return;
-            };
+        let link = links::with(|links| {
+            let at = links.iter().position(|link| is(&link.xd))?;
             let last = links.len() - 1;
             links.swap(at, last);
             links.pop()
-        };
-        if let Some(link) = link {
-            link.end();
+        });
+        match link {
+            Some(link) => link.end(),
+            None => return,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! Safe wrappers of the kernel interfaces that the cables need and `rust/kernel` does not have.
 
 mod ethtool;
+pub(crate) mod links;
 pub(crate) mod netdev;
 pub(crate) mod pages;
 pub(crate) mod random;

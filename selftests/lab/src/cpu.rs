@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! CPU time of a process and everything below it, from /proc.
+//! CPU time, processors and priority of processes.
 
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::sched::{sched_getaffinity, sched_setaffinity, CpuSet};
+use nix::unistd::Pid;
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// One line of /proc/PID/stat as far as needed here.
 struct Stat {
@@ -25,6 +31,54 @@ pub fn seconds(pid: u32) -> f64 {
 /// A process and its descendants.
 pub fn tree(pid: u32) -> Vec<u32> {
     below(&snapshot(), pid)
+}
+
+/// The processors that this program may use.
+pub fn usable() -> Result<CpuSet> {
+    sched_getaffinity(Pid::from_raw(0)).context("which processors may be used")
+}
+
+/// One of those processors alone: the last, which serves fewer of the machine's interrupts than the first.
+pub fn one() -> Result<CpuSet> {
+    let usable = usable()?;
+    let last = (0..CpuSet::count()).rev().find(|&n| usable.is_set(n) == Ok(true));
+    let mut one = CpuSet::new();
+    one.set(last.context("no processor")?)?;
+    Ok(one)
+}
+
+/// Confines a process and its descendants, and those that they start later, to some processors.
+pub fn confine(pid: u32, to: &CpuSet) -> Result<()> {
+    for process in tree(pid) {
+        for thread in fs::read_dir(format!("/proc/{process}/task"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let Some(thread) = thread.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            match sched_setaffinity(Pid::from_raw(thread), to) {
+                // It ended meanwhile.
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(error) => return Err(error).with_context(|| format!("confining thread {thread}")),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Has a program preempt all ordinary ones: what plays hardware does not wait for those who poll it. Without the privilege
+/// it runs as they do.
+pub fn as_hardware(command: &mut Command) {
+    let first = || {
+        let param = libc::sched_param { sched_priority: 1 };
+        // SAFETY: The structure is there for the call, which touches this process alone.
+        unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &param) };
+        Ok(())
+    };
+    // SAFETY: The closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(first) };
 }
 
 fn below(all: &HashMap<u32, Stat>, pid: u32) -> Vec<u32> {

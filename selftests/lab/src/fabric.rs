@@ -2,7 +2,7 @@
 //! The `fabricd` process of a lab and its control socket.
 
 use crate::control::connect;
-use crate::{log, paths, spec::LabSpec};
+use crate::{cpu, log, paths, spec::LabSpec};
 use anyhow::{bail, Context, Result};
 use serde_json::{json, Value};
 use std::fs::{self, File};
@@ -31,7 +31,9 @@ impl Fabric {
         fs::create_dir_all(dir)?;
         let description = dir.join("spec.json");
         fs::write(&description, serde_json::to_string_pretty(&spec.fabric())?)?;
-        let mut child = Command::new(&program)
+        let mut command = Command::new(&program);
+        cpu::as_hardware(&mut command);
+        let mut child = command
             .arg("--dir")
             .arg(dir)
             .arg("--spec")

@@ -4,9 +4,10 @@
 use crate::control::{ask, Answer, Output, Request};
 use crate::log::Mark;
 use crate::spec::LabSpec;
-use crate::{log, paths};
+use crate::{cpu, log, paths};
 use anyhow::{bail, Context, Result};
 use base64::{engine::general_purpose::STANDARD, Engine};
+use nix::sched::CpuSet;
 use serde_json::{json, Value};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -232,6 +233,16 @@ impl Lab {
         let stat = self.stat()?;
         let hosts = stat["hosts"].as_array().context("stat without hosts")?;
         Ok(hosts.iter().filter_map(|h| h["cpu_s"].as_f64()).sum())
+    }
+
+    /// Has the whole lab, guests and cables, run on some of the machine's processors only.
+    pub fn confine(&self, to: &CpuSet) -> Result<()> {
+        let path = self.state.join(PID);
+        let holder = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+        cpu::confine(
+            holder.trim().parse().with_context(|| format!("{}", path.display()))?,
+            to,
+        )
     }
 
     /// Ends a guest as a power cut would.

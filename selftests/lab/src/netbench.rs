@@ -5,6 +5,7 @@
 //! that a busy minute of the machine hits all alike. CPU seconds are those of both guests' processes, all included.
 
 use crate::bench::steal_seconds;
+use crate::cpu;
 use crate::lab::Lab;
 use crate::measure::{figure, median, table};
 use crate::spec::{ipv4, LabSpec, NetDriver};
@@ -21,12 +22,15 @@ const MTUS: [u32; 3] = [1500, 9000, NetDriver::MTU];
 /// Seconds of a TCP run, and of one that only looks for the best MTU.
 const TCP_S: u32 = 4;
 const TRY_S: u32 = 2;
-/// Echo requests of a ping run and their distance, which leaves the guests time to fall asleep in between.
-const PINGS: u32 = 100;
-const PING_EVERY_S: &str = "0.02";
+/// Echo requests one behind the other's answer: their number, and ping's option.
+const PINGS: (u32, &str) = (1000, "-A");
+/// The same with time to fall asleep in between.
+const RARE_PINGS: (u32, &str) = (100, "-i0.02");
 /// Rate of the limited cable, bit/s, and what is carried over it. Virtual time: there it is exact, and the processor is
 /// never what limits.
 const RATE: f64 = 1e9;
+/// Rate of a whole cable, for what is measured in virtual time.
+const WHOLE: f64 = 40e9;
 const LIMITED_MIB: u32 = 256;
 /// Rounds of looking for the best MTU.
 const TRIES: usize = 2;
@@ -70,6 +74,8 @@ struct Subject {
     gbps: Vec<f64>,
     cpu: Vec<f64>,
     rtt_us: Vec<f64>,
+    exact_rtt_us: Vec<f64>,
+    rare_rtt_us: Vec<f64>,
     goodput: Vec<f64>,
 }
 
@@ -161,6 +167,8 @@ impl Subject {
             gbps: vec![],
             cpu: vec![],
             rtt_us: vec![],
+            exact_rtt_us: vec![],
+            rare_rtt_us: vec![],
             goodput: vec![],
         })
     }
@@ -199,10 +207,16 @@ impl Subject {
         if !self.pairing.whole {
             return Ok(());
         }
-        self.rtt_us.push(ping(&self.lab)?);
+        self.rare_rtt_us.push(ping(&self.lab, RARE_PINGS)?);
+        self.lab.confine(&cpu::one()?)?;
+        let rtt = ping(&self.lab, PINGS);
+        self.lab.confine(&cpu::usable()?)?;
+        self.rtt_us.push(rtt?);
         if self.goodput.is_empty() {
             // The same every time.
-            self.goodput.push(goodput(self.pairing.drivers[0])?);
+            let driver = self.pairing.drivers[0];
+            self.goodput.push(goodput(driver)?);
+            self.exact_rtt_us.push(exact_rtt(driver)?);
         }
         Ok(())
     }
@@ -210,42 +224,58 @@ impl Subject {
 
 /// TCP goodput over a cable of `RATE`, as a part of it, with the driver on both ends. In virtual time.
 fn goodput(driver: NetDriver) -> Result<f64> {
+    let serve = "exec /usb4lab/stream.py serve 7001".to_string();
+    let send = format!("exec /usb4lab/stream.py send {} 7001 {LIMITED_MIB} send", ipv4(0, 1));
+    let [_, text] = in_virtual_time(driver, RATE, [send, serve])?;
+    let report: Value = serde_json::from_str(text.trim())?;
+    let number = |key: &str| report[key].as_f64().with_context(|| format!("{report}"));
+    Ok(number("bytes")? * 8.0 / number("seconds")? / RATE)
+}
+
+/// The median round trip of echoes, microseconds, with the driver on both ends. In virtual time, where programs and kernels
+/// cost nothing: what is left is the cable and what the driver waits for.
+fn exact_rtt(driver: NetDriver) -> Result<f64> {
+    let (count, every) = PINGS;
+    let call = format!("exec ping -c {count} {every} {}", ipv4(0, 1));
+    let [text, _] = in_virtual_time(driver, WHOLE, [call, "exec sleep 30".to_string()])?;
+    round_trip(&text, count)
+}
+
+/// Plays two hosts' commands over a cable of `rate_bps` in virtual time; what they print.
+fn in_virtual_time(driver: NetDriver, rate_bps: f64, commands: [String; 2]) -> Result<[String; 2]> {
     let spec = LabSpec::default();
     let up = |host: usize| {
         format!(
-            "/usb4lab/net-up 60 {} {}",
+            "/usb4lab/net-up 60 {} {} >&2",
             NetDriver::MTU,
             spec.net_args(host).join(" ")
         )
     };
+    let [call, serve] = commands;
     let script = format!(
-        "set -e\nif [ $USB4LAB_HOST = 1 ]; then\n{} >&2\nexec /usb4lab/stream.py serve 7001\nfi\n{} >&2\nsleep 3\n\
-         exec /usb4lab/stream.py send {} 7001 {LIMITED_MIB} send\n",
+        "set -e\nif [ $USB4LAB_HOST = 1 ]; then\n{}\n{serve}\nfi\n{}\nsleep 3\n{call}\n",
         up(1),
-        up(0),
-        ipv4(0, 1)
+        up(0)
     );
-    let path = std::env::temp_dir().join(format!("usb4lab-goodput-{}", std::process::id()));
+    let path = std::env::temp_dir().join(format!("usb4lab-bench-{}", std::process::id()));
     fs::write(&path, script).with_context(|| format!("{}", path.display()))?;
     let lab = Lab::up(
-        &format!("bench-{}-limited", std::process::id()),
+        &format!("bench-{}-virtual", std::process::id()),
         LabSpec {
             virtual_time: true,
             script: Some(path.clone()),
             net: vec![driver; 2],
-            rate_bps: Some(RATE),
+            rate_bps: Some(rate_bps),
             latency_ns: Some(500),
             ..spec.clone()
         },
     );
     let _ = fs::remove_file(&path);
     let lab = lab?;
-    let text = fs::read_to_string(lab.state.join("h1.out/out"))?;
-    let report: Value = serde_json::from_str(text.trim())?;
-    let number = |key: &str| report[key].as_f64().with_context(|| format!("{report}"));
-    let bps = number("bytes")? * 8.0 / number("seconds")?;
+    let said = |host: usize| fs::read_to_string(lab.state.join(format!("h{host}.out/out")));
+    let said = [said(0)?, said(1)?];
     lab.discard();
-    Ok(bps / RATE)
+    Ok(said)
 }
 
 /// One TCP stream from host 0 to host 1: Gbit/s, and CPU seconds of both hosts for each GiB.
@@ -262,11 +292,15 @@ pub fn tcp(lab: &Lab, seconds: u32) -> Result<(f64, f64)> {
 }
 
 /// The median round trip of echo requests with default settings, microseconds.
-pub fn ping(lab: &Lab) -> Result<f64> {
-    let count = PINGS.to_string();
-    let text = lab.ok(0, &["ping", "-c", &count, "-i", PING_EVERY_S, "-W", "2", &ipv4(0, 1)])?;
-    let times = parse::ping_times_us(&text);
-    ensure!(times.len() as u32 * 10 >= PINGS * 9, "pings were lost:\n{text}");
+fn ping(lab: &Lab, (count, every): (u32, &str)) -> Result<f64> {
+    let text = lab.ok(0, &["ping", "-c", &count.to_string(), every, "-W", "2", &ipv4(0, 1)])?;
+    round_trip(&text, count)
+}
+
+/// The median of what ping printed.
+fn round_trip(text: &str, count: u32) -> Result<f64> {
+    let times = parse::ping_times_us(text);
+    ensure!(times.len() as u32 * 10 >= count * 9, "pings were lost:\n{text}");
     median(&times).context("no echo came back")
 }
 
@@ -277,11 +311,14 @@ fn rows(subjects: &[Subject], runs: usize) -> Vec<Value> {
     };
     type Of = fn(&Subject) -> &Vec<f64>;
     let (gbps, cpu): (Of, Of) = (|s| &s.gbps, |s| &s.cpu);
-    let (rtt, goodput): (Of, Of) = (|s| &s.rtt_us, |s| &s.goodput);
-    let wanted: [(&str, &str, Pairing, Of, Goal); 8] = [
+    let (rtt, rare): (Of, Of) = (|s| &s.rtt_us, |s| &s.rare_rtt_us);
+    let (exact, goodput): (Of, Of) = (|s| &s.exact_rtt_us, |s| &s.goodput);
+    let wanted: [(&str, &str, Pairing, Of, Goal); 10] = [
         ("tcp_stream_gbps", "Gbit/s", NATIVE, gbps, Goal::RatioAtLeast(3.0)),
         ("cpu_s_per_gib", "s/GiB", NATIVE, cpu, Goal::RatioAtMost(1.0 / 3.0)),
         ("ping_rtt", "us", NATIVE, rtt, Goal::RatioAtMost(1.0 / 3.0)),
+        ("ping_rtt_virtual", "us", NATIVE, exact, Goal::RatioAtMost(1.0 / 3.0)),
+        ("ping_rtt_rare", "us", NATIVE, rare, Goal::RatioAtMost(1.0 / 3.0)),
         ("goodput_of_rate", "of R", NATIVE, goodput, Goal::AtLeast(0.93)),
         ("to_stock_tcp_gbps", "Gbit/s", TO_STOCK, gbps, Goal::RatioAtLeast(1.0)),
         ("to_stock_cpu_s_per_gib", "s/GiB", TO_STOCK, cpu, Goal::RatioAtMost(1.0)),
@@ -359,11 +396,18 @@ fn page(report: &Value) -> String {
         page,
         "\n- `tcp_stream_gbps`, `cpu_s_per_gib`: one iperf3 stream of {TCP_S} s; CPU time of both guests, all included, for each GiB. Each pairing has its \
          best MTU of {MTUS:?}: {}.\n\
-         - `ping_rtt`: median of {PINGS} echoes {PING_EVERY_S} s apart, default settings.\n\
+         - `ping_rtt`: median of {} echoes, each sent when the one before is answered (`ping {}`), default settings, the whole lab on one processor: \
+         to wake a sleeping processor of the machine takes longer than all else on the way.\n\
+         - `ping_rtt_virtual`: the same in virtual time, where programs and kernels cost nothing: the cable, and what the driver waits for.\n\
+         - `ping_rtt_rare`: median of {} echoes 0.02 s apart, the lab on all processors. Most of it is the machine's: sleeping processors woken four \
+         times, and cold caches on the way through two kernels, for both drivers alike.\n\
          - `goodput_of_rate`: TCP goodput of {LIMITED_MIB} MiB over a cable of R = {} Mbit/s, as a part of R, in virtual time. The cable's own coding takes 4.5 %.\n\
          - `to_stock`, `from_stock`: our driver on one host, thunderbolt_net on the other, against thunderbolt_net on both.\n\
          - {} runs each; load average at the end {}; {:.0} s of CPU time were stolen by the machine's host.\n",
         report["mtu"],
+        PINGS.0,
+        PINGS.1,
+        RARE_PINGS.0,
         RATE / 1e6,
         report["runs"],
         report["load"].as_str().unwrap_or("?"),

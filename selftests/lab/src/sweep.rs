@@ -7,7 +7,7 @@ use crate::lab::Lab;
 use crate::measure::{figure, median, table};
 use crate::spec::LabSpec;
 use crate::verbs::{Kind, Pair};
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use serde_json::{json, Value};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -113,6 +113,8 @@ struct Cell {
     values: [Vec<f64>; 2],
     /// CPU seconds of both hosts, by run.
     cpu: [Vec<f64>; 2],
+    /// Runs that failed.
+    failed: [usize; 2],
 }
 
 /// One reading.
@@ -126,7 +128,7 @@ impl Sweep {
     ///
     /// # Errors
     ///
-    /// A program that failed, or nothing to run.
+    /// Nothing to run, or, at the end, a program that failed with our device. rxe's failures are only told.
     pub fn run(&self) -> Result<()> {
         let chosen: Vec<&Series> = ALL
             .iter()
@@ -146,24 +148,33 @@ impl Sweep {
                     let kind = [Kind::Usb4, Kind::Rxe][side];
                     let pair = Pair::add(&lab, kind, kind)?;
                     for size in series.sizes.iter().filter(|s| self.size.is_none_or(|only| only == **s)) {
-                        let reading = measure(&lab, &pair, series, *size)
-                            .with_context(|| format!("{} {} B, {}", series.name, size, kind.link_type()))?;
                         let cell = cells.entry((index, *size)).or_default();
-                        cell.values[side].push(reading.value);
-                        cell.cpu[side].push(reading.cpu);
+                        match measure(&lab, &pair, series, *size) {
+                            Ok(reading) => {
+                                cell.values[side].push(reading.value);
+                                cell.cpu[side].push(reading.cpu);
+                            }
+                            Err(error) => {
+                                eprintln!("{} {size} B, {}: {error:#}", series.name, kind.link_type());
+                                cell.failed[side] += 1;
+                            }
+                        }
                     }
                     pair.delete(&lab)?;
                 }
             }
         }
         lab.discard();
-        self.report(&chosen, &cells)
+        self.report(&chosen, &cells)?;
+        let failed: usize = cells.values().map(|cell| cell.failed[0]).sum();
+        ensure!(failed == 0, "{failed} runs with our device failed");
+        Ok(())
     }
 
     fn report(&self, chosen: &[&Series], cells: &BTreeMap<(usize, u64), Cell>) -> Result<()> {
         let rows: Vec<Value> = cells
             .iter()
-            .filter_map(|((index, size), cell)| row(chosen[*index], *size, cell))
+            .map(|((index, size), cell)| row(chosen[*index], *size, cell))
             .collect();
         let heading = ["series", "bytes", "unit", "ours", "rxe", "ours/rxe", "CPU ours/rxe"];
         let shown: Vec<Vec<String>> = rows.iter().map(cells_of).collect();
@@ -221,31 +232,37 @@ fn typical(text: &str) -> Option<f64> {
     fields(text)?.get(4).copied()
 }
 
-fn row(series: &Series, size: u64, cell: &Cell) -> Option<Value> {
-    let (ours, theirs) = (median(&cell.values[0])?, median(&cell.values[1])?);
-    let cpu = median(&cell.cpu[0])? / median(&cell.cpu[1])?;
-    Some(json!({
+fn row(series: &Series, size: u64, cell: &Cell) -> Value {
+    let [ours, theirs] = [0, 1].map(|side| median(&cell.values[side]));
+    let [ours_cpu, theirs_cpu] = [0, 1].map(|side| median(&cell.cpu[side]));
+    let ratio = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a / b);
+    json!({
         "series": series.name,
         "bytes": size,
         "unit": series.unit(),
         "ours": ours,
         "theirs": theirs,
-        "ratio": ours / theirs,
-        "cpu_ratio": cpu,
+        "ratio": ratio(ours, theirs),
+        "cpu_ratio": ratio(ours_cpu, theirs_cpu),
         "values": {"ours": cell.values[0], "theirs": cell.values[1]},
         "cpu": {"ours": cell.cpu[0], "theirs": cell.cpu[1]},
-    }))
+        "failed": {"ours": cell.failed[0], "theirs": cell.failed[1]},
+    })
 }
 
 fn cells_of(row: &Value) -> Vec<String> {
     let text = |key: &str| row[key].as_str().unwrap_or_default().to_string();
-    let number = |key: &str| figure(row[key].as_f64().unwrap_or(f64::NAN));
+    let number = |key: &str| row[key].as_f64().map_or("-".into(), figure);
+    let reading = |key: &str| match row["failed"][key].as_u64() {
+        None | Some(0) => number(key),
+        Some(failed) => format!("{} ({failed} failed)", number(key)),
+    };
     vec![
         text("series"),
         row["bytes"].to_string(),
         text("unit"),
-        number("ours"),
-        number("theirs"),
+        reading("ours"),
+        reading("theirs"),
         number("ratio"),
         number("cpu_ratio"),
     ]
