@@ -183,9 +183,9 @@ enum Command {
         /// Write the rows to this file
         #[arg(long)]
         json: Option<PathBuf>,
-        /// Put the table into this Markdown page
+        /// Put the table into docs/benchmarks.md
         #[arg(long)]
-        page: Option<PathBuf>,
+        write: bool,
     },
     /// End a lab
     Down {
@@ -380,13 +380,13 @@ impl Cli {
                 only,
                 size,
                 json,
-                page,
+                write,
             } => Sweep {
                 runs,
                 only,
                 size,
                 json,
-                page,
+                write,
             }
             .run()?,
             Command::Down { name } => {

@@ -5,14 +5,14 @@
 
 use crate::lab::Lab;
 use crate::measure::{figure, median, table};
+use crate::page;
 use crate::spec::LabSpec;
 use crate::verbs::{Kind, Pair};
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::{json, Value};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Time limit of one program on a loaded machine.
@@ -27,8 +27,6 @@ const MESSAGES: [u64; 2] = [24, 6000];
 /// Bytes of a latency run, and its round trips.
 const LAT_VOLUME: u64 = 8 << 20;
 const TRIPS: [u64; 2] = [20, 300];
-const BEGIN: &str = "<!-- sweep -->";
-const END: &str = "<!-- /sweep -->";
 
 /// A program with its arguments, run at several sizes.
 struct Series {
@@ -103,8 +101,8 @@ pub struct Sweep {
     /// Only this size.
     pub size: Option<u64>,
     pub json: Option<PathBuf>,
-    /// A Markdown page to put the table into.
-    pub page: Option<PathBuf>,
+    /// Put the table into docs/benchmarks.md.
+    pub write: bool,
 }
 
 /// Values of one series at one size, ours and theirs, by run.
@@ -137,6 +135,7 @@ impl Sweep {
         if chosen.is_empty() || self.runs == 0 {
             bail!("nothing to run");
         }
+        let before = page::provenance();
         let lab = Lab::up(&format!("sweep-{}", std::process::id()), LabSpec::default())?;
         let mut cells: BTreeMap<(usize, u64), Cell> = BTreeMap::new();
         for n in 0..self.runs {
@@ -165,13 +164,13 @@ impl Sweep {
             }
         }
         lab.discard();
-        self.report(&chosen, &cells)?;
+        self.report(&before, &chosen, &cells)?;
         let failed: usize = cells.values().map(|cell| cell.failed[0]).sum();
         ensure!(failed == 0, "{failed} runs with our device failed");
         Ok(())
     }
 
-    fn report(&self, chosen: &[&Series], cells: &BTreeMap<(usize, u64), Cell>) -> Result<()> {
+    fn report(&self, before: &str, chosen: &[&Series], cells: &BTreeMap<(usize, u64), Cell>) -> Result<()> {
         let rows: Vec<Value> = cells
             .iter()
             .map(|((index, size), cell)| row(chosen[*index], *size, cell))
@@ -185,8 +184,15 @@ impl Sweep {
             fs::write(file, serde_json::to_string_pretty(&report)? + "\n")
                 .with_context(|| file.display().to_string())?;
         }
-        if let Some(page) = &self.page {
-            insert(page, &markdown(self.runs, &rows))?;
+        if self.write {
+            let text = format!(
+                "Medians of {}, the two taking turns over the same stock thunderbolt_net cable. CPU is that of both hosts, the programs' start \
+                 and their polling included. {before}; load at the end {}.\n\n{}",
+                self.runs,
+                page::load(),
+                page::table(&heading, &shown)
+            );
+            page::write_part("benchmarks.md", "sweep", "usb4lab sweep --write", &text)?;
         }
         Ok(())
     }
@@ -268,39 +274,6 @@ fn cells_of(row: &Value) -> Vec<String> {
     ]
 }
 
-fn markdown(runs: usize, rows: &[Value]) -> String {
-    let mut page = format!(
-        "Made by `usb4lab sweep --page docs/benchmarks.md --runs {runs}`: medians of {runs}, the two taking turns over the same\n\
-         stock thunderbolt_net cable. CPU is that of both hosts, the programs' start and their polling included.\n\n\
-         | series | bytes | unit | ours | rxe | ours/rxe | CPU ours/rxe |\n|---|---|---|---|---|---|---|\n"
-    );
-    for row in rows {
-        let _ = writeln!(page, "| {} |", cells_of(row).join(" | "));
-    }
-    page
-}
-
-/// Puts `content` between the marks of a page, or at its end.
-fn insert(page: &Path, content: &str) -> Result<()> {
-    let old = fs::read_to_string(page).unwrap_or_default();
-    let section = format!("{BEGIN}\n{content}{END}\n");
-    let new = match (old.find(BEGIN), old.find(END)) {
-        (Some(from), Some(to)) if from < to => {
-            let rest = old[to + END.len()..].trim_start_matches('\n');
-            let rest = if rest.is_empty() {
-                String::new()
-            } else {
-                format!("\n{rest}")
-            };
-            format!("{}{section}{rest}", &old[..from])
-        }
-        _ => format!("{}\n\n## Sweep\n\n{section}", old.trim_end())
-            .trim_start()
-            .to_string(),
-    };
-    fs::write(page, new).with_context(|| page.display().to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,19 +291,5 @@ mod tests {
     fn volumes_are_bounded() {
         let bw = &ALL[0];
         assert_eq!([8, 8192, 1 << 20].map(|s| bw.count(s)), [6000, 3072, 24]);
-    }
-
-    #[test]
-    fn a_page_keeps_what_is_around_the_table() {
-        let page = std::env::temp_dir().join(format!("sweep-page-{}", std::process::id()));
-        fs::write(&page, "# Page\n\ntext\n").unwrap();
-        insert(&page, "one\n").unwrap();
-        insert(&page, "two\n").unwrap();
-        let text = fs::read_to_string(&page).unwrap();
-        assert_eq!(
-            text,
-            "# Page\n\ntext\n\n## Sweep\n\n<!-- sweep -->\ntwo\n<!-- /sweep -->\n"
-        );
-        fs::remove_file(&page).unwrap();
     }
 }
