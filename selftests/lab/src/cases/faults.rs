@@ -101,7 +101,7 @@ fn with_faults(context: &Context, client: Kind, server: Kind, sets: &[Value], pr
 /// Pingpong with every byte compared. rxe forgets its queue pair at once when it is done: if the ACK of our last message was
 /// lost, nobody answers the retry (docs/verbs.md). Such a run, in which rxe's side has seen all, is repeated.
 fn validated(lab: &Lab, pair: &Pair, with_rxe: bool, count: u32) -> Result<()> {
-    let mut left = 3;
+    let mut left = 6;
     loop {
         let Err(err) = pair.pingpong(lab, &format!("-c -n {count} -e"), LIMIT) else {
             return Ok(());
