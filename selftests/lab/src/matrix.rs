@@ -5,7 +5,6 @@ mod cells;
 
 use crate::duo::{Played, Run};
 use crate::lab::Lab;
-use crate::log::Mark;
 use crate::measure::{figure, median};
 use crate::page::{load, provenance, table, write_part};
 use crate::parse;
@@ -48,7 +47,8 @@ enum Outcome {
 }
 
 /// Runs the matrix `runs` times; the table, into docs/benchmarks.md if `write`. `filter` selects cells by their
-/// labels. An error if a cell with our driver failed that works between two rxe.
+/// labels. An error if a cell with our driver failed that works between two rxe, or
+/// if a kernel complained but between two rxe.
 pub fn run(ours: Kind, runs: usize, filter: &str, write: bool) -> Result<()> {
     let cells: Vec<Cell> = cells::all()
         .into_iter()
@@ -103,7 +103,11 @@ pub fn run(ours: Kind, runs: usize, filter: &str, write: bool) -> Result<()> {
                     Outcome::Repeat(why) => readings.repeats.push(why),
                 }
             })?;
-            complaints.extend(complaint(&marks, name)?);
+            let complaint = kernel_trouble(&marks)?.map(|text| format!("{name}: {text}"));
+            match complaint {
+                Some(text) if client == Kind::Rxe && server == Kind::Rxe => eprintln!("rxe's own: {text}"),
+                complaint => complaints.extend(complaint),
+            }
         }
         if write {
             save(&page(&readings, "; **not finished**"))?;
@@ -119,10 +123,6 @@ pub fn run(ours: Kind, runs: usize, filter: &str, write: bool) -> Result<()> {
         bail!("a kernel complained during the matrix:\n{}", complaints.join("\n"));
     }
     worse(&cells, &readings)
-}
-
-fn complaint(marks: &[Mark], name: &str) -> Result<Option<String>> {
-    Ok(kernel_trouble(marks)?.map(|text| format!("{name}: {text}")))
 }
 
 /// An error for cells with our driver that fail where rxe alone does not.
