@@ -9,7 +9,7 @@ use crate::{
 };
 use kernel::{new_mutex, prelude::*, sync::Mutex};
 use roce::{
-    group::{self, Member},
+    group::{self, Dismissal, Member},
     wire::{
         udp::{multicast_mac, Datagram},
         Packet,
@@ -45,14 +45,13 @@ impl Groups {
         })
     }
 
-    /// Attaches a QP. Again is no error. Sleeps.
+    /// Attaches a QP. Again is no error: it is to be detached as often, for the core counts each time. Sleeps.
     pub(crate) fn attach(&self, device: &Device, gid: &[u8; 16], qpn: u32) -> Result {
         let mac = multicast_mac(gid).ok_or(EINVAL)?;
-        let member = Member { gid: *gid, qpn };
         let mut count = self.count.lock();
         let (others, total, full) = {
-            let members = self.members.lock();
-            if members.binary_search(&member).is_ok() {
+            let mut members = self.members.lock();
+            if group::again(&mut members, gid, qpn) {
                 return Ok(());
             }
             let full = members.len() == members.capacity();
@@ -69,12 +68,12 @@ impl Groups {
             *count += 1;
         }
         let mut members = self.members.lock();
-        let _ = members.push_within_capacity(member);
+        let _ = members.push_within_capacity(Member::new(*gid, qpn));
         group::admit(&mut members);
         Ok(())
     }
 
-    /// Detaches a QP. Sleeps.
+    /// Detaches a QP once. Sleeps.
     ///
     /// # Errors
     ///
@@ -83,10 +82,11 @@ impl Groups {
         let mut count = self.count.lock();
         let last = {
             let mut members = self.members.lock();
-            if !group::dismiss(&mut members, &Member { gid: *gid, qpn }) {
-                return Err(EINVAL);
+            match group::dismiss(&mut members, gid, qpn) {
+                Dismissal::Absent => return Err(EINVAL),
+                Dismissal::Stays => return Ok(()),
+                Dismissal::Goes => drop(members.pop()),
             }
-            let _ = members.pop();
             group::of(&members, gid).is_empty()
         };
         if last {

@@ -37,6 +37,11 @@ unsafe impl Sync for Memory {}
 impl Memory {
     fn new(size: usize) -> Result<Self> {
         let size = size.checked_add(PAGE_MASK).ok_or(EINVAL)? & !PAGE_MASK;
+        // SAFETY: No preconditions.
+        if !unsafe { c::usb4_fits_memory(size) } {
+            // The allocator would say so with a stack trace, as often as a user asks.
+            return Err(ENOMEM);
+        }
         // SAFETY: No preconditions; may sleep.
         let base = NonNull::new(unsafe { c::usb4_vmalloc_user(size) }.cast::<u8>()).ok_or(ENOMEM)?;
         Ok(Self { base, size })

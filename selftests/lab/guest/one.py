@@ -114,14 +114,14 @@ class Datagrams:
         for n in range(receives):
             self.qp.post_recv(RecvWR(wr_id=n, num_sge=1, sg=[SGE(self.mr.buf + 256 * n, 256, self.mr.lkey)]))
 
-    def group(self, command, gid):
-        return fails(lambda: ask(self.context, command, gid_bytes(gid) + struct.pack("=IHH", self.handle, 0, 0)))
+    def group(self, command, gid, lid):
+        return fails(lambda: ask(self.context, command, gid_bytes(gid) + struct.pack("=IHH", self.handle, lid, 0)))
 
-    def attach(self, gid):
-        return self.group(CMD_ATTACH_MCAST, gid)
+    def attach(self, gid, lid=0):
+        return self.group(CMD_ATTACH_MCAST, gid, lid)
 
-    def detach(self, gid):
-        return self.group(CMD_DETACH_MCAST, gid)
+    def detach(self, gid, lid=0):
+        return self.group(CMD_DETACH_MCAST, gid, lid)
 
     def send(self, gid, gid_index, data, qpn=MULTICAST_QPN):
         route = GlobalRoute(dgid=GID(gid_text(gid)), sgid_index=gid_index, hop_limit=8)
@@ -162,6 +162,13 @@ def mcast(context, gid_index, gid6_index):
     expect("attach to no group", side.attach("::ffff:10.0.0.1") == errno.EINVAL)
     mixed = fails(lambda: side.send("::ffff:239.1.2.3", int(gid6_index), b""))
     expect("IPv6 to an IPv4 group is refused", mixed == errno.EINVAL)
+    # With another LID it is another attachment to the core, which a queue pair must not keep to be destroyed.
+    lids = (1, 2)
+    expect("attach with two LIDs", [side.attach("ff0e::7", lid) for lid in lids] == [0, 0])
+    side.send("ff0e::7", int(gid6_index), b"once")
+    expect("with two LIDs it is heard once", side.heard(0.5) == [b"once"])
+    expect("detach with two LIDs", [side.detach("ff0e::7", lid) for lid in lids] == [0, 0])
+    expect("attach with two LIDs and leave", [side.attach("ff0e::7", lid) for lid in lids] == [0, 0])
     # What stays attached goes with the process.
     expect("attach and leave", side.attach("::ffff:239.9.9.9") == 0)
 

@@ -5,6 +5,7 @@
 
 use super::life::{memory, unload};
 use super::{pair, Case, Context};
+use crate::lab::Lab;
 use crate::paths;
 use crate::verbs::Device;
 use anyhow::{ensure, Context as _, Result};
@@ -58,6 +59,7 @@ fn play(context: &Context, mode: &str) -> Result<()> {
     // The seeds of a round follow each other.
     let seed = context.seed * 1_000_000;
     run(WARM, seed)?;
+    forget_neighbours(lab)?;
     let before = memory(lab, 0)?;
     let cpu = lab.cpu_seconds()?;
     let said = run(seconds, seed + 1000)?;
@@ -66,5 +68,17 @@ fn play(context: &Context, mode: &str) -> Result<()> {
         said.lines().last().unwrap_or(""),
         lab.cpu_seconds()? - cpu
     );
+    forget_neighbours(lab)?;
     before.compare(&memory(lab, 0)?, SLACK)
+}
+
+/// Addresses that the fuzzer made up stay in the tables of neighbours, up to a limit of the kernel's.
+fn forget_neighbours(lab: &Lab) -> Result<()> {
+    for state in ["all", "noarp"] {
+        lab.sh(
+            0,
+            &format!("ip -4 neigh flush nud {state}; ip -6 neigh flush nud {state}"),
+        )?;
+    }
+    Ok(())
 }
