@@ -248,7 +248,8 @@ impl Memory {
         Ok(Memory {
             slabs: parse::slabs(slabinfo),
             free_kib: *info.get("MemFree").context("MemFree")?,
-            vmalloc: vmallocinfo.lines().count(),
+            // Areas that are free and not unmapped yet stand in the file as well.
+            vmalloc: vmallocinfo.lines().filter(|line| !line.contains("unpurged")).count(),
         })
     }
 
