@@ -162,6 +162,11 @@ impl Cq {
         Ok(capacity)
     }
 
+    /// How far its owner says to have read.
+    pub(crate) fn read_up_to(&self) -> u32 {
+        self.state.lock().ring.consumer()
+    }
+
     /// Asks for one event. True if completions are there already.
     pub(crate) fn arm(&self, solicited_only: bool) -> bool {
         let mut state = self.state.lock();

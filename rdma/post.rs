@@ -10,7 +10,7 @@ use crate::{
     kapi::{queue::Ring, umem::KernelMemory},
 };
 use kernel::prelude::*;
-use roce::abi::{INLINE, RECV_HEADER, SEND_HEADER, SGE_LEN, VECTOR};
+use roce::abi::{INLINE, RECV_HEADER, SEND_HEADER, SEND_LENGTH, SGE_LEN, VECTOR};
 use usb4_bindings as c;
 
 /// Inline data is copied by pieces of this size.
@@ -119,7 +119,7 @@ impl Poster {
             }
         }
         let length = send.sges.iter().map(|sge| u64::from(sge.length)).sum::<u64>();
-        put(184, &u32::try_from(length).map_err(|_| EINVAL)?.to_ne_bytes());
+        put(SEND_LENGTH, &u32::try_from(length).map_err(|_| EINVAL)?.to_ne_bytes());
         put(196, &u32::try_from(send.sges.len())?.to_ne_bytes());
         if send.flags & INLINE != 0 {
             return self.post_inline(&raw, usize::try_from(length)?, send.sges);

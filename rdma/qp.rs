@@ -41,6 +41,7 @@ use kernel::{
 };
 use roce::{
     completion::{Event, Queue, WcStatus},
+    cork::Cork,
     counters::Counters,
     limits,
     qp::{QpKind, ReadResource, SendMessage, Slots, State as QpState},
@@ -90,6 +91,7 @@ struct State {
     handle: Option<QpHandle>,
     kept: KeptAttr,
     paging: Paging,
+    cork: Cork,
 }
 
 /// A queue pair.
@@ -157,8 +159,40 @@ impl Qp {
         may_send.then_some(()).ok_or(EINVAL)
     }
 
+    /// User space has posted sends. Short ones of a program that runs ahead wait a little for more of their kind.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::doorbell`].
+    pub(crate) fn posted(this: &Arc<Self>) -> Result {
+        let wait = {
+            let mut guard = this.state.lock();
+            let state = &mut *guard;
+            if state.handle.is_some() && state.engine.state() == QpState::Rts {
+                let attrs = state.engine.query();
+                let packets = state.sq.last_length().div_ceil(attrs.path_mtu.bytes()).max(1);
+                let news = [
+                    this.send_cq.read_up_to(),
+                    this.recv_cq.read_up_to(),
+                    attrs.rq_psn.value(),
+                ];
+                state.cork.on_post(Instant(now()), packets, news)
+            } else {
+                None
+            }
+        };
+        match wait {
+            Some(until) => {
+                this.timer.arm(until.0);
+                Ok(())
+            }
+            None => Self::doorbell(this),
+        }
+    }
+
     /// Sends what was put off: before a change of state, which would forget the acknowledgement that the peer waits for.
     pub(crate) fn flush(this: &Arc<Self>) {
+        this.state.lock().cork.pull();
         Self::drive(this, None, |_, _, _, _| ());
     }
 
@@ -318,6 +352,20 @@ impl Qp {
         }
         let now = Instant(now());
         let needs = state.paging.needs();
+        if self.kind == QpKind::Rc && state.engine.is_drained() {
+            // The acknowledgement of all before has come: its way and back was wait enough.
+            state.cork.pull();
+        }
+        if state.cork.release() {
+            let mut host = Lent {
+                sq: &mut state.sq,
+                rq: &mut state.rq,
+                memory: self.memory(&needs),
+                payload: None,
+                sender: &mut state.sender,
+            };
+            state.engine.handle_doorbell(now, &mut host);
+        }
         while !batch.is_full() {
             let mut host = Lent {
                 sq: &mut state.sq,
@@ -465,7 +513,7 @@ impl Qp {
     }
 
     fn rearm(&self, state: &mut State) {
-        if let Some(at) = state.engine.poll_timeout() {
+        for at in [state.engine.poll_timeout(), state.cork.until()].into_iter().flatten() {
             self.timer.arm(at.0);
         }
         let flushes = state.engine.state() == QpState::Err && !state.engine.config().srq;
@@ -584,6 +632,7 @@ impl Timed for Qp {
     fn on_timer(&self) {
         if let Some(this) = self.device.qps.find(self.number) {
             let waiting = self.in_flight.load(Relaxed) > 0;
+            this.state.lock().cork.on_time(Instant(now()));
             Self::drive(&this, None, |engine, _, now, host| {
                 if waiting {
                     engine.handle_backlog(now);

@@ -23,7 +23,7 @@ use crate::{
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::prelude::*;
 use roce::{
-    abi::{self, bytes_at, Local, Place, Sge, SEND_HEADER, SGE_LEN, VECTOR},
+    abi::{self, bytes_at, Local, Place, Sge, SEND_HEADER, SEND_LENGTH, SGE_LEN, VECTOR},
     keys::Access,
     wqe::{Fault, SendOp, SendWqe},
 };
@@ -125,6 +125,14 @@ impl SendQueue {
     /// Most requests in flight at once.
     pub(crate) fn places(&self) -> u32 {
         self.places.count()
+    }
+
+    /// The bytes of the last message posted, as the program says.
+    pub(crate) fn last_length(&self) -> u32 {
+        let mut length = [0; 4];
+        let last = self.ring.producer().wrapping_sub(1);
+        self.ring.read(last, SEND_LENGTH, &mut length);
+        u32::from_ne_bytes(length)
     }
 
     /// The next request, copied and checked, once the memory that it sends from is there.

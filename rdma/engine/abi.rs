@@ -18,6 +18,8 @@ use crate::keys::Key;
 pub const SEND_HEADER: usize = 208;
 /// Where `rxe_av` is in an `rxe_send_wqe`.
 pub const VECTOR: usize = 56;
+/// Where a send has the length of its message, four bytes.
+pub const SEND_LENGTH: usize = 184;
 /// Bytes of an `rxe_recv_wqe` before its scatter list.
 pub const RECV_HEADER: usize = 40;
 /// Bytes of an `rxe_sge`: address, length, lkey.

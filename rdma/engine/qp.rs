@@ -359,6 +359,11 @@ impl<S: Storage> Qp<S> {
         self.attrs.state
     }
 
+    /// Whether nothing started is incomplete.
+    pub fn is_drained(&self) -> bool {
+        self.requester.is_drained()
+    }
+
     /// The attributes in force.
     pub fn query(&self) -> QpAttrs {
         let mut attrs = self.attrs;

@@ -46,6 +46,7 @@
 
 pub mod abi;
 pub mod completion;
+pub mod cork;
 pub mod counters;
 pub mod fast;
 pub mod group;

@@ -30,6 +30,7 @@ use kernel::{
     },
 };
 use roce::{
+    cork::Cork,
     psn::Qpn,
     qp::{QpConfig, QpKind, SendMessage, Slots},
 };
@@ -139,6 +140,7 @@ impl Qp {
             handle: Some(handle),
             kept,
             paging: Paging::new(),
+            cork: Cork::default(),
         };
         let (sends, recvs) = match udata {
             Some(udata) => {

@@ -3,7 +3,7 @@
 
 use super::places::message_len;
 use super::{bytes_at, u32_at, u64_at, Bind, Local, Place, Places, Sge};
-use super::{FENCE, INLINE, SEND_HEADER, SIGNALED, SOLICITED};
+use super::{FENCE, INLINE, SEND_HEADER, SEND_LENGTH, SIGNALED, SOLICITED};
 use crate::fast::Registration;
 use crate::keys::{Access, Key};
 use crate::limits::ATOMIC_LEN;
@@ -82,7 +82,7 @@ where
                 ATOMIC_LEN.. => Ok(ATOMIC_LEN),
                 _ => Err(Fault::LocalLength),
             },
-            _ if is_inline => self.keep_inline(slot, u32_at(raw, 184), SEND_HEADER, read),
+            _ if is_inline => self.keep_inline(slot, u32_at(raw, SEND_LENGTH), SEND_HEADER, read),
             _ => self.keep_sges(slot, sges, SEND_HEADER, read).and_then(message_len),
         }
     }

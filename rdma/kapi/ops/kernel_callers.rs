@@ -116,7 +116,7 @@ unsafe extern "C" fn usb4_op_post_send(
     let (ours, inner) = unsafe { (&*qp, (*qp.cast::<c::usb4_qp>()).inner) };
     if wr.is_null() {
         // SAFETY: Attached by `usb4_op_create_qp`.
-        return errno(Qp::doorbell(&unsafe { share::<Qp>(inner) }));
+        return errno(Qp::posted(&unsafe { share::<Qp>(inner) }));
     }
     // SAFETY: As above.
     let qp = unsafe { attached::<Qp>(inner) };

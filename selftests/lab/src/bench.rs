@@ -88,7 +88,7 @@ pub fn run(suite: Suite, runs: usize, file: Option<&Path>, ours: Kind) -> Result
         bail!("--runs must be at least 1");
     }
     let steal_before = steal_seconds();
-    let lab = Lab::up(&format!("bench-{}", std::process::id()), LabSpec::default())?;
+    let lab = Lab::up(&format!("bench-{}", std::process::id()), LabSpec::measured())?;
     let mut all: Vec<Series> = RDMA
         .iter()
         .map(|m| Series {

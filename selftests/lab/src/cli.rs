@@ -251,6 +251,9 @@ struct Up {
     memory: u32,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Give each guest one processor of this machine, as measurements do
+    #[arg(long)]
+    pinned: bool,
     /// Further words for the guests' kernel command lines
     #[arg(long, default_value = "")]
     append: String,
@@ -418,6 +421,7 @@ impl Up {
             net: drivers(&self.net, self.hosts)?,
             hops: self.hops,
             append: self.append,
+            pinned: self.pinned,
             ..LabSpec::wired(self.profile, self.topology, self.hosts, self.cables)?
         };
         let virtual_time = spec.virtual_time;

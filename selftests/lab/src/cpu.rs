@@ -47,6 +47,17 @@ pub fn one() -> Result<CpuSet> {
     Ok(one)
 }
 
+/// Has a program and its children run on one of those processors: the `nth`, counted round.
+pub fn pin(command: &mut Command, nth: usize) -> Result<()> {
+    let usable = usable()?;
+    let all: Vec<usize> = (0..CpuSet::count()).filter(|&n| usable.is_set(n) == Ok(true)).collect();
+    let mut one = CpuSet::new();
+    one.set(*all.get(nth % all.len().max(1)).context("no processor")?)?;
+    // SAFETY: The closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(move || Ok(sched_setaffinity(Pid::from_raw(0), &one)?)) };
+    Ok(())
+}
+
 /// Confines a process and its descendants, and those that they start later, to some processors.
 pub fn confine(pid: u32, to: &CpuSet) -> Result<()> {
     for process in tree(pid) {

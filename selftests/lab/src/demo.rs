@@ -47,7 +47,7 @@ const METRICS: [Metric; 5] = [
 pub fn run(ours: Kind) -> Result<()> {
     let start = Instant::now();
     step(start, "booting two hosts, one USB4 cable between them");
-    let lab = Lab::up(&format!("demo-{}", std::process::id()), LabSpec::default())?;
+    let lab = Lab::up(&format!("demo-{}", std::process::id()), LabSpec::measured())?;
     let marks = lab.marks();
     let netdev = lab.netdev(0, 0)?;
     step(

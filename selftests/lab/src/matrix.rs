@@ -63,7 +63,7 @@ pub fn run(ours: Kind, runs: usize, filter: &str, write: bool) -> Result<()> {
         &format!("matrix-{}", std::process::id()),
         LabSpec {
             memory_mib: 1536,
-            ..LabSpec::default()
+            ..LabSpec::measured()
         },
     )?;
     let kernel = lab.ok(0, &["uname", "-r"])?.trim().to_string();

@@ -111,6 +111,10 @@ pub struct LabSpec {
     /// Wall seconds that a scenario in virtual time may take.
     #[serde(default = "default_scenario_s")]
     pub scenario_s: u64,
+    /// Each guest, its programs included, has one processor of this machine, as it has one of its own. Left to itself the
+    /// machine runs a guest's kernel and its program on two, and each system call wakes the other one up.
+    #[serde(default)]
+    pub pinned: bool,
     /// Further words for the guests' kernel command lines.
     pub append: String,
 }
@@ -127,6 +131,14 @@ impl Default for LabSpec {
 }
 
 impl LabSpec {
+    /// The default lab as measurements need it.
+    pub fn measured() -> LabSpec {
+        LabSpec {
+            pinned: true,
+            ..LabSpec::default()
+        }
+    }
+
     /// A fast-tier lab of `hosts` joined as `topology` with `cables` between each joined pair.
     pub fn wired(profile: Profile, topology: Topology, hosts: usize, cables: usize) -> Result<LabSpec> {
         if hosts == 0 || hosts > 8 {
@@ -181,6 +193,7 @@ impl LabSpec {
             hops: None,
             events: Vec::new(),
             scenario_s: default_scenario_s(),
+            pinned: false,
             append: String::new(),
         })
     }

@@ -136,7 +136,7 @@ impl Sweep {
             bail!("nothing to run");
         }
         let before = page::provenance();
-        let lab = Lab::up(&format!("sweep-{}", std::process::id()), LabSpec::default())?;
+        let lab = Lab::up(&format!("sweep-{}", std::process::id()), LabSpec::measured())?;
         let mut cells: BTreeMap<(usize, u64), Cell> = BTreeMap::new();
         for n in 0..self.runs {
             for (index, series) in chosen.iter().enumerate() {

@@ -5,7 +5,7 @@
 //! tree's C library, so it runs in a chroot there.
 
 use crate::guest::Launch;
-use crate::{paths, spec::LabSpec};
+use crate::{cpu, paths, spec::LabSpec};
 use anyhow::{bail, Context, Result};
 use nix::mount::{mount, MsFlags};
 use std::fs::{self, File};
@@ -175,6 +175,9 @@ pub fn launch(spec: &LabSpec, host: usize, root: &Path, console: &Path) -> Resul
         .stdout(log.try_clone()?)
         .stderr(log)
         .process_group(0);
+    if spec.pinned {
+        cpu::pin(&mut command, host)?;
+    }
     if spec.virtual_time {
         command
             .arg(format!("time-travel=ext:{host}:/usb4lab/fabric/tt"))

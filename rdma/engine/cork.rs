@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Corking: short sends of a program that runs ahead leave together.
+//!
+//! A frame by itself costs a ring of the netdev's doorbell, an interrupt here and one at the peer; sixteen in a row cost
+//! little more. So once a program has posted a few sends without having learned anything in between, its next ones are
+//! held until there is a burst of them. What ends the wait, whichever comes first: enough packets; anything else that
+//! makes the queue pair send, such as an acknowledgement; the deadline, which follows the program's own pace. Who waits
+//! for an answer before the next post is never held.
+//!
+//! A deadline that passes says that the program was waiting after all: the burst is halved, down to one packet, which
+//! is no corking. It grows again with what goes well, and the more slowly the more often the program had to wait.
+
+use crate::time::{Duration, Instant};
+
+/// Packets in a burst at most.
+const MOST: u32 = 16;
+/// Posts in a row that go at once.
+const FIRST: u32 = 4;
+/// After a pause of so many nanoseconds a new row begins.
+const PAUSE: u64 = 500_000;
+/// Nanoseconds from post to post, until it is known better.
+const BRISK: u64 = 10_000;
+/// The longest wait, whatever the pace.
+const LONGEST: Duration = Duration::from_millis(1);
+/// Packets that go well before a burst grows: at first, and after many mistakes.
+const TRUST: [u32; 2] = [16, 4096];
+
+/// What a program may have learned so far, in numbers that change with it: how far it has read its completion queues, and
+/// what the peer has sent it.
+pub type News = [u32; 3];
+
+/// Holds the posts of one send queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Cork {
+    /// Packets that make a burst now.
+    burst: u32,
+    /// Packets held.
+    held: u32,
+    /// When they go at the latest.
+    until: Option<Instant>,
+    /// Posts since there was news, or a pause.
+    row: u32,
+    /// At the last post.
+    news: News,
+    /// The last post.
+    last: Instant,
+    /// Nanoseconds from post to post within a row, averaged.
+    pace: u64,
+    /// Packets that went well since the burst changed.
+    well: u32,
+    /// How many of them make it grow.
+    needed: u32,
+}
+
+impl Default for Cork {
+    fn default() -> Self {
+        Self {
+            burst: MOST,
+            held: 0,
+            until: None,
+            row: 0,
+            news: [0; 3],
+            last: Instant(0),
+            pace: BRISK,
+            well: 0,
+            needed: TRUST[0],
+        }
+    }
+}
+
+impl Cork {
+    /// A send of `packets` packets was posted. What is held goes at the returned time at the latest; now, if there is none.
+    pub fn on_post(&mut self, now: Instant, packets: u32, news: News) -> Option<Instant> {
+        let gap = now.since(self.last).0.min(PAUSE);
+        self.last = now;
+        self.held = self.held.saturating_add(packets);
+        if gap == PAUSE || news != self.news {
+            self.news = news;
+            self.row = 0;
+        } else {
+            self.pace = self.pace.saturating_sub(self.pace >> 3).saturating_add(gap >> 3);
+        }
+        self.row = self.row.saturating_add(1);
+        if self.row <= FIRST {
+            self.until = None;
+            return None;
+        }
+        if self.held >= self.burst {
+            self.until = None;
+            self.well = self.well.saturating_add(self.held);
+            if self.well >= self.needed {
+                self.well = 0;
+                match self.burst {
+                    MOST => self.needed = (self.needed >> 1).max(TRUST[0]),
+                    smaller => self.burst = smaller.saturating_mul(2),
+                }
+            }
+            return None;
+        }
+        let wait = u64::from(self.burst).saturating_mul(self.pace).saturating_mul(2);
+        Some(*self.until.get_or_insert(now.after(Duration(wait).min(LONGEST))))
+    }
+
+    /// There is nothing to wait for any more.
+    pub fn pull(&mut self) {
+        self.until = None;
+    }
+
+    /// Whether something was held and may go now, which it then counts as gone.
+    pub fn release(&mut self) -> bool {
+        self.until.is_none() && core::mem::take(&mut self.held) > 0
+    }
+
+    /// Time has passed: see whether somebody has waited in vain. What is held is to be sent if so.
+    pub fn on_time(&mut self, now: Instant) -> bool {
+        if self.until.is_none_or(|until| now < until) {
+            return false;
+        }
+        self.until = None;
+        self.burst = (self.burst >> 1).max(1);
+        self.needed = self.needed.saturating_mul(2).min(TRUST[1]);
+        self.well = 0;
+        true
+    }
+
+    /// When what is held goes at the latest.
+    pub fn until(&self) -> Option<Instant> {
+        self.until
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program on a queue pair, in virtual time.
+    struct Program {
+        cork: Cork,
+        now: u64,
+        news: u32,
+        held: u32,
+        bursts: Vec<u32>,
+        /// Time spent waiting for a deadline.
+        in_vain: u64,
+    }
+
+    impl Program {
+        fn new() -> Self {
+            Self {
+                cork: Cork::default(),
+                now: 1_000_000_000,
+                news: 0,
+                held: 0,
+                bursts: Vec::new(),
+                in_vain: 0,
+            }
+        }
+
+        /// As the driver does whenever it sends.
+        fn fill(&mut self) {
+            if self.cork.release() {
+                self.bursts.push(self.held);
+                self.held = 0;
+            }
+        }
+
+        /// Computes for a while, then posts.
+        fn post(&mut self, gap: u64) {
+            self.now += gap;
+            if self.cork.on_time(Instant(self.now)) {
+                self.fill();
+            }
+            self.held += 1;
+            match self.cork.on_post(Instant(self.now), 1, [self.news, 0, 0]) {
+                Some(until) => {
+                    assert!(until.since(Instant(self.now)) <= LONGEST);
+                    self.fill();
+                    assert_ne!(self.held, 0, "goes though it is held");
+                }
+                None => {
+                    self.fill();
+                    assert_eq!(self.held, 0, "stays though it may go");
+                }
+            }
+        }
+
+        /// Waits until all has left and `flight` more.
+        fn wait(&mut self, flight: u64) {
+            if let Some(until) = self.cork.until() {
+                self.in_vain += until.0.saturating_sub(self.now);
+                self.now = self.now.max(until.0);
+                assert!(self.cork.on_time(Instant(self.now)));
+                self.fill();
+            }
+            assert_eq!(self.held, 0);
+            self.now += flight;
+        }
+
+        /// Waits, and reads what there is to read.
+        fn wait_and_read(&mut self, flight: u64) {
+            self.wait(flight);
+            self.news += 1;
+        }
+    }
+
+    #[test]
+    fn who_waits_for_each_answer_is_never_held() {
+        let mut program = Program::new();
+        for _ in 0..1000 {
+            program.post(500);
+            assert_eq!(program.held, 0);
+            program.wait_and_read(7_000);
+        }
+        assert!(program.bursts.iter().all(|burst| *burst == 1));
+    }
+
+    #[test]
+    fn a_stream_leaves_in_bursts() {
+        for pace in [300, 5_000, 25_000] {
+            let mut program = Program::new();
+            for _ in 0..100 {
+                // perftest has a completion for every hundred sends.
+                for _ in 0..100 {
+                    program.post(pace);
+                }
+                program.news += 1;
+            }
+            let mean = 10_000 / program.bursts.len();
+            assert!(mean >= 9, "{mean} at {pace} ns");
+        }
+    }
+
+    #[test]
+    fn a_window_smaller_than_a_burst_soon_goes_at_once() {
+        for window in 5..16 {
+            let mut program = Program::new();
+            let start = program.now;
+            for _ in 0..4000 {
+                for _ in 0..window {
+                    program.post(1_000);
+                }
+                program.wait_and_read(2_000);
+            }
+            let share = program.in_vain * 100 / (program.now - start);
+            assert!(share <= 3, "window {window}: {share} %");
+        }
+    }
+
+    #[test]
+    fn messages_that_nobody_asked_for_soon_go_at_once() {
+        let mut program = Program::new();
+        let start = program.now;
+        for _ in 0..20_000 {
+            program.post(0);
+            program.wait(100_000);
+        }
+        let share = program.in_vain * 100 / (program.now - start);
+        assert!(share <= 3, "{share} %");
+    }
+
+    #[test]
+    fn a_pause_begins_a_new_row() {
+        let mut cork = Cork::default();
+        for n in 1..100 {
+            assert_eq!(cork.on_post(Instant(n * 1_000_000), 1, [0; 3]), None);
+        }
+    }
+
+    #[test]
+    fn long_messages_are_not_held() {
+        let mut cork = Cork::default();
+        for n in 0..100 {
+            assert_eq!(cork.on_post(Instant(n * 1_000), 256, [0; 3]), None);
+        }
+    }
+
+    #[test]
+    fn an_acknowledgement_of_everything_pulls_the_cork() {
+        let mut cork = Cork::default();
+        for n in 0..6 {
+            let until = cork.on_post(Instant(n * 1_000), 1, [0; 3]);
+            assert_eq!(until.is_some(), n >= 4);
+            assert_eq!(cork.release(), n < 4);
+        }
+        cork.pull();
+        assert!(cork.release());
+        assert!(!cork.release());
+    }
+
+    #[test]
+    fn any_times_and_counts_are_borne() {
+        let mut cork = Cork::default();
+        let mut x = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..100_000 {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            let now = Instant(x.rotate_left(17));
+            match x % 8 {
+                0 => {
+                    cork.on_time(now);
+                }
+                1 => {
+                    cork.pull();
+                    assert_eq!(cork.until(), None);
+                }
+                2 => {
+                    cork.release();
+                }
+                _ => {
+                    let until = cork.on_post(now, (x >> 40) as u32 >> (x % 25), [(x >> 60) as u32; 3]);
+                    assert_eq!(cork.until(), until);
+                }
+            }
+            assert!((1..=MOST).contains(&cork.burst));
+        }
+    }
+}
