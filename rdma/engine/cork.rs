@@ -21,7 +21,7 @@ const PAUSE: u64 = 500_000;
 /// Nanoseconds from post to post, until it is known better.
 const BRISK: u64 = 10_000;
 /// The longest wait, whatever the pace.
-const LONGEST: Duration = Duration::from_millis(1);
+pub const LONGEST: Duration = Duration::from_millis(1);
 /// Packets that go well before a burst grows: at first, and after many mistakes.
 const TRUST: [u32; 2] = [16, 4096];
 

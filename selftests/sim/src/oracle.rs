@@ -7,6 +7,7 @@ use crate::endpoint::{Endpoint, User, GRH};
 use crate::scenario::{Bad, Connection, Op, Region, Twist, CELL};
 use crate::world::{World, FIRST_QPN};
 use roce::completion::{Completion, Event, WcOpcode, WcStatus};
+use roce::cork;
 use roce::counters::Counters;
 use roce::limits;
 use roce::psn::{Psn, Qpn};
@@ -608,6 +609,7 @@ fn punctuality(world: &World, finished: u64) -> Result<(), Failure> {
         .max()
         .unwrap_or(0);
     let mut granted = 5_000_000 + world.transmitted() * (slowest * 5 + 1_000) + disturbed * trip;
+    granted += world.in_vain * cork::LONGEST.0;
     granted += world.unsent * (limits::UNSENT_WAIT.0 + trip);
     for (c, connection) in world.connections.iter().enumerate() {
         let timeout = limits::ack_timeout(connection.timeout).map_or(0, |span| span.0);

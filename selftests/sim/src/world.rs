@@ -16,6 +16,7 @@ use crate::rng::Rng;
 use crate::scenario::{Connection, EndPlan, Scenario, Twist, QKEY};
 use crate::Outcome;
 use roce::completion::{Completion, Queue, WcStatus};
+use roce::cork::Cork;
 use roce::counters::Counters;
 use roce::psn::{Psn, Qpn};
 use roce::qp::{Modify, Qp, QpConfig, ReadResource, SendMessage, Slots, State};
@@ -69,6 +70,10 @@ pub struct World {
     transmitted: u64,
     /// How long hosts hold acknowledgements back.
     patience: Rng,
+    /// Sends are posted one by one, and corked.
+    corked: bool,
+    /// Deadlines of corks that passed.
+    pub in_vain: u64,
     /// Probability that a host's own queue has no room for a packet.
     full: f64,
     /// How often it had none, and how often a timeout was put off for it.
@@ -105,6 +110,8 @@ impl World {
             unsent: 0,
             postponed: 0,
             paging: Rng::new(scenario.seed ^ 0x0dd),
+            corked: scenario.seed % 3 == 1,
+            in_vain: 0,
             chatty: std::env::var_os("SIM_TRACE").is_some(),
         };
         for connection in &scenario.connections {
@@ -209,6 +216,7 @@ impl World {
             host: here,
             link: here * self.hosts + there,
             armed: None,
+            cork: Cork::default(),
             silent_until: 0,
             begun: 0,
             alive: true,
@@ -242,10 +250,15 @@ impl World {
                     println!("{:>10} {e} timer", self.now);
                 }
                 self.endpoints[e].armed = None;
+                let vain = self.endpoints[e].cork.on_time(Instant(self.now));
+                self.in_vain += u64::from(vain);
                 self.with_host(e, |engine, now, host| engine.handle_timeout(now, host));
                 self.service(e)
             }
             Event::PostSends(e, n) => {
+                if self.corked {
+                    return (0..n).try_for_each(|_| self.post_corked(e));
+                }
                 self.endpoints[e].user.posted_sends += n;
                 self.with_host(e, |engine, now, host| engine.handle_doorbell(now, host));
                 self.service(e)
@@ -273,6 +286,22 @@ impl World {
                 self.service(e)
             }
         }
+    }
+
+    /// A program that posts one send without a look at anything.
+    fn post_corked(&mut self, e: usize) -> Result<(), Failure> {
+        let now = Instant(self.now);
+        let Endpoint { engine, user, cork, .. } = &mut self.endpoints[e];
+        let length = user.plan.ops[user.posted_sends].length;
+        user.posted_sends += 1;
+        if engine.state() == State::Rts {
+            let packets = length.div_ceil(engine.query().path_mtu.bytes()).max(1);
+            if cork.on_post(now, packets, [0; 3]).is_some() {
+                return self.drain(e);
+            }
+        }
+        self.with_host(e, |engine, now, host| engine.handle_doorbell(now, host));
+        self.service(e)
     }
 
     fn change(&mut self, e: usize, state: State) {
@@ -365,6 +394,13 @@ impl World {
         if !self.endpoints[e].alive {
             return Ok(());
         }
+        let Endpoint { engine, cork, .. } = &mut self.endpoints[e];
+        if engine.is_drained() {
+            cork.pull();
+        }
+        if cork.release() {
+            self.with_host(e, |engine, now, host| engine.handle_doorbell(now, host));
+        }
         self.drain(e)?;
         let leaves = self.leaves(e);
         if leaves == Some(true) {
@@ -408,8 +444,9 @@ impl World {
         if let Some(broken) = endpoint.user.broken.take() {
             return Err(Failure::new(broken));
         }
-        let due = endpoint.engine.poll_timeout().map(|at| at.0.max(self.now + 1));
-        if let Some(due) = due {
+        let dues = [endpoint.engine.poll_timeout(), endpoint.cork.until()];
+        if let Some(due) = dues.into_iter().flatten().min() {
+            let due = due.0.max(self.now + 1);
             if endpoint.armed.is_none_or(|armed| armed > due) {
                 endpoint.armed = Some(due);
                 self.at(due, Event::Timer(e));
