@@ -41,7 +41,7 @@ use kernel::{
 };
 use roce::{
     completion::{Event, Queue, WcStatus},
-    cork::Cork,
+    cork::{Cork, Post},
     counters::Counters,
     limits,
     qp::{QpKind, ReadResource, SendMessage, Slots, State as QpState},
@@ -170,13 +170,17 @@ impl Qp {
             let state = &mut *guard;
             if state.handle.is_some() && state.engine.state() == QpState::Rts {
                 let attrs = state.engine.query();
-                let packets = state.sq.last_length().div_ceil(attrs.path_mtu.bytes()).max(1);
-                let news = [
-                    this.send_cq.read_up_to(),
-                    this.recv_cq.read_up_to(),
-                    attrs.rq_psn.value(),
-                ];
-                state.cork.on_post(Instant(now()), packets, news)
+                let post = Post {
+                    packets: state.sq.last_length().div_ceil(attrs.path_mtu.bytes()).max(1),
+                    waiting: state.sq.waiting(),
+                    under_way: state.engine.under_way(),
+                    news: [
+                        this.send_cq.read_up_to(),
+                        this.recv_cq.read_up_to(),
+                        attrs.rq_psn.value(),
+                    ],
+                };
+                state.cork.on_post(Instant(now()), post)
             } else {
                 None
             }
@@ -352,7 +356,7 @@ impl Qp {
         }
         let now = Instant(now());
         let needs = state.paging.needs();
-        if self.kind == QpKind::Rc && state.engine.is_drained() {
+        if self.kind == QpKind::Rc && state.engine.under_way() == 0 {
             // The acknowledgement of all before has come: its way and back was wait enough.
             state.cork.pull();
         }
@@ -632,7 +636,11 @@ impl Timed for Qp {
     fn on_timer(&self) {
         if let Some(this) = self.device.qps.find(self.number) {
             let waiting = self.in_flight.load(Relaxed) > 0;
-            this.state.lock().cork.on_time(Instant(now()));
+            {
+                let mut state = this.state.lock();
+                let idle = state.engine.under_way() == 0;
+                state.cork.on_time(Instant(now()), idle);
+            }
             Self::drive(&this, None, |engine, _, now, host| {
                 if waiting {
                     engine.handle_backlog(now);

@@ -127,6 +127,11 @@ impl SendQueue {
         self.places.count()
     }
 
+    /// Requests posted and not taken.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.ring.distance(self.taken, self.ring.producer())
+    }
+
     /// The bytes of the last message posted, as the program says.
     pub(crate) fn last_length(&self) -> u32 {
         let mut length = [0; 4];

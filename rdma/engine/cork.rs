@@ -2,12 +2,12 @@
 //! Corking: short sends of a program that runs ahead leave together.
 //!
 //! A frame by itself costs a ring of the netdev's doorbell, an interrupt here and one at the peer; sixteen in a row cost
-//! little more. So once a program has posted a few sends without having learned anything in between, its next ones are
-//! held until there is a burst of them. What ends the wait, whichever comes first: enough packets; anything else that
+//! little more. So once a program has posted a few sends without having learned anything in between, or while a burst is
+//! under way, its next ones are held until there is a burst of them. What ends the wait, whichever comes first: enough packets; anything else that
 //! makes the queue pair send, such as an acknowledgement; the deadline, which follows the program's own pace. Who waits
 //! for an answer before the next post is never held.
 //!
-//! A deadline that passes says that the program was waiting after all: the burst is halved, down to one packet, which
+//! A deadline that passes while nothing else is under way says that the program was waiting after all: the burst is halved, down to one packet, which
 //! is no corking. It grows again with what goes well, and the more slowly the more often the program had to wait.
 
 use crate::time::{Duration, Instant};
@@ -28,6 +28,19 @@ const TRUST: [u32; 2] = [16, 4096];
 /// What a program may have learned so far, in numbers that change with it: how far it has read its completion queues, and
 /// what the peer has sent it.
 pub type News = [u32; 3];
+
+/// Sends that have been posted.
+#[derive(Clone, Copy, Debug)]
+pub struct Post {
+    /// Packets of the last one.
+    pub packets: u32,
+    /// Sends that wait in the queue, those included.
+    pub waiting: u32,
+    /// Sends begun and not finished.
+    pub under_way: u32,
+    /// As of now.
+    pub news: News,
+}
 
 /// Holds the posts of one send queue.
 #[derive(Clone, Copy, Debug)]
@@ -69,19 +82,19 @@ impl Default for Cork {
 }
 
 impl Cork {
-    /// A send of `packets` packets was posted. What is held goes at the returned time at the latest; now, if there is none.
-    pub fn on_post(&mut self, now: Instant, packets: u32, news: News) -> Option<Instant> {
+    /// When what is posted goes at the latest; now, if there is no time.
+    pub fn on_post(&mut self, now: Instant, post: Post) -> Option<Instant> {
         let gap = now.since(self.last).0.min(PAUSE);
         self.last = now;
-        self.held = self.held.saturating_add(packets);
-        if gap == PAUSE || news != self.news {
-            self.news = news;
+        self.held = self.held.saturating_add(post.packets).max(post.waiting);
+        if gap == PAUSE || post.news != self.news {
+            self.news = post.news;
             self.row = 0;
         } else {
             self.pace = self.pace.saturating_sub(self.pace >> 3).saturating_add(gap >> 3);
         }
         self.row = self.row.saturating_add(1);
-        if self.row <= FIRST {
+        if self.row <= FIRST && post.under_way < MOST {
             self.until = None;
             return None;
         }
@@ -111,12 +124,16 @@ impl Cork {
         self.until.is_none() && core::mem::take(&mut self.held) > 0
     }
 
-    /// Time has passed: see whether somebody has waited in vain. What is held is to be sent if so.
-    pub fn on_time(&mut self, now: Instant) -> bool {
+    /// Time has passed: see whether what is held has waited for long enough, and was all that there was to wait for
+    /// (`idle`: the queue pair has nothing else under way). If the time is up, it is to be sent.
+    pub fn on_time(&mut self, now: Instant, idle: bool) -> bool {
         if self.until.is_none_or(|until| now < until) {
             return false;
         }
         self.until = None;
+        if !idle {
+            return true;
+        }
         self.burst = (self.burst >> 1).max(1);
         self.needed = self.needed.saturating_mul(2).min(TRUST[1]);
         self.well = 0;
@@ -132,6 +149,15 @@ impl Cork {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn post(packets: u32, waiting: u32, news: u32) -> Post {
+        Post {
+            packets,
+            waiting,
+            under_way: 0,
+            news: [news; 3],
+        }
+    }
 
     /// A program on a queue pair, in virtual time.
     struct Program {
@@ -167,11 +193,11 @@ mod tests {
         /// Computes for a while, then posts.
         fn post(&mut self, gap: u64) {
             self.now += gap;
-            if self.cork.on_time(Instant(self.now)) {
+            if self.cork.on_time(Instant(self.now), true) {
                 self.fill();
             }
             self.held += 1;
-            match self.cork.on_post(Instant(self.now), 1, [self.news, 0, 0]) {
+            match self.cork.on_post(Instant(self.now), post(1, self.held, self.news)) {
                 Some(until) => {
                     assert!(until.since(Instant(self.now)) <= LONGEST);
                     self.fill();
@@ -189,7 +215,7 @@ mod tests {
             if let Some(until) = self.cork.until() {
                 self.in_vain += until.0.saturating_sub(self.now);
                 self.now = self.now.max(until.0);
-                assert!(self.cork.on_time(Instant(self.now)));
+                assert!(self.cork.on_time(Instant(self.now), true));
                 self.fill();
             }
             assert_eq!(self.held, 0);
@@ -262,7 +288,7 @@ mod tests {
     fn a_pause_begins_a_new_row() {
         let mut cork = Cork::default();
         for n in 1..100 {
-            assert_eq!(cork.on_post(Instant(n * 1_000_000), 1, [0; 3]), None);
+            assert_eq!(cork.on_post(Instant(n * 1_000_000), post(1, 1, 0)), None);
         }
     }
 
@@ -270,7 +296,31 @@ mod tests {
     fn long_messages_are_not_held() {
         let mut cork = Cork::default();
         for n in 0..100 {
-            assert_eq!(cork.on_post(Instant(n * 1_000), 256, [0; 3]), None);
+            assert_eq!(cork.on_post(Instant(n * 1_000), post(256, 1, 0)), None);
+        }
+    }
+
+    #[test]
+    fn behind_a_whole_burst_news_or_not_is_no_matter() {
+        let mut cork = Cork::default();
+        for n in 0..100 {
+            let post = Post {
+                under_way: MOST,
+                ..post(1, 1, n)
+            };
+            assert_eq!(
+                cork.on_post(Instant(u64::from(n) * 1_000), post).is_some(),
+                n % MOST != MOST - 1
+            );
+            assert_eq!(cork.release(), n % MOST == MOST - 1);
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_a_burst_is_not_held() {
+        let mut cork = Cork::default();
+        for n in 0..100 {
+            assert_eq!(cork.on_post(Instant(n * 1_000), post(1, 16, 0)), None);
         }
     }
 
@@ -278,7 +328,7 @@ mod tests {
     fn an_acknowledgement_of_everything_pulls_the_cork() {
         let mut cork = Cork::default();
         for n in 0..6 {
-            let until = cork.on_post(Instant(n * 1_000), 1, [0; 3]);
+            let until = cork.on_post(Instant(n * 1_000), post(1, 1, 0));
             assert_eq!(until.is_some(), n >= 4);
             assert_eq!(cork.release(), n < 4);
         }
@@ -298,7 +348,7 @@ mod tests {
             let now = Instant(x.rotate_left(17));
             match x % 8 {
                 0 => {
-                    cork.on_time(now);
+                    cork.on_time(now, x & 64 == 0);
                 }
                 1 => {
                     cork.pull();
@@ -308,7 +358,7 @@ mod tests {
                     cork.release();
                 }
                 _ => {
-                    let until = cork.on_post(now, (x >> 40) as u32 >> (x % 25), [(x >> 60) as u32; 3]);
+                    let until = cork.on_post(now, post((x >> 40) as u32 >> (x % 25), 1, (x >> 60) as u32));
                     assert_eq!(cork.until(), until);
                 }
             }

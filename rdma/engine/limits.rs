@@ -28,6 +28,9 @@ pub const MAX_PACKETS_PER_ACK: u32 = 64;
 /// after, so that a window of rxe's size stays open.
 pub const MAX_HELD_PACKETS: u32 = 32;
 
+/// Packets of READ responses and the like from which on the caller does not hold them back. Ours: what is sent in one go.
+pub const MAX_HELD_RESPONSES: u32 = 16;
+
 /// How often in a row the local ACK timeout may start anew because packets have not left the host. Ours: enough for a
 /// queue of seconds, and an end for one that never moves.
 pub const MAX_POSTPONED: u8 = 16;

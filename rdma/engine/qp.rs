@@ -252,7 +252,7 @@ impl<S: Storage> Qp<S> {
     }
 
     /// Whether the caller, after a packet, may wait with [`Qp::poll_transmit`] until it has handled those that came
-    /// with it: one ACK then answers all. It must not wait longer than that.
+    /// with it: one ACK then answers all, and short READ responses leave together. It must not wait longer than that.
     pub fn may_wait(&mut self) -> bool {
         self.is_patient()
     }
@@ -359,9 +359,9 @@ impl<S: Storage> Qp<S> {
         self.attrs.state
     }
 
-    /// Whether nothing started is incomplete.
-    pub fn is_drained(&self) -> bool {
-        self.requester.is_drained()
+    /// Sends begun and not finished.
+    pub fn under_way(&self) -> u32 {
+        self.requester.under_way()
     }
 
     /// The attributes in force.

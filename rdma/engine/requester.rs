@@ -100,6 +100,12 @@ impl Requester {
         self.asked = self.asked.filter(|asked| asked.distance(self.una) < outstanding);
     }
 
+    /// Messages started and not complete.
+    pub(crate) fn under_way(&self) -> u32 {
+        let count = self.window.started().saturating_sub(self.window.done());
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
     /// Whether nothing started is incomplete.
     pub(crate) const fn is_drained(&self) -> bool {
         self.window.started() == self.window.done()

@@ -446,14 +446,16 @@ impl<S: Storage> Qp<S> {
         })
     }
 
-    /// Whether the answer to the packets at hand is a plain ACK that may wait for the next ones.
+    /// Whether the answer to the packets at hand may wait for the next ones: a plain ACK, and a few packets of responses.
     pub(crate) fn is_patient(&mut self) -> bool {
         let responder = &self.responder;
-        let plain = responder.answer.is_some_and(|answer| {
+        let patient = responder.answer.is_none_or(|answer| {
             matches!(answer.syndrome, Syndrome::Ack(_))
                 && answer.psn.distance(responder.told) < limits::MAX_HELD_PACKETS
         });
-        plain && self.next_read().is_none()
+        let has_answer = responder.answer.is_some();
+        let responses = self.waiting_responses();
+        patient && responses < limits::MAX_HELD_RESPONSES && (has_answer || responses > 0)
     }
 
     /// BTH and, where the opcode has one, AETH of a response.

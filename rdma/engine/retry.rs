@@ -115,6 +115,7 @@ impl<S: Storage> Qp<S> {
 
     /// The peer had no receive for the packet at `una`: wait as long as `code` says.
     pub(crate) fn on_receiver_not_ready(&mut self, now: Instant, code: u8) {
+        let allowed = self.window_packets();
         let requester = &mut self.requester;
         if requester.wait_until.is_some() || requester.nxt == requester.una {
             return;
@@ -126,6 +127,8 @@ impl<S: Storage> Qp<S> {
                 Some(left) => requester.rnr_retries = left,
             }
         }
+        // What was sent behind it was sent in vain.
+        requester.allowed = allowed / 2;
         // The packet itself got through: the path works.
         requester.retries = self.attrs.retry_cnt;
         requester.timeouts = 0;

@@ -293,6 +293,23 @@ impl<S: Storage> Qp<S> {
         })
     }
 
+    /// Packets of responses to send; counting ends where they are many.
+    pub(super) fn waiting_responses(&mut self) -> u32 {
+        if self.next_read().is_none() {
+            return 0;
+        }
+        let reads = &self.responder.reads;
+        let mut waiting = 0_u32;
+        for index in reads.scan..reads.len {
+            let left = reads.at(self.storage.reads(), index).map_or(0, |slot| slot.left);
+            waiting = waiting.saturating_add(left);
+            if waiting >= limits::MAX_HELD_RESPONSES {
+                break;
+            }
+        }
+        waiting
+    }
+
     /// Index and next PSN of the oldest request that has responses to send.
     pub(super) fn next_read(&mut self) -> Option<(usize, Psn)> {
         // In ERR only a responder with a last word is not silenced, and silence forgets the READs.

@@ -14,7 +14,7 @@ fn acknowledgements_coalesce_into_the_newest() {
 }
 
 #[test]
-fn a_plain_ack_may_wait_but_not_for_a_whole_window_and_no_answer_else_may() {
+fn short_answers_may_wait_but_not_for_a_whole_window() {
     let mut rig = Rig::new();
     assert!(!rig.qp.may_wait());
     for i in 0..limits::MAX_HELD_PACKETS - 1 {
@@ -28,9 +28,11 @@ fn a_plain_ack_may_wait_but_not_for_a_whole_window_and_no_answer_else_may() {
     rig.request(write(Place::Only), last + 1, 8);
     assert!(rig.qp.may_wait());
     rig.request(Opcode::ReadRequest, last + 2, 8);
-    assert!(!rig.qp.may_wait(), "a READ is answered at once");
+    assert!(rig.qp.may_wait());
+    rig.request(Opcode::ReadRequest, last + 3, limits::MAX_HELD_RESPONSES * 4096);
+    assert!(!rig.qp.may_wait(), "a long READ is answered at once");
     rig.sent();
-    rig.request(write(Place::Only), last + 5, 8);
+    rig.request(write(Place::Only), last + 1000, 8);
     assert!(!rig.qp.may_wait(), "a gap is reported at once");
 }
 

@@ -16,7 +16,7 @@ use crate::rng::Rng;
 use crate::scenario::{Connection, EndPlan, Scenario, Twist, QKEY};
 use crate::Outcome;
 use roce::completion::{Completion, Queue, WcStatus};
-use roce::cork::Cork;
+use roce::cork::{Cork, Post};
 use roce::counters::Counters;
 use roce::psn::{Psn, Qpn};
 use roce::qp::{Modify, Qp, QpConfig, ReadResource, SendMessage, Slots, State};
@@ -250,7 +250,8 @@ impl World {
                     println!("{:>10} {e} timer", self.now);
                 }
                 self.endpoints[e].armed = None;
-                let vain = self.endpoints[e].cork.on_time(Instant(self.now));
+                let Endpoint { engine, cork, .. } = &mut self.endpoints[e];
+                let vain = cork.on_time(Instant(self.now), engine.under_way() == 0);
                 self.in_vain += u64::from(vain);
                 self.with_host(e, |engine, now, host| engine.handle_timeout(now, host));
                 self.service(e)
@@ -295,8 +296,13 @@ impl World {
         let length = user.plan.ops[user.posted_sends].length;
         user.posted_sends += 1;
         if engine.state() == State::Rts {
-            let packets = length.div_ceil(engine.query().path_mtu.bytes()).max(1);
-            if cork.on_post(now, packets, [0; 3]).is_some() {
+            let post = Post {
+                packets: length.div_ceil(engine.query().path_mtu.bytes()).max(1),
+                waiting: (user.posted_sends - user.taken_sends) as u32,
+                under_way: engine.under_way(),
+                news: [0; 3],
+            };
+            if cork.on_post(now, post).is_some() {
                 return self.drain(e);
             }
         }
@@ -395,7 +401,7 @@ impl World {
             return Ok(());
         }
         let Endpoint { engine, cork, .. } = &mut self.endpoints[e];
-        if engine.is_drained() {
+        if engine.under_way() == 0 {
             cork.pull();
         }
         if cork.release() {
