@@ -155,6 +155,25 @@ fn rnr_retry_seven_is_for_ever() {
 }
 
 #[test]
+fn each_receiver_not_ready_halves_what_is_sent_behind_it() {
+    let mut rig = Rig::with(|_, all| all.rnr_retry = Some(7));
+    for _ in 0..16 {
+        rig.post(SendOp::Send, 1);
+    }
+    // Of a window of 128.
+    for expected in [16, 16, 16, 16, 8, 4, 2, 1, 1] {
+        assert_eq!(rig.sent().len(), expected);
+        rig.ack(SQ_PSN, Syndrome::Rnr(12));
+        rig.wait(limits::rnr_delay(12));
+    }
+    for expected in [1, 1, 2, 4] {
+        let sent = rig.sent();
+        assert_eq!(sent.len(), expected);
+        rig.ack(sent[expected - 1].1, ACK);
+    }
+}
+
+#[test]
 fn each_error_nak_has_its_status() {
     let table = [
         (NakCode::InvalidRequest, WcStatus::RemoteInvalidRequest),
