@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Corking: short sends of a program that runs ahead leave together.
 //!
-//! A frame by itself costs a ring of the netdev's doorbell, an interrupt here and one at the peer; sixteen in a row cost
+//! A frame by itself costs a ring of the netdev's doorbell, an interrupt here and one at the peer; many in a row cost
 //! little more. So once a program has posted a few sends without having learned anything in between, or while a burst is
-//! under way, its next ones are held until there is a burst of them. What ends the wait, whichever comes first: enough packets; anything else that
-//! makes the queue pair send, such as an acknowledgement; the deadline, which follows the program's own pace. Who waits
-//! for an answer before the next post is never held.
+//! under way, its next ones are held until there is a burst of them. What ends the wait, whichever comes first: enough
+//! packets; the acknowledgement of everything before; the deadline, which follows the program's own pace. Who waits for
+//! an answer before the next post is never held.
 //!
-//! A deadline that passes while nothing else is under way says that the program was waiting after all: the burst is halved, down to one packet, which
-//! is no corking. It grows again with what goes well, and the more slowly the more often the program had to wait.
+//! A deadline that passes while nothing else is under way says that the program was waiting after all: the burst is
+//! halved, down to one packet, which is no corking. It grows again with what goes well, and the more slowly the more
+//! often the program had to wait.
 
 use crate::time::{Duration, Instant};
 
 /// Packets in a burst at most.
-const MOST: u32 = 16;
+const MOST: u32 = 32;
 /// Posts in a row that go at once.
 const FIRST: u32 = 4;
 /// After a pause of so many nanoseconds a new row begins.
@@ -21,7 +22,7 @@ const PAUSE: u64 = 500_000;
 /// Nanoseconds from post to post, until it is known better.
 const BRISK: u64 = 10_000;
 /// The longest wait, whatever the pace.
-pub const LONGEST: Duration = Duration::from_millis(1);
+pub const LONGEST: Duration = Duration::from_millis(2);
 /// Packets that go well before a burst grows: at first, and after many mistakes.
 const TRUST: [u32; 2] = [16, 4096];
 
@@ -258,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_window_smaller_than_a_burst_soon_goes_at_once() {
-        for window in 5..16 {
+        for window in 5..MOST {
             let mut program = Program::new();
             let start = program.now;
             for _ in 0..4000 {
@@ -320,7 +321,7 @@ mod tests {
     fn a_list_that_is_a_burst_is_not_held() {
         let mut cork = Cork::default();
         for n in 0..100 {
-            assert_eq!(cork.on_post(Instant(n * 1_000), post(1, 16, 0)), None);
+            assert_eq!(cork.on_post(Instant(n * 1_000), post(1, MOST, 0)), None);
         }
     }
 
