@@ -235,6 +235,7 @@ pub fn any(context: &Context<'_>, table: &Mutex<Table>, rng: &mut Rng) -> bool {
     let mut bytes = command.bytes(context.memory.address() + at as u64);
     if rng.chance(20) {
         spoil(&mut bytes, rng);
+        spare(&mut bytes);
     }
     context.memory.write(at, &[0; 64]);
     if sys::command(&context.file, &bytes.0).is_err() {
@@ -346,6 +347,16 @@ fn spoil(bytes: &mut Bytes, rng: &mut Rng) {
     if bytes.len() >= 8 && rng.chance(70) {
         let words = (bytes.len() / 4) as u16;
         bytes[4..6].copy_from_slice(&words.to_ne_bytes());
+    }
+}
+
+/// An answer is not asked for where User-mode Linux has this program's libraries and heaps, which would break it and say
+/// nothing: from 1 GiB on, below what [`Arena`] takes.
+fn spare(bytes: &mut Bytes) {
+    if let Some(place) = bytes.0.get_mut(8..16) {
+        if place[4..] == [0; 4] {
+            place[3] &= 0x3f;
+        }
     }
 }
 

@@ -42,7 +42,7 @@ fn play(context: &Context, mode: &str) -> Result<()> {
     let run = |seconds: u64, seed: u64| -> Result<String> {
         let device = Device::add(lab, 0, context.ours, 0)?;
         let line = format!(
-            "{PROGRAM} {mode} {} {seconds} {seed} > /usb4lab/usb4fuzz.log 2>&1; s=$?; tail -n 2 /usb4lab/usb4fuzz.log; exit $s",
+            "{PROGRAM} {mode} {} {seconds} {seed} > /usb4lab/usb4fuzz.log 2>&1; s=$?; tail -n 6 /usb4lab/usb4fuzz.log; exit $s",
             device.name
         );
         let ended = lab.run(0, &["/bin/sh", "-c", &line], Duration::from_secs(seconds + 120))?;
