@@ -36,6 +36,16 @@ programs: ## usb4lab, fabricd and usb4fuzz
 	$(CARGO) build --release --quiet -p lab -p fabricd -p fuzz-guest
 	@if [ $(release) != target/release ]; then mkdir -p target/release && cp $(release)/usb4lab $(release)/fabricd $(release)/usb4fuzz target/release/; fi
 
+# What is not set up yet is set up first. A prerequisite, as a recipe that did it would have been expanded before.
+build/kernel/lab/linux:
+	@$(MAKE) --no-print-directory setup
+
+build/kernel/debug/linux:
+	@$(MAKE) --no-print-directory setup-debug
+
+build/stock/vmlinuz:
+	@$(MAKE) --no-print-directory setup-stock
+
 # A kernel that is set up is named by its directory in the cache, which is /build in the lab root.
 cached = $(notdir $(realpath build/$(1)))
 module-in-root = @mkdir -p build/module/$(1); \
@@ -43,6 +53,9 @@ module-in-root = @mkdir -p build/module/$(1); \
 		M=/project MO=/project/build/module/$(1) $(4) modules; \
 	echo "build/module/$(1)/usb4_rdma.ko"
 
+ifndef KDIR
+module: | build/kernel/lab/linux
+endif
 module: ## usb4_rdma.ko for the lab kernel; KDIR=<build directory> for another kernel that ships Rust metadata
 ifdef KDIR
 	@test -e $(KDIR)/rust/libkernel.rmeta || { \
@@ -52,34 +65,27 @@ ifdef KDIR
 	$(MAKE) -s -C $(KDIR) M=$(CURDIR) MO=$(CURDIR)/build/module/host modules
 	@echo build/module/host/usb4_rdma.ko
 else
-	@test -e build/kernel/lab/linux || $(MAKE) --no-print-directory setup
 	$(call module-in-root,lab,$(call cached,kernel/lab-src),$(call cached,kernel/lab)/obj,ARCH=um $(KFLAGS))
 endif
 
-module-debug: ## usb4_rdma.ko for the debug kernel
-	@test -e build/kernel/debug/linux || $(MAKE) --no-print-directory setup-debug
+module-debug: | build/kernel/debug/linux ## usb4_rdma.ko for the debug kernel
 	$(call module-in-root,debug,$(call cached,kernel/lab-src),$(call cached,kernel/debug)/obj,ARCH=um)
 
-module-stock: ## usb4_rdma.ko for the distro's kernel
-	@test -e build/stock/vmlinuz || $(MAKE) --no-print-directory setup-stock
+module-stock: | build/stock/vmlinuz ## usb4_rdma.ko for the distro's kernel
 	$(call module-in-root,stock,$(call cached,stock)/common,$(call cached,stock)/sdk,KBUILD_OUTPUT=/build/$(call cached,stock)/sdk)
 
-module-lint: ## clippy over the module as Kbuild builds it
-	@test -e build/kernel/lab/linux || $(MAKE) --no-print-directory setup
+module-lint: | build/kernel/lab/linux ## clippy over the module as Kbuild builds it
 	@rm -rf build/module/lint
 	$(call module-in-root,lint,$(call cached,kernel/lab-src),$(call cached,kernel/lab)/obj,ARCH=um CLIPPY=1)
 
-demo: ## two hosts, a USB4 cable, unmodified verbs programs: our device beside stock rxe, in one table
-	@test -e build/kernel/lab/linux -a -x target/release/usb4lab || $(MAKE) --no-print-directory setup
+demo: | build/kernel/lab/linux ## two hosts, a USB4 cable, unmodified verbs programs: our device beside stock rxe, in one table
 	@$(MAKE) --no-print-directory programs module
 	target/release/usb4lab demo
 
-check: ## all that must pass: format, lints, unit, property and simulation tests, module, lab cases
-	@test -e build/kernel/lab/linux || $(MAKE) --no-print-directory setup
+check: | build/kernel/lab/linux ## all that must pass: format, lints, unit, property and simulation tests, module, lab cases
 	selftests/check
 
-check-stock: ## the smoke cases on the distro's unmodified kernel under QEMU
-	@test -e build/stock/vmlinuz || $(MAKE) --no-print-directory setup-stock
+check-stock: | build/stock/vmlinuz ## the smoke cases on the distro's unmodified kernel under QEMU
 	@$(MAKE) --no-print-directory programs module-stock
 	target/release/usb4lab test --tier stock
 

@@ -41,7 +41,6 @@ use kernel::{
 };
 use roce::{
     completion::{Event, Queue, WcStatus},
-    cork::{Cork, Post},
     counters::Counters,
     limits,
     qp::{QpKind, ReadResource, SendMessage, Slots, State as QpState},
@@ -91,7 +90,6 @@ struct State {
     handle: Option<QpHandle>,
     kept: KeptAttr,
     paging: Paging,
-    cork: Cork,
 }
 
 /// A queue pair.
@@ -145,58 +143,23 @@ impl Qp {
         (*state.engine.counters(), state.tally)
     }
 
-    /// New sends are posted, or receives, or the user just wants us to look.
+    /// User space has posted sends, or just wants us to look.
     ///
     /// # Errors
     ///
     /// `EINVAL` in a state where nothing may be sent, as rxe; user space expects to be told.
-    pub(crate) fn doorbell(this: &Arc<Self>) -> Result {
+    pub(crate) fn posted(this: &Arc<Self>) -> Result {
+        let read = [this.send_cq.read_up_to(), this.recv_cq.read_up_to()];
         let mut may_send = false;
         Self::drive(this, None, |engine, _, now, host| {
             may_send = !matches!(engine.state(), QpState::Reset | QpState::Init | QpState::Rtr);
-            engine.handle_doorbell(now, host);
+            engine.handle_post(now, host.sq.posted(read));
         });
         may_send.then_some(()).ok_or(EINVAL)
     }
 
-    /// User space has posted sends. Short ones of a program that runs ahead wait a little for more of their kind.
-    ///
-    /// # Errors
-    ///
-    /// See [`Self::doorbell`].
-    pub(crate) fn posted(this: &Arc<Self>) -> Result {
-        let wait = {
-            let mut guard = this.state.lock();
-            let state = &mut *guard;
-            if state.handle.is_some() && state.engine.state() == QpState::Rts {
-                let attrs = state.engine.query();
-                let post = Post {
-                    packets: state.sq.last_length().div_ceil(attrs.path_mtu.bytes()).max(1),
-                    waiting: state.sq.waiting(),
-                    under_way: state.engine.under_way(),
-                    news: [
-                        this.send_cq.read_up_to(),
-                        this.recv_cq.read_up_to(),
-                        attrs.rq_psn.value(),
-                    ],
-                };
-                state.cork.on_post(Instant(now()), post)
-            } else {
-                None
-            }
-        };
-        match wait {
-            Some(until) => {
-                this.timer.arm(until.0);
-                Ok(())
-            }
-            None => Self::doorbell(this),
-        }
-    }
-
     /// Sends what was put off: before a change of state, which would forget the acknowledgement that the peer waits for.
     pub(crate) fn flush(this: &Arc<Self>) {
-        this.state.lock().cork.pull();
         Self::drive(this, None, |_, _, _, _| ());
     }
 
@@ -356,20 +319,6 @@ impl Qp {
         }
         let now = Instant(now());
         let needs = state.paging.needs();
-        if self.kind == QpKind::Rc && state.engine.under_way() == 0 {
-            // The acknowledgement of all before has come: its way and back was wait enough.
-            state.cork.pull();
-        }
-        if state.cork.release() {
-            let mut host = Lent {
-                sq: &mut state.sq,
-                rq: &mut state.rq,
-                memory: self.memory(&needs),
-                payload: None,
-                sender: &mut state.sender,
-            };
-            state.engine.handle_doorbell(now, &mut host);
-        }
         while !batch.is_full() {
             let mut host = Lent {
                 sq: &mut state.sq,
@@ -517,7 +466,7 @@ impl Qp {
     }
 
     fn rearm(&self, state: &mut State) {
-        for at in [state.engine.poll_timeout(), state.cork.until()].into_iter().flatten() {
+        if let Some(at) = state.engine.poll_timeout() {
             self.timer.arm(at.0);
         }
         let flushes = state.engine.state() == QpState::Err && !state.engine.config().srq;
@@ -585,7 +534,7 @@ impl Qp {
                 state.kept.forget();
             }
         }
-        let _ = Self::doorbell(this);
+        Self::drive(this, None, |engine, _, now, host| engine.handle_doorbell(now, host));
         Ok(())
     }
 
@@ -636,11 +585,6 @@ impl Timed for Qp {
     fn on_timer(&self) {
         if let Some(this) = self.device.qps.find(self.number) {
             let waiting = self.in_flight.load(Relaxed) > 0;
-            {
-                let mut state = this.state.lock();
-                let idle = state.engine.under_way() == 0;
-                state.cork.on_time(Instant(now()), idle);
-            }
             Self::drive(&this, None, |engine, _, now, host| {
                 if waiting {
                     engine.handle_backlog(now);

@@ -25,6 +25,7 @@ use kernel::prelude::*;
 use roce::{
     abi::{self, bytes_at, Local, Place, Sge, SEND_HEADER, SEND_LENGTH, SGE_LEN, VECTOR},
     keys::Access,
+    qp::Posted,
     wqe::{Fault, SendOp, SendWqe},
 };
 
@@ -127,17 +128,16 @@ impl SendQueue {
         self.places.count()
     }
 
-    /// Requests posted and not taken.
-    pub(crate) fn waiting(&self) -> u32 {
-        self.ring.distance(self.taken, self.ring.producer())
-    }
-
-    /// The bytes of the last message posted, as the program says.
-    pub(crate) fn last_length(&self) -> u32 {
+    /// What waits here, for a program that has read its completion queues up to `read`.
+    pub(crate) fn posted(&self, read: [u32; 2]) -> Posted {
+        let producer = self.ring.producer();
         let mut length = [0; 4];
-        let last = self.ring.producer().wrapping_sub(1);
-        self.ring.read(last, SEND_LENGTH, &mut length);
-        u32::from_ne_bytes(length)
+        self.ring.read(producer.wrapping_sub(1), SEND_LENGTH, &mut length);
+        Posted {
+            length: u32::from_ne_bytes(length),
+            waiting: self.ring.distance(self.taken, producer),
+            read,
+        }
     }
 
     /// The next request, copied and checked, once the memory that it sends from is there.

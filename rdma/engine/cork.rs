@@ -23,34 +23,34 @@ const PAUSE: u64 = 500_000;
 const BRISK: u64 = 10_000;
 /// The longest wait, whatever the pace.
 pub const LONGEST: Duration = Duration::from_millis(2);
-/// Packets that go well before a burst grows: at first, and after many mistakes.
-const TRUST: [u32; 2] = [16, 4096];
+/// Packets that go well before a burst grows.
+const TRUST: u32 = 16;
+/// The same after many mistakes.
+const DISTRUST: u32 = 4096;
 
 /// What a program may have learned so far, in numbers that change with it: how far it has read its completion queues, and
 /// what the peer has sent it.
-pub type News = [u32; 3];
+pub(crate) type News = [u32; 3];
 
 /// Sends that have been posted.
 #[derive(Clone, Copy, Debug)]
-pub struct Post {
+pub(crate) struct Post {
     /// Packets of the last one.
-    pub packets: u32,
+    pub(crate) packets: u32,
     /// Sends that wait in the queue, those included.
-    pub waiting: u32,
+    pub(crate) waiting: u32,
     /// Sends begun and not finished.
-    pub under_way: u32,
+    pub(crate) under_way: u32,
     /// As of now.
-    pub news: News,
+    pub(crate) news: News,
 }
 
 /// Holds the posts of one send queue.
 #[derive(Clone, Copy, Debug)]
-pub struct Cork {
+pub(crate) struct Cork {
     /// Packets that make a burst now.
     burst: u32,
-    /// Packets held.
-    held: u32,
-    /// When they go at the latest.
+    /// When what is held goes at the latest.
     until: Option<Instant>,
     /// Posts since there was news, or a pause.
     row: u32,
@@ -70,24 +70,22 @@ impl Default for Cork {
     fn default() -> Self {
         Self {
             burst: MOST,
-            held: 0,
             until: None,
             row: 0,
             news: [0; 3],
             last: Instant(0),
             pace: BRISK,
             well: 0,
-            needed: TRUST[0],
+            needed: TRUST,
         }
     }
 }
 
 impl Cork {
-    /// When what is posted goes at the latest; now, if there is no time.
-    pub fn on_post(&mut self, now: Instant, post: Post) -> Option<Instant> {
+    /// Decides whether what is posted is held.
+    pub(crate) fn on_post(&mut self, now: Instant, post: Post) {
         let gap = now.since(self.last).0.min(PAUSE);
         self.last = now;
-        self.held = self.held.saturating_add(post.packets).max(post.waiting);
         if gap == PAUSE || post.news != self.news {
             self.news = post.news;
             self.row = 0;
@@ -96,53 +94,57 @@ impl Cork {
         }
         self.row = self.row.saturating_add(1);
         if self.row <= FIRST && post.under_way < MOST {
-            self.until = None;
-            return None;
+            return self.pull();
         }
-        if self.held >= self.burst {
-            self.until = None;
-            self.well = self.well.saturating_add(self.held);
-            if self.well >= self.needed {
-                self.well = 0;
-                match self.burst {
-                    MOST => self.needed = (self.needed >> 1).max(TRUST[0]),
-                    smaller => self.burst = smaller.saturating_mul(2),
-                }
-            }
-            return None;
+        let waiting = post.waiting.saturating_mul(post.packets);
+        if waiting >= self.burst {
+            self.on_burst(waiting);
+            return self.pull();
         }
         let wait = u64::from(self.burst).saturating_mul(self.pace).saturating_mul(2);
-        Some(*self.until.get_or_insert(now.after(Duration(wait).min(LONGEST))))
+        self.until.get_or_insert(now.after(Duration(wait).min(LONGEST)));
+    }
+
+    /// A burst of `packets` has come together in time.
+    fn on_burst(&mut self, packets: u32) {
+        self.well = self.well.saturating_add(packets);
+        if self.well < self.needed {
+            return;
+        }
+        self.well = 0;
+        match self.burst {
+            MOST => self.needed = (self.needed >> 1).max(TRUST),
+            smaller => self.burst = smaller.saturating_mul(2),
+        }
     }
 
     /// There is nothing to wait for any more.
-    pub fn pull(&mut self) {
+    pub(crate) fn pull(&mut self) {
         self.until = None;
     }
 
-    /// Whether something was held and may go now, which it then counts as gone.
-    pub fn release(&mut self) -> bool {
-        self.until.is_none() && core::mem::take(&mut self.held) > 0
+    /// Whether what waits in the queue is held.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.until.is_some()
     }
 
-    /// Time has passed: see whether what is held has waited for long enough, and was all that there was to wait for
-    /// (`idle`: the queue pair has nothing else under way). If the time is up, it is to be sent.
-    pub fn on_time(&mut self, now: Instant, idle: bool) -> bool {
+    /// Time has passed: whether what is held has waited for long enough, and goes. `idle`: the queue pair had nothing else
+    /// under way, so that the wait was in vain.
+    pub(crate) fn on_time(&mut self, now: Instant, idle: bool) -> bool {
         if self.until.is_none_or(|until| now < until) {
             return false;
         }
-        self.until = None;
-        if !idle {
-            return true;
+        self.pull();
+        if idle {
+            self.burst = (self.burst >> 1).max(1);
+            self.needed = self.needed.saturating_mul(2).min(DISTRUST);
+            self.well = 0;
         }
-        self.burst = (self.burst >> 1).max(1);
-        self.needed = self.needed.saturating_mul(2).min(TRUST[1]);
-        self.well = 0;
         true
     }
 
     /// When what is held goes at the latest.
-    pub fn until(&self) -> Option<Instant> {
+    pub(crate) fn until(&self) -> Option<Instant> {
         self.until
     }
 }
@@ -183,32 +185,23 @@ mod tests {
             }
         }
 
-        /// As the driver does whenever it sends.
-        fn fill(&mut self) {
-            if self.cork.release() {
-                self.bursts.push(self.held);
-                self.held = 0;
+        /// What is not held leaves.
+        fn leave(&mut self) {
+            if !self.cork.is_holding() && self.held > 0 {
+                self.bursts.push(std::mem::take(&mut self.held));
             }
         }
 
         /// Computes for a while, then posts.
         fn post(&mut self, gap: u64) {
             self.now += gap;
-            if self.cork.on_time(Instant(self.now), true) {
-                self.fill();
-            }
+            let now = Instant(self.now);
+            self.cork.on_time(now, true);
+            self.leave();
             self.held += 1;
-            match self.cork.on_post(Instant(self.now), post(1, self.held, self.news)) {
-                Some(until) => {
-                    assert!(until.since(Instant(self.now)) <= LONGEST);
-                    self.fill();
-                    assert_ne!(self.held, 0, "goes though it is held");
-                }
-                None => {
-                    self.fill();
-                    assert_eq!(self.held, 0, "stays though it may go");
-                }
-            }
+            self.cork.on_post(now, post(1, self.held, self.news));
+            assert!(self.cork.until().is_none_or(|until| until.since(now) <= LONGEST));
+            self.leave();
         }
 
         /// Waits until all has left and `flight` more.
@@ -217,7 +210,7 @@ mod tests {
                 self.in_vain += until.0.saturating_sub(self.now);
                 self.now = self.now.max(until.0);
                 assert!(self.cork.on_time(Instant(self.now), true));
-                self.fill();
+                self.leave();
             }
             assert_eq!(self.held, 0);
             self.now += flight;
@@ -227,6 +220,10 @@ mod tests {
         fn wait_and_read(&mut self, flight: u64) {
             self.wait(flight);
             self.news += 1;
+        }
+
+        fn percent_in_vain(&self, start: u64) -> u64 {
+            self.in_vain * 100 / (self.now - start)
         }
     }
 
@@ -268,7 +265,7 @@ mod tests {
                 }
                 program.wait_and_read(2_000);
             }
-            let share = program.in_vain * 100 / (program.now - start);
+            let share = program.percent_in_vain(start);
             assert!(share <= 3, "window {window}: {share} %");
         }
     }
@@ -281,61 +278,48 @@ mod tests {
             program.post(0);
             program.wait(100_000);
         }
-        let share = program.in_vain * 100 / (program.now - start);
+        let share = program.percent_in_vain(start);
         assert!(share <= 3, "{share} %");
     }
 
     #[test]
-    fn a_pause_begins_a_new_row() {
-        let mut cork = Cork::default();
-        for n in 1..100 {
-            assert_eq!(cork.on_post(Instant(n * 1_000_000), post(1, 1, 0)), None);
+    fn a_deadline_that_passes_while_others_are_under_way_is_no_mistake() {
+        for (idle, burst) in [(true, MOST / 2), (false, MOST)] {
+            let mut cork = Cork::default();
+            for n in 0..=FIRST {
+                cork.on_post(Instant(u64::from(n)), post(1, 1, 0));
+            }
+            let until = cork.until().unwrap();
+            assert!(!cork.on_time(Instant(until.0 - 1), idle));
+            assert!(cork.on_time(until, idle) && !cork.is_holding());
+            assert_eq!(cork.burst, burst);
         }
     }
 
     #[test]
-    fn long_messages_are_not_held() {
-        let mut cork = Cork::default();
-        for n in 0..100 {
-            assert_eq!(cork.on_post(Instant(n * 1_000), post(256, 1, 0)), None);
+    fn a_pause_a_long_message_or_a_list_that_is_a_burst_is_not_held() {
+        for (pause, packets, waiting) in [(PAUSE, 1, 1), (1_000, 256, 1), (1_000, 1, MOST)] {
+            let mut cork = Cork::default();
+            for n in 0..100 {
+                cork.on_post(Instant(n * pause), post(packets, waiting, 0));
+                assert!(!cork.is_holding(), "{n}: {pause} {packets} {waiting}");
+            }
         }
     }
 
     #[test]
     fn behind_a_whole_burst_news_or_not_is_no_matter() {
         let mut cork = Cork::default();
-        for n in 0..100 {
+        for n in 1..MOST {
             let post = Post {
                 under_way: MOST,
-                ..post(1, 1, n)
+                ..post(1, n, n)
             };
-            assert_eq!(
-                cork.on_post(Instant(u64::from(n) * 1_000), post).is_some(),
-                n % MOST != MOST - 1
-            );
-            assert_eq!(cork.release(), n % MOST == MOST - 1);
+            cork.on_post(Instant(u64::from(n) * 1_000), post);
+            assert!(cork.is_holding());
         }
-    }
-
-    #[test]
-    fn a_list_that_is_a_burst_is_not_held() {
-        let mut cork = Cork::default();
-        for n in 0..100 {
-            assert_eq!(cork.on_post(Instant(n * 1_000), post(1, MOST, 0)), None);
-        }
-    }
-
-    #[test]
-    fn an_acknowledgement_of_everything_pulls_the_cork() {
-        let mut cork = Cork::default();
-        for n in 0..6 {
-            let until = cork.on_post(Instant(n * 1_000), post(1, 1, 0));
-            assert_eq!(until.is_some(), n >= 4);
-            assert_eq!(cork.release(), n < 4);
-        }
-        cork.pull();
-        assert!(cork.release());
-        assert!(!cork.release());
+        cork.on_post(Instant(1_000_000), post(1, MOST, MOST));
+        assert!(!cork.is_holding());
     }
 
     #[test]
@@ -351,16 +335,10 @@ mod tests {
                 0 => {
                     cork.on_time(now, x & 64 == 0);
                 }
-                1 => {
-                    cork.pull();
-                    assert_eq!(cork.until(), None);
-                }
-                2 => {
-                    cork.release();
-                }
+                1 => cork.pull(),
                 _ => {
-                    let until = cork.on_post(now, post((x >> 40) as u32 >> (x % 25), 1, (x >> 60) as u32));
-                    assert_eq!(cork.until(), until);
+                    let packets = (x >> 40) as u32 >> (x % 25);
+                    cork.on_post(now, post(packets, (x >> 20) as u32 >> (x % 29), (x >> 60) as u32));
                 }
             }
             assert!((1..=MOST).contains(&cork.burst));

@@ -34,6 +34,8 @@ pub struct Counters {
     pub timeouts: u64,
     /// Rewinds of the send queue for whatever reason.
     pub retries: u64,
+    /// Sends held by the cork that went because their time was up.
+    pub cork_deadlines: u64,
     /// Send work requests completed.
     pub sends_completed: u64,
     /// Receive work requests completed.

@@ -13,6 +13,7 @@
 //! sends are flushed, receives go on, and a modify leads back to RTS.
 
 use crate::completion::{Completion, Event, Events, Queue, WcOpcode, WcStatus};
+use crate::cork::Post;
 use crate::counters::Counters;
 use crate::limits;
 use crate::opcode::Class;
@@ -90,6 +91,17 @@ where
     fn reads_mut(&mut self) -> &mut [ReadResource] {
         &mut self.reads
     }
+}
+
+/// What the caller knows of sends that a program has posted.
+#[derive(Clone, Copy, Debug)]
+pub struct Posted {
+    /// Bytes of the last one.
+    pub length: u32,
+    /// Sends that wait in the queue, those included.
+    pub waiting: u32,
+    /// How far the program has read its completions of sends and of receives, in numbers that change with it.
+    pub read: [u32; 2],
 }
 
 /// One queue pair.
@@ -206,6 +218,22 @@ impl<S: Storage> Qp<S> {
 
     /// New sends may have been posted, or a state change may let posted ones run.
     pub fn handle_doorbell(&mut self, _now: Instant, _host: &mut impl Host) {
+        self.requester.doorbell();
+    }
+
+    /// A program has posted sends and may post more at once: as [`Qp::handle_doorbell`], but short ones may be held until
+    /// there are some of them ([`crate::cork`]).
+    pub fn handle_post(&mut self, now: Instant, posted: Posted) {
+        if posted.waiting > 0 && self.attrs.state == State::Rts {
+            let [sends_read, recvs_read] = posted.read;
+            let post = Post {
+                packets: self.attrs.path_mtu.packets(posted.length).max(1),
+                waiting: posted.waiting,
+                under_way: self.requester.under_way(),
+                news: [sends_read, recvs_read, self.responder.expected().value()],
+            };
+            self.requester.cork.on_post(now, post);
+        }
         self.requester.doorbell();
     }
 
@@ -357,11 +385,6 @@ impl<S: Storage> Qp<S> {
     /// The state.
     pub fn state(&self) -> State {
         self.attrs.state
-    }
-
-    /// Sends begun and not finished.
-    pub fn under_way(&self) -> u32 {
-        self.requester.under_way()
     }
 
     /// The attributes in force.

@@ -5,6 +5,7 @@
 //! to send, and one past the highest ever sent. A retry puts `nxt` back to `una` (go-back-N).
 
 use crate::completion::WcStatus;
+use crate::cork::Cork;
 use crate::counters::Counters;
 use crate::limits;
 use crate::opcode::{Opcode, Place};
@@ -52,6 +53,8 @@ pub(crate) struct Requester {
     pub(crate) wait_until: Option<Instant>,
     /// Local ACK timeout.
     pub(crate) ack_deadline: Option<Instant>,
+    /// Holds short sends back.
+    pub(crate) cork: Cork,
     /// Status the oldest incomplete message fails with.
     pub(crate) failed: Option<WcStatus>,
 }
@@ -81,6 +84,7 @@ impl Requester {
         self.wait_until = None;
         self.ack_deadline = None;
         self.starved = false;
+        self.cork.pull();
     }
 
     /// Sends run again after a failure of an unreliable queue pair.
@@ -213,7 +217,7 @@ impl<S: Storage> Qp<S> {
     /// Take the next send of the user into the window.
     fn take_message(&mut self, host: &mut impl Host) -> Option<()> {
         let requester = &mut self.requester;
-        if !requester.rung || self.attrs.state != State::Rts {
+        if !requester.rung || requester.cork.is_holding() || self.attrs.state != State::Rts {
             return None;
         }
         if !requester.window.has_room(self.storage.sends()) {

@@ -448,14 +448,15 @@ impl<S: Storage> Qp<S> {
 
     /// Whether the answer to the packets at hand may wait for the next ones: a plain ACK, and a few packets of responses.
     pub(crate) fn is_patient(&mut self) -> bool {
-        let responder = &self.responder;
-        let patient = responder.answer.is_none_or(|answer| {
-            matches!(answer.syndrome, Syndrome::Ack(_))
-                && answer.psn.distance(responder.told) < limits::MAX_HELD_PACKETS
-        });
-        let has_answer = responder.answer.is_some();
-        let responses = self.waiting_responses();
-        patient && responses < limits::MAX_HELD_RESPONSES && (has_answer || responses > 0)
+        let told = self.responder.told;
+        let patient = |answer: Answer| {
+            matches!(answer.syndrome, Syndrome::Ack(_)) && answer.psn.distance(told) < limits::MAX_HELD_PACKETS
+        };
+        match (self.responder.answer, self.waiting_responses()) {
+            (None, 0) => false,
+            (Some(answer), responses) => patient(answer) && responses < limits::MAX_HELD_RESPONSES,
+            (None, responses) => responses < limits::MAX_HELD_RESPONSES,
+        }
     }
 
     /// BTH and, where the opcode has one, AETH of a response.

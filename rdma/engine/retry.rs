@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Timers and retries of the requester. IBTA 9.9.2.
 //!
-//! One deadline per queue pair: the RNR wait, or the local ACK timeout of the oldest unacknowledged
-//! PSN. Progress restarts the timeout and refills both retry budgets; without it the timeout grows from one
+//! One deadline per queue pair: the RNR wait, the local ACK timeout of the oldest unacknowledged
+//! PSN, or the end of a cork's wait. Progress restarts the timeout and refills both retry budgets; without it the timeout grows from one
 //! retry to the next, and only one request is sent at a time: if the peer is slow, a window sent again makes it slower.
 
 use crate::completion::WcStatus;
@@ -12,20 +12,23 @@ use crate::qp::{Qp, State, Storage};
 use crate::time::Instant;
 
 impl<S: Storage> Qp<S> {
-    /// The earlier of the two timers; at once if the send queue must be looked at again.
+    /// The earliest of the timers; at once if the send queue must be looked at again.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         if self.requester.starved {
             return Some(Instant(0));
         }
-        match (self.requester.wait_until, self.requester.ack_deadline) {
-            (Some(wait), Some(ack)) => Some(wait.min(ack)),
-            (wait, ack) => wait.or(ack),
-        }
+        let requester = &self.requester;
+        let timers = [requester.wait_until, requester.ack_deadline, requester.cork.until()];
+        timers.into_iter().flatten().min()
     }
 
     /// Act on the timers that are due.
     pub(crate) fn check_timers(&mut self, now: Instant) {
         self.requester.starved = false;
+        let idle = self.requester.under_way() == 0;
+        if self.requester.cork.on_time(now, idle) {
+            Counters::bump(&mut self.counters.cork_deadlines);
+        }
         if !matches!(self.attrs.state, State::Rts | State::Sqd) {
             return;
         }
@@ -64,6 +67,8 @@ impl<S: Storage> Qp<S> {
         requester.wait_until = None;
         requester.settle_asked();
         requester.ack_deadline = if requester.una == requester.max {
+            // The way of the last burst and back was wait enough for the next.
+            requester.cork.pull();
             None
         } else {
             limits::ack_timeout(self.attrs.timeout).map(|span| now.after(span))

@@ -8,7 +8,7 @@
 //! Time is handed in, packets are handed in, and the results are polled out:
 //!
 //! ```text
-//!   handle_doorbell  handle_packet  handle_timeout      (any order, any time)
+//!   handle_doorbell  handle_post  handle_packet  handle_timeout      (any order, any time)
 //!                         |
 //!                   +-----v------+    take_send, take_recv, check, place
 //!                   |     Qp     | <--------------------------------------> Host

@@ -6,7 +6,7 @@ use crate::keys::{Access, Key};
 use crate::limits;
 use crate::opcode::{Opcode, Place};
 use crate::psn::{Msn, Psn, Qpn};
-use crate::qp::{Modify, ModifyError, Mtu, Qp, QpConfig, ReadResource, SendMessage, Slots, State};
+use crate::qp::{Modify, ModifyError, Mtu, Posted, Qp, QpConfig, ReadResource, SendMessage, Slots, State};
 use crate::time::{Duration, Instant};
 use crate::wire::{Aeth, AtomicEth, Bth, HeaderBuf, NakCode, Packet, Reth, Syndrome};
 use crate::wqe::{AtomicOp, Fault, Host, RecvWqe, SendOp, SendWqe, Source, Span, Target, Transmit};

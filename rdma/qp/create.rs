@@ -30,7 +30,6 @@ use kernel::{
     },
 };
 use roce::{
-    cork::Cork,
     psn::Qpn,
     qp::{QpConfig, QpKind, SendMessage, Slots},
 };
@@ -140,7 +139,6 @@ impl Qp {
             handle: Some(handle),
             kept,
             paging: Paging::new(),
-            cork: Cork::default(),
         };
         let (sends, recvs) = match udata {
             Some(udata) => {

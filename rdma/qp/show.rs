@@ -52,7 +52,6 @@ impl Qp {
         for (name, part) in ["attrs", "requester", "responder"].iter().zip(state.engine.machine()) {
             writeln!(f, "  {name} {part:?}")?;
         }
-        writeln!(f, "  {:?}", state.cork)?;
         writeln!(f, "  counters {:?}", state.engine.counters())
     }
 }

@@ -369,3 +369,64 @@ fn only_the_end_of_a_message_that_consumes_a_receive_is_solicited() {
         assert_eq!(solicited, [false, expected], "{op:?}");
     }
 }
+
+/// One more send of a program that looks at nothing; what leaves at once.
+fn stream(rig: &mut Rig) -> usize {
+    rig.post(SendOp::Send, 1);
+    let waiting = rig.user.sends.len() as u32;
+    rig.qp.handle_post(
+        rig.now,
+        Posted {
+            length: 1,
+            waiting,
+            read: [0; 2],
+        },
+    );
+    rig.sent().len()
+}
+
+#[test]
+fn a_stream_is_held_until_everything_before_is_acknowledged() {
+    let mut rig = Rig::new();
+    assert_eq!([(); 7].map(|()| stream(&mut rig)), [1, 1, 1, 1, 0, 0, 0]);
+    rig.ack(SQ_PSN + 2, ACK);
+    assert_eq!(rig.sent().len(), 0);
+    rig.ack(SQ_PSN + 3, ACK);
+    assert_eq!(rig.sent().len(), 3);
+}
+
+#[test]
+fn what_is_held_goes_when_its_time_is_up() {
+    let mut rig = Rig::with(|_, all| all.timeout = Some(0));
+    for _ in 0..5 {
+        stream(&mut rig);
+    }
+    let until = rig.qp.poll_timeout().unwrap();
+    assert!(until.since(rig.now) <= crate::cork::LONGEST);
+    // A doorbell is no reason.
+    rig.qp.handle_doorbell(rig.now, &mut rig.user);
+    assert_eq!(rig.sent().len(), 0);
+    rig.wait(Duration(until.since(rig.now).0 - 1));
+    assert_eq!(rig.sent().len(), 0);
+    rig.wait(Duration(1));
+    assert_eq!(rig.sent().len(), 1);
+    assert_eq!(rig.qp.poll_timeout(), None);
+    assert_eq!(rig.qp.counters().cork_deadlines, 1);
+}
+
+#[test]
+fn what_is_held_is_flushed_in_err_and_forgotten_in_reset() {
+    for state in [State::Err, State::Reset] {
+        let mut rig = Rig::new();
+        for _ in 0..5 {
+            stream(&mut rig);
+        }
+        let modify = Modify {
+            state: Some(state),
+            ..Modify::default()
+        };
+        rig.qp.modify(rig.now, &modify).unwrap();
+        assert_eq!(rig.qp.poll_timeout(), None);
+        assert_eq!(rig.done().len(), if state == State::Err { 5 } else { 0 });
+    }
+}

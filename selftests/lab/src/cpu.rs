@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! CPU time, processors and priority of processes.
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use nix::errno::Errno;
 use nix::sched::{sched_getaffinity, sched_setaffinity, CpuSet};
 use nix::unistd::Pid;
@@ -38,21 +38,31 @@ pub fn usable() -> Result<CpuSet> {
     sched_getaffinity(Pid::from_raw(0)).context("which processors may be used")
 }
 
+/// Their numbers.
+fn numbers() -> Result<Vec<usize>> {
+    let usable = usable()?;
+    let all: Vec<usize> = (0..CpuSet::count()).filter(|&n| usable.is_set(n) == Ok(true)).collect();
+    ensure!(!all.is_empty(), "no processor may be used");
+    Ok(all)
+}
+
+/// One processor alone.
+fn only(number: usize) -> Result<CpuSet> {
+    let mut one = CpuSet::new();
+    one.set(number)?;
+    Ok(one)
+}
+
 /// One of those processors alone: the last, which serves fewer of the machine's interrupts than the first.
 pub fn one() -> Result<CpuSet> {
-    let usable = usable()?;
-    let last = (0..CpuSet::count()).rev().find(|&n| usable.is_set(n) == Ok(true));
-    let mut one = CpuSet::new();
-    one.set(last.context("no processor")?)?;
-    Ok(one)
+    let all = numbers()?;
+    only(all[all.len() - 1])
 }
 
 /// Has a program and its children run on one of those processors: the `nth`, counted round.
 pub fn pin(command: &mut Command, nth: usize) -> Result<()> {
-    let usable = usable()?;
-    let all: Vec<usize> = (0..CpuSet::count()).filter(|&n| usable.is_set(n) == Ok(true)).collect();
-    let mut one = CpuSet::new();
-    one.set(*all.get(nth % all.len().max(1)).context("no processor")?)?;
+    let all = numbers()?;
+    let one = only(all[nth % all.len()])?;
     // SAFETY: The closure makes one system call and allocates nothing.
     unsafe { command.pre_exec(move || Ok(sched_setaffinity(Pid::from_raw(0), &one)?)) };
     Ok(())

@@ -3,7 +3,6 @@
 
 use crate::scenario::{Bad, EndPlan, Op, Recv, Region, CELL, QKEY, SHARED, STALE};
 use roce::completion::{Completion, Event};
-use roce::cork::Cork;
 use roce::keys::{self, Access, Key};
 use roce::limits;
 use roce::psn::Qpn;
@@ -61,8 +60,6 @@ pub struct Endpoint {
     pub link: usize,
     /// The timer event that is scheduled, if any.
     pub armed: Option<u64>,
-    /// Holds its sends, as in a driver.
-    pub cork: Cork,
     /// Its peer was not ready: no request may leave before.
     pub silent_until: u64,
     /// Sends before this one have been on the wire, as far as their payload shows.

@@ -609,7 +609,6 @@ fn punctuality(world: &World, finished: u64) -> Result<(), Failure> {
         .max()
         .unwrap_or(0);
     let mut granted = 5_000_000 + world.transmitted() * (slowest * 5 + 1_000) + disturbed * trip;
-    granted += world.in_vain * cork::LONGEST.0;
     granted += world.unsent * (limits::UNSENT_WAIT.0 + trip);
     for (c, connection) in world.connections.iter().enumerate() {
         let timeout = limits::ack_timeout(connection.timeout).map_or(0, |span| span.0);
@@ -628,7 +627,9 @@ fn punctuality(world: &World, finished: u64) -> Result<(), Failure> {
         for (end, e) in [(0, 2 * c), (1, 2 * c + 1)] {
             let plan = &connection.ends[end];
             let delay = limits::rnr_delay(plan.rnr_timer).0;
-            granted += (world.endpoints[e].engine.counters().sent_rnr_naks + 1) * (delay + 4 * trip);
+            let counters = world.endpoints[e].engine.counters();
+            granted += (counters.sent_rnr_naks + 1) * (delay + 4 * trip);
+            granted += counters.cork_deadlines * cork::LONGEST.0;
             granted += plan
                 .post_sends
                 .iter()

@@ -16,10 +16,9 @@ use crate::rng::Rng;
 use crate::scenario::{Connection, EndPlan, Scenario, Twist, QKEY};
 use crate::Outcome;
 use roce::completion::{Completion, Queue, WcStatus};
-use roce::cork::{Cork, Post};
 use roce::counters::Counters;
 use roce::psn::{Psn, Qpn};
-use roce::qp::{Modify, Qp, QpConfig, ReadResource, SendMessage, Slots, State};
+use roce::qp::{Modify, Posted, Qp, QpConfig, ReadResource, SendMessage, Slots, State};
 use roce::time::Instant;
 use roce::wire::icrc::Icrc;
 use roce::wire::udp::{parse_ip_udp, Addresses, Path, PathHeaders, PORT};
@@ -72,8 +71,6 @@ pub struct World {
     patience: Rng,
     /// Sends are posted one by one, and corked.
     corked: bool,
-    /// Deadlines of corks that passed.
-    pub in_vain: u64,
     /// Probability that a host's own queue has no room for a packet.
     full: f64,
     /// How often it had none, and how often a timeout was put off for it.
@@ -111,7 +108,6 @@ impl World {
             postponed: 0,
             paging: Rng::new(scenario.seed ^ 0x0dd),
             corked: scenario.seed % 3 == 1,
-            in_vain: 0,
             chatty: std::env::var_os("SIM_TRACE").is_some(),
         };
         for connection in &scenario.connections {
@@ -216,7 +212,6 @@ impl World {
             host: here,
             link: here * self.hosts + there,
             armed: None,
-            cork: Cork::default(),
             silent_until: 0,
             begun: 0,
             alive: true,
@@ -250,9 +245,6 @@ impl World {
                     println!("{:>10} {e} timer", self.now);
                 }
                 self.endpoints[e].armed = None;
-                let Endpoint { engine, cork, .. } = &mut self.endpoints[e];
-                let vain = cork.on_time(Instant(self.now), engine.under_way() == 0);
-                self.in_vain += u64::from(vain);
                 self.with_host(e, |engine, now, host| engine.handle_timeout(now, host));
                 self.service(e)
             }
@@ -289,24 +281,20 @@ impl World {
         }
     }
 
-    /// A program that posts one send without a look at anything.
+    /// A program posts one send, and looks at its completions now and then.
     fn post_corked(&mut self, e: usize) -> Result<(), Failure> {
-        let now = Instant(self.now);
-        let Endpoint { engine, user, cork, .. } = &mut self.endpoints[e];
+        let user = &mut self.endpoints[e].user;
         let length = user.plan.ops[user.posted_sends].length;
         user.posted_sends += 1;
-        if engine.state() == State::Rts {
-            let post = Post {
-                packets: length.div_ceil(engine.query().path_mtu.bytes()).max(1),
-                waiting: (user.posted_sends - user.taken_sends) as u32,
-                under_way: engine.under_way(),
-                news: [0; 3],
-            };
-            if cork.on_post(now, post).is_some() {
-                return self.drain(e);
-            }
-        }
-        self.with_host(e, |engine, now, host| engine.handle_doorbell(now, host));
+        let posted = Posted {
+            length,
+            waiting: (user.posted_sends - user.taken_sends) as u32,
+            read: [
+                user.send_completions.len() as u32 / 8,
+                user.recv_completions.len() as u32 / 8,
+            ],
+        };
+        self.with_host(e, |engine, now, _| engine.handle_post(now, posted));
         self.service(e)
     }
 
@@ -400,13 +388,6 @@ impl World {
         if !self.endpoints[e].alive {
             return Ok(());
         }
-        let Endpoint { engine, cork, .. } = &mut self.endpoints[e];
-        if engine.under_way() == 0 {
-            cork.pull();
-        }
-        if cork.release() {
-            self.with_host(e, |engine, now, host| engine.handle_doorbell(now, host));
-        }
         self.drain(e)?;
         let leaves = self.leaves(e);
         if leaves == Some(true) {
@@ -450,9 +431,8 @@ impl World {
         if let Some(broken) = endpoint.user.broken.take() {
             return Err(Failure::new(broken));
         }
-        let dues = [endpoint.engine.poll_timeout(), endpoint.cork.until()];
-        if let Some(due) = dues.into_iter().flatten().min() {
-            let due = due.0.max(self.now + 1);
+        let due = endpoint.engine.poll_timeout().map(|at| at.0.max(self.now + 1));
+        if let Some(due) = due {
             if endpoint.armed.is_none_or(|armed| armed > due) {
                 endpoint.armed = Some(due);
                 self.at(due, Event::Timer(e));

@@ -7,7 +7,7 @@
 use roce::completion::Queue;
 use roce::keys::{Access, Key};
 use roce::psn::{Psn, Qpn};
-use roce::qp::{Modify, Mtu, Qp, QpConfig, QpKind, ReadResource, SendMessage, Slots, State};
+use roce::qp::{Modify, Mtu, Posted, Qp, QpConfig, QpKind, ReadResource, SendMessage, Slots, State};
 use roce::time::Instant;
 use roce::wire::{HeaderBuf, Packet};
 use roce::wqe::{AtomicOp, Datagram, Fault, FlushKind, Host, RecvWqe, SendOp, SendWqe, Source, Span, Target, Transmit};
@@ -305,7 +305,15 @@ fn no_packet_and_no_order_of_calls_breaks_an_engine() {
                         let _ = engine.modify(now, &attributes(&mut rng, Some(state)));
                     }
                 }
-                3..=5 => engine.handle_doorbell(now, &mut host),
+                3 | 4 => engine.handle_doorbell(now, &mut host),
+                5 => {
+                    let posted = Posted {
+                        length: rng.next() as u32 >> rng.below(32),
+                        waiting: rng.below(64) as u32,
+                        read: [rng.below(4) as u32, 0],
+                    };
+                    engine.handle_post(now, posted);
+                }
                 6 | 7 => engine.handle_timeout(now, &mut host),
                 8..=14 => {
                     if let Some(transmit) = engine.poll_transmit(now, &mut host) {

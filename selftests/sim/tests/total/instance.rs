@@ -8,7 +8,7 @@ extern crate roce;
 use roce::abi::{Place, Places, Sge, RECV_HEADER, SEND_HEADER};
 use roce::completion::{Completion, Event};
 use roce::keys::{Access, Key};
-use roce::qp::{Modify, Qp, QpConfig, ReadResource, SendMessage, Slots};
+use roce::qp::{Modify, Posted, Qp, QpConfig, ReadResource, SendMessage, Slots};
 use roce::time::Instant;
 use roce::tombstone::Tombstone;
 use roce::wire::udp::{Path, PathHeaders};
@@ -75,6 +75,14 @@ pub fn modify(engine: &mut Engine, now: Instant, modify: &Modify) -> bool {
 #[no_mangle]
 pub fn doorbell(engine: &mut Engine, now: Instant) {
     engine.handle_doorbell(now, &mut Opaque)
+}
+#[no_mangle]
+pub fn post(engine: &mut Engine, now: Instant, posted: Posted) {
+    engine.handle_post(now, posted)
+}
+#[no_mangle]
+pub fn may_wait(engine: &mut Engine) -> bool {
+    engine.may_wait()
 }
 #[no_mangle]
 pub fn packet(engine: &mut Engine, now: Instant, head: &[u8], len: usize) -> bool {
