@@ -25,7 +25,7 @@ impl<S: Storage> Qp<S> {
     /// Act on the timers that are due.
     pub(crate) fn check_timers(&mut self, now: Instant) {
         self.requester.starved = false;
-        let idle = self.requester.under_way() == 0;
+        let idle = self.requester.is_drained();
         if self.requester.cork.on_time(now, idle) {
             Counters::bump(&mut self.counters.cork_deadlines);
         }
