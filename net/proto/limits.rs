@@ -36,6 +36,16 @@ pub const CREDIT_PROBE: Duration = Duration::from_millis(2);
 /// Longest time between two credit probes.
 pub const CREDIT_PROBE_MAX: Duration = Duration::from_millis(64);
 
+/// Most gaps of a ledger's report: it fits a CTRL head many times over. Ours: a loss of one frame in a hundred makes
+/// two or three gaps in a round trip of 256 frames.
+pub const REPORT_GAPS: usize = 8;
+
+/// Shortest time without a report after which a ledger asks for one. Ours: a round trip and the peer's interrupt delay.
+pub const LEDGER_PROBE_MIN: Duration = Duration::from_micros(100);
+
+/// Longest time between two probes of a ledger: as of credit.
+pub const LEDGER_PROBE_MAX: Duration = CREDIT_PROBE_MAX;
+
 /// Time between two ThunderboltIP logins until the link is up. `thunderbolt_net` waits 4.5 s after
 /// a time-out of 0.5 s; a request every second costs nothing and finds it sooner.
 pub const LOGIN_RETRY: Duration = Duration::from_millis(1_000);

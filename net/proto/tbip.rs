@@ -11,6 +11,7 @@
 //!   frames     stock::frame                frame               headers and markers
 //!   packets    stock::reassembly           train, credit       in order, no hole, bounded
 //!   lanes      one ring                    steer               which ring carries what
+//!   loss                                   ledger              told to its owner, train by train
 //! ```
 //!
 //! A machine decides, its caller performs. It reads no clock, allocates nothing, does no I/O and
@@ -44,6 +45,7 @@
 pub mod credit;
 pub mod cut;
 pub mod frame;
+pub mod ledger;
 pub mod limits;
 pub mod login;
 pub mod moderate;
