@@ -7,7 +7,7 @@
 //! Slots are kept in chunks of a page, as many as are needed: growing moves no slot, finding one is two steps, and a
 //! free one is found by a few throws, as no more than three quarters are in use.
 
-use crate::kapi::sync::{new_bh_lock, BhLock};
+use crate::kapi::sync::{bh_lock, BhLock, LockClass};
 use kernel::{prelude::*, sync::Arc};
 
 /// Binary logarithm of the slots of a chunk.
@@ -76,9 +76,10 @@ impl<T, const SLOT_BITS: u32> Table<T, SLOT_BITS> {
     /// Most objects in a table: half of the slots, so that a free one is found soon.
     pub(crate) const CAPACITY: usize = 1 << (SLOT_BITS - 1);
 
-    pub(crate) fn new() -> impl PinInit<Self> {
+    /// An empty table; its lock is of `class`.
+    pub(crate) fn new(class: &'static LockClass) -> impl PinInit<Self> {
         pin_init!(Self {
-            inner <- new_bh_lock!(Slots { chunks: KVVec::new(), used: 0 }, c"usb4_table"),
+            inner <- bh_lock(Slots { chunks: KVVec::new(), used: 0 }, class),
         })
     }
 

@@ -8,7 +8,13 @@
 //! C header: `include/linux/spinlock.h`.
 
 use kernel::bindings as kernel_c;
-use kernel::sync::lock::{spinlock::SpinLockBackend, Backend, Lock};
+use kernel::{
+    prelude::*,
+    sync::{
+        lock::{spinlock::SpinLockBackend, Backend, Lock},
+        LockClassKey,
+    },
+};
 use usb4_bindings as c;
 
 /// A lock that keeps softirqs of this CPU out while it is held.
@@ -17,23 +23,80 @@ pub type BhLock<T> = Lock<T, BhBackend>;
 /// A lock that keeps interrupts of this CPU out while it is held.
 pub type IrqLock<T> = Lock<T, IrqBackend>;
 
+/// A lock class: lockdep's key, and the name that it reports.
+///
+/// lockdep takes a key with a name at another address for a trampled one, says so and turns itself off for good. Each
+/// crate that instantiates a generic function, or inlines a function, has its own copy of that function's literals, but
+/// all share its statics. So key and name are one static.
+pub struct LockClass {
+    name: &'static CStr,
+    key: LockClassKey,
+}
+
+impl LockClass {
+    /// A class.
+    ///
+    /// # Safety
+    ///
+    /// The value is that of a static: it is not moved or dropped.
+    pub const unsafe fn new_static(name: &'static CStr) -> Self {
+        Self {
+            name,
+            // SAFETY: A static's field, as the caller promises.
+            key: unsafe { LockClassKey::new_static() },
+        }
+    }
+
+    /// What lockdep's reports call it.
+    pub fn name(&'static self) -> &'static CStr {
+        self.name
+    }
+
+    /// What tells it from others.
+    pub fn key(&'static self) -> Pin<&'static LockClassKey> {
+        Pin::static_ref(&self.key)
+    }
+}
+
+/// A lock class of its own for this place in the source, as `&'static LockClass`. In a generic function all instances
+/// share it: there, take the class as an argument.
+#[macro_export]
+macro_rules! lock_class {
+    ($name:literal) => {{
+        // SAFETY: A static.
+        static CLASS: $crate::kapi::sync::LockClass = unsafe { $crate::kapi::sync::LockClass::new_static($name) };
+        &CLASS
+    }};
+}
+pub use crate::lock_class;
+
 /// Initialiser of a [`BhLock`] with a lock class of its own.
 #[macro_export]
 macro_rules! new_bh_lock {
     ($value:expr, $name:literal) => {
-        $crate::kapi::sync::BhLock::new($value, $name, ::kernel::static_lock_class!())
+        $crate::kapi::sync::bh_lock($value, $crate::lock_class!($name))
     };
 }
 pub use crate::new_bh_lock;
+
+/// Initialiser of a [`BhLock`] of the class given.
+pub fn bh_lock<T>(value: impl PinInit<T>, class: &'static LockClass) -> impl PinInit<BhLock<T>> {
+    BhLock::new(value, class.name(), class.key())
+}
 
 /// Initialiser of an [`IrqLock`] with a lock class of its own.
 #[macro_export]
 macro_rules! new_irq_lock {
     ($value:expr, $name:literal) => {
-        $crate::kapi::sync::IrqLock::new($value, $name, ::kernel::static_lock_class!())
+        $crate::kapi::sync::irq_lock($value, $crate::lock_class!($name))
     };
 }
 pub use crate::new_irq_lock;
+
+/// Initialiser of an [`IrqLock`] of the class given.
+pub fn irq_lock<T>(value: impl PinInit<T>, class: &'static LockClass) -> impl PinInit<IrqLock<T>> {
+    IrqLock::new(value, class.name(), class.key())
+}
 
 /// `spin_lock_bh`.
 pub struct BhBackend;

@@ -6,7 +6,7 @@
 //!
 //! C header: `include/linux/hrtimer.h`.
 
-use super::sync::{new_irq_lock, IrqLock};
+use super::sync::{irq_lock, IrqLock, LockClass};
 use core::{marker::PhantomPinned, ptr};
 use kernel::{prelude::*, types::Opaque};
 use usb4_bindings as c;
@@ -65,9 +65,18 @@ unsafe impl<T: Timed + Sync> Send for Timer<T> {}
 // SAFETY: All shared state is behind `armed`.
 unsafe impl<T: Timed + Sync> Sync for Timer<T> {}
 
+/// Initialiser of a [`Timer`] whose lock has a class of its own.
+#[macro_export]
+macro_rules! new_timer {
+    ($name:literal) => {
+        $crate::kapi::timer::Timer::new($crate::lock_class!($name))
+    };
+}
+pub use crate::new_timer;
+
 impl<T: Timed + Sync> Timer<T> {
-    /// A timer that is not armed and has no owner yet.
-    pub fn new() -> impl PinInit<Self> {
+    /// A timer that is not armed and has no owner yet; its lock is of `class`. See [`new_timer!`].
+    pub fn new(class: &'static LockClass) -> impl PinInit<Self> {
         pin_init!(Self {
             hr <- Opaque::ffi_init(|slot| {
                 // SAFETY: `slot` is valid for writes, the callback has the right type.
@@ -81,7 +90,7 @@ impl<T: Timed + Sync> Timer<T> {
                 }
             }),
             owner: IrqOwner(core::cell::UnsafeCell::new(ptr::null())),
-            armed <- new_irq_lock!(Armed { closed: false, at: None }, c"usb4_timer"),
+            armed <- irq_lock(Armed { closed: false, at: None }, class),
             _pin: PhantomPinned,
         })
     }

@@ -9,7 +9,7 @@
 
 use super::{
     ibdev::IbDev,
-    sync::{new_bh_lock, BhLock},
+    sync::{bh_lock, lock_class, new_bh_lock, BhLock},
 };
 use core::{
     ptr::{self, NonNull},
@@ -21,7 +21,7 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::Mutex,
-    workqueue::{impl_has_work, new_work, Queue, Work, WorkItem},
+    workqueue::{impl_has_work, Queue, Work, WorkItem},
 };
 use usb4_bindings as c;
 
@@ -319,10 +319,11 @@ impl<F: FnOnce() + Send + Unpin + 'static> WorkItem for Errand<F> {
 ///
 /// `ENOMEM`; then `act` is dropped.
 pub(crate) fn run_errand<F: FnOnce() + Send + Unpin + 'static>(act: F) -> Result {
+    let class = lock_class!(c"usb4_errand");
     let errand = KBox::pin_init(
         pin_init!(Errand {
-            work <- new_work!("usb4_errand"),
-            act <- new_bh_lock!(Some(act), c"usb4_errand"),
+            work <- Work::new(class.name(), class.key()),
+            act <- bh_lock(Some(act), lock_class!(c"usb4_errand_act")),
         }),
         GFP_ATOMIC,
     )?;

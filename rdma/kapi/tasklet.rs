@@ -6,7 +6,7 @@
 //!
 //! C header: `include/linux/interrupt.h`.
 
-use super::sync::{new_irq_lock, IrqLock};
+use super::sync::{irq_lock, IrqLock, LockClass};
 use core::{cell::UnsafeCell, marker::PhantomPinned, ptr};
 use kernel::{prelude::*, types::Opaque};
 use usb4_bindings as c;
@@ -41,14 +41,22 @@ unsafe impl<T: Deferred + Sync> Send for Tasklet<T> {}
 // SAFETY: As above; `owner` is written once, before the object is shared.
 unsafe impl<T: Deferred + Sync> Sync for Tasklet<T> {}
 
+/// Initialiser of a [`Tasklet`] whose lock has a class of its own.
+macro_rules! new_tasklet {
+    ($name:literal) => {
+        $crate::kapi::tasklet::Tasklet::new($crate::kapi::sync::lock_class!($name))
+    };
+}
+pub(crate) use new_tasklet;
+
 impl<T: Deferred + Sync> Tasklet<T> {
-    /// A tasklet that has no owner yet.
-    pub(crate) fn new() -> impl PinInit<Self> {
+    /// A tasklet that has no owner yet; its lock is of `class`. See [`new_tasklet!`].
+    pub(crate) fn new(class: &'static LockClass) -> impl PinInit<Self> {
         pin_init!(Self {
             // SAFETY: `slot` is valid for writes, the callback has the right type.
             raw <- Opaque::ffi_init(|slot| unsafe { c::tasklet_setup(slot, Some(Self::run)) }),
             owner: UnsafeCell::new(ptr::null()),
-            closed <- new_irq_lock!(false, c"usb4_tasklet"),
+            closed <- irq_lock(false, class),
             _pin: PhantomPinned,
         })
     }
