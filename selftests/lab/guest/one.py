@@ -442,10 +442,11 @@ def main():
     print(json.dumps(wrong), flush=True)
 
 
-try:
-    main()
-    status = 0
-except BaseException:
-    traceback.print_exc()
-    status = 1
-os._exit(status)
+if __name__ == "__main__":
+    try:
+        main()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    os._exit(status)

@@ -7,6 +7,8 @@
 mod caps;
 mod data;
 mod errors;
+mod failing;
+mod fair;
 mod faults;
 mod fuzz;
 mod kernel;
@@ -153,6 +155,8 @@ pub fn all() -> Vec<Case> {
         paging::CASES,
         faults::CASES,
         life::CASES,
+        failing::CASES,
+        fair::CASES,
         fuzz::CASES,
         virtual_time::CASES,
         stock::CASES,

@@ -3,6 +3,7 @@
 
 use crate::bench::{self, Suite};
 use crate::demo;
+use crate::fair::Fair;
 use crate::holder;
 use crate::lab::Lab;
 use crate::matrix;
@@ -183,6 +184,20 @@ enum Command {
         /// Write the rows to this file
         #[arg(long)]
         json: Option<PathBuf>,
+        /// Put the table into docs/benchmarks.md
+        #[arg(long)]
+        write: bool,
+    },
+    /// A busy loop beside every storm that user space or a peer can make, on ours and on stock rxe
+    Fair {
+        /// Only storms whose names begin so
+        #[arg(long, default_value = "")]
+        only: String,
+        #[arg(long, default_value_t = 1)]
+        runs: usize,
+        /// Of each phase
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
         /// Put the table into docs/benchmarks.md
         #[arg(long)]
         write: bool,
@@ -389,6 +404,18 @@ impl Cli {
                 only,
                 size,
                 json,
+                write,
+            }
+            .run()?,
+            Command::Fair {
+                only,
+                runs,
+                seconds,
+                write,
+            } => Fair {
+                only,
+                runs,
+                seconds,
                 write,
             }
             .run()?,

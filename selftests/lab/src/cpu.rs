@@ -4,11 +4,13 @@
 use anyhow::{ensure, Context, Result};
 use nix::errno::Errno;
 use nix::sched::{sched_getaffinity, sched_setaffinity, CpuSet};
+use nix::time::{clock_gettime, ClockId};
 use nix::unistd::Pid;
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::Duration;
 
 /// One line of /proc/PID/stat as far as needed here.
 struct Stat {
@@ -66,6 +68,26 @@ pub fn pin(command: &mut Command, nth: usize) -> Result<()> {
     // SAFETY: The closure makes one system call and allocates nothing.
     unsafe { command.pre_exec(move || Ok(sched_setaffinity(Pid::from_raw(0), &one)?)) };
     Ok(())
+}
+
+/// Has the calling thread run on one of those processors: the `nth`, counted round.
+pub fn move_to(nth: usize) -> Result<()> {
+    let all = numbers()?;
+    sched_setaffinity(Pid::from_raw(0), &only(all[nth % all.len()])?).context("moving to a processor")
+}
+
+/// How fast the processor is that this thread runs on: units of work, whatever they are, in a second of its own time. What
+/// shares a core or its power changes it from one moment to the next.
+pub fn pace() -> Result<f64> {
+    const UNITS: u64 = 500_000;
+    let spent = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
+    let start = spent()?;
+    let mut value = 1u64;
+    for n in 0..UNITS {
+        value = std::hint::black_box(value.rotate_left(5) ^ n);
+    }
+    std::hint::black_box(value);
+    Ok(UNITS as f64 / (spent()? - start).as_secs_f64().max(1e-6))
 }
 
 /// Confines a process and its descendants, and those that they start later, to some processors.

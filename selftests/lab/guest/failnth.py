@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-2.0 OR MIT
+"""Has allocations of the kernel fail, one after the other or now and then, and judges what comes of it.
+
+Needs a kernel with fault injection. `Failing` has the n-th allocation fail that the calling thread makes in an act, n = 1, 2, ...,
+until the act ends before its n-th. `Seldom` has allocations under one module's code fail by chance, in softirqs and work
+items as well.
+"""
+import errno
+import os
+import re
+import time
+
+NTH = "/proc/thread-self/fail-nth"
+DEBUG = "/sys/kernel/debug"
+# All allocations, those that may sleep as well, and quietly.
+KNOBS = {"failslab": {"ignore-gfp-wait": "N", "cache-filter": "N", "verbose": "0"},
+         "fail_page_alloc": {"ignore-gfp-wait": "N", "ignore-gfp-highmem": "N", "min-order": "0", "verbose": "0"}}
+# What a healthy kernel does not say. A stack trace alone is what the allocators print when they fail.
+SIGNS = re.compile("BUG:|Oops|WARNING:|KASAN|UBSAN|hung task|blocked for more than|refcount_t|Kernel panic|leaked|"
+                   "soft lockup|self-detected|general protection fault|kmemleak:|DMA-API:|locking dep|lock state|list_add|list_del")
+# An act that has more allocations is not one act.
+MOST = 4000
+
+
+def available():
+    return os.path.exists(NTH) and os.path.isdir(f"{DEBUG}/failslab")
+
+
+def put(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def code_of(error):
+    """The errno of an error of Python's or of pyverbs."""
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    for name in ("error_code", "errno"):
+        if isinstance(getattr(error, name, None), int):
+            return getattr(error, name)
+    found = re.search(r"Errno:? *(\d+)", str(error))
+    return int(found[1]) if found else None
+
+
+class Complaints:
+    """What the kernel says meanwhile. The console, which the lab reads, is quiet: an allocator that fails prints its stack."""
+
+    def __init__(self):
+        self.file = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+        os.lseek(self.file, 0, os.SEEK_END)
+        with open("/proc/sys/kernel/printk") as level:
+            self.level = level.read().split()[0]
+        put("/proc/sys/kernel/printk", "2")
+
+    def heard(self):
+        """The lines since the last time, from the first sign of trouble on."""
+        lines = []
+        while True:
+            try:
+                record = os.read(self.file, 8192).decode(errors="replace")
+            except BlockingIOError:
+                break
+            except BrokenPipeError:
+                continue  # Lines were overwritten before they were read; the next are there.
+            lines.append(record.split(";", 1)[-1].split("\n")[0])
+        bad = next((n for n, line in enumerate(lines) if SIGNS.search(line)), None)
+        return lines[bad:bad + 60] if bad is not None else []
+
+    def end(self):
+        put("/proc/sys/kernel/printk", self.level)
+
+
+class Failing:
+    """Acts whose allocations fail one by one, and what was wrong."""
+
+    def __init__(self):
+        for place, knobs in KNOBS.items():
+            for knob, value in knobs.items():
+                if os.path.exists(f"{DEBUG}/{place}/{knob}"):
+                    put(f"{DEBUG}/{place}/{knob}", value)
+        # None on a kernel without fault injection: every act once, undisturbed, which tries the acts themselves.
+        self.file = os.open(NTH, os.O_RDWR) if available() else None
+        self.complaints = Complaints()
+        self.wrong, self.figures = [], {}
+
+    def armed(self, number, act):
+        """Runs `act` with that allocation failing: what it returned, what it raised, and whether the allocation came."""
+        made = error = None
+        if self.file is None:
+            return act(), None, False
+        os.pwrite(self.file, b"%d" % number, 0)
+        try:
+            made = act()
+        except Exception as raised:
+            error = raised
+        left = int(os.pread(self.file, 16, 0).split(b"\0")[0])
+        os.pwrite(self.file, b"0", 0)
+        return made, error, left == 0
+
+    def blame(self, name, number, what):
+        if len(self.wrong) < 100:
+            self.wrong.append(f"{name}, allocation {number}: {what}")
+
+    def listen(self, name, number):
+        for line in self.complaints.heard():
+            self.blame(name, number, line)
+
+    def each(self, name, act, undo=lambda made: None, before=lambda: None, allowed=(errno.ENOMEM,), check=lambda made: None):
+        """Every allocation of `act` once. `before` comes first and `undo` afterwards, undisturbed. After each failure the
+        act must succeed; `check` says what is wrong with what it made, whether or not an allocation failed."""
+        failed = borne = 0
+        for number in range(1, MOST):
+            before()
+            made, error, came = self.armed(number, act)
+            if error is None:
+                borne += came
+                trouble = check(made)
+                if trouble:
+                    self.blame(name, number, trouble)
+                undo(made)
+            else:
+                failed += 1
+                if not came:
+                    self.blame(name, number, f"fails by itself: {error!r}")
+                elif code_of(error) not in allowed:
+                    self.blame(name, number, f"{code_of(error)}: {error!r}")
+                try:
+                    before()
+                    made = act()
+                    trouble = check(made)
+                    if trouble:
+                        self.blame(name, number, f"the next time: {trouble}")
+                    undo(made)
+                except Exception as again:
+                    self.blame(name, number, f"the next time: {again!r}")
+            self.listen(name, number)
+            if not came or len(self.wrong) >= 100:
+                break
+        else:
+            self.blame(name, MOST, "there is no end of its allocations")
+        self.figures[name] = [number - 1, failed, borne]
+
+    def each_end(self, name, make, end):
+        """Every allocation of the end of something: it ends, or says ENOMEM and ends the next time."""
+        failed = 0
+        for number in range(1, MOST):
+            made = make()
+            _, error, came = self.armed(number, lambda: end(made))
+            if error is not None:
+                failed += 1
+                if not came or code_of(error) != errno.ENOMEM:
+                    self.blame(name, number, f"{code_of(error)}: {error!r}")
+                try:
+                    end(made)
+                except Exception as again:
+                    self.blame(name, number, f"the next time: {again!r}")
+            self.listen(name, number)
+            if not came:
+                break
+        self.figures[name] = [number - 1, failed, number - 1 - failed]
+
+    def finish(self):
+        time.sleep(0.2)
+        self.listen("at the end", 0)
+        self.complaints.end()
+        return {"wrong": self.wrong, "figures": self.figures}
+
+
+class Seldom:
+    """While it is open, allocations under a module's code fail with a probability in percent, at most `times` of each
+    allocator. Whatever context makes them."""
+
+    def __init__(self, module, percent, times):
+        with open(f"/sys/module/{module}/sections/.text") as file:
+            start = int(file.read(), 16)
+        with open("/proc/modules") as file:
+            size = next(int(line.split()[1]) for line in file if line.split()[0] == module)
+        self.knobs = {"require-start": f"{start:#x}", "require-end": f"{start + size:#x}", "stacktrace-depth": "32",
+                      "task-filter": "N", "interval": "1", "space": "0", "times": str(times), "probability": str(percent)}
+        self.places = [place for place in KNOBS if os.path.exists(f"{DEBUG}/{place}/require-start")]
+
+    def __enter__(self):
+        for place in self.places:
+            for knob, value in self.knobs.items():
+                put(f"{DEBUG}/{place}/{knob}", value)
+        return self
+
+    def __exit__(self, *_):
+        """How many failed is in `failed`."""
+        self.failed = 0
+        for place in self.places:
+            with open(f"{DEBUG}/{place}/times") as file:
+                self.failed += int(self.knobs["times"]) - int(file.read())
+            for knob, value in (("probability", "0"), ("times", "1"), ("require-start", "0"), ("require-end", "0xffffffffffffffff")):
+                put(f"{DEBUG}/{place}/{knob}", value)
