@@ -17,11 +17,23 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// Byte that makes the agent's parser forget what came before.
 const RESET: u8 = 0xff;
 
+/// Wait for the agent to get in step again before a question, after one that it left unanswered.
+const RESYNC: Duration = Duration::from_secs(5);
+
 /// A connection to one guest's agent.
+///
+/// Answers carry no mark of their question. One that comes after its question was given up would be taken for the
+/// answer to the next, and all that follow would be one off: after a question without answer the agent is asked to
+/// synchronise, and what it says before that is dropped.
 pub struct Agent {
     stream: UnixStream,
     pending: Vec<u8>,
     next_id: u64,
+    /// The last question has had no answer yet.
+    behind: bool,
+    /// Longest wait for an answer, and for synchronisation.
+    answer: Duration,
+    resync: Duration,
 }
 
 /// What `guest-exec-status` says about a program.
@@ -37,6 +49,9 @@ impl Agent {
             stream,
             pending: Vec::new(),
             next_id: 1,
+            behind: false,
+            answer: ANSWER,
+            resync: RESYNC,
         }
     }
 
@@ -56,6 +71,7 @@ impl Agent {
         while let Some(line) = self.line(until)? {
             let text = line.rsplit(|&b| b == RESET).next().unwrap_or_default();
             if serde_json::from_slice::<Value>(text).is_ok_and(|v| v["return"] == id) {
+                self.behind = false;
                 return Ok(true);
             }
         }
@@ -64,17 +80,26 @@ impl Agent {
 
     /// Runs one agent command and returns its result.
     pub fn call(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        if self.behind && !self.sync(self.resync)? {
+            bail!(
+                "the guest's agent left a question unanswered and does not synchronise within {} s: the guest hangs; \
+                 end it with `usb4lab down`",
+                self.resync.as_secs()
+            );
+        }
         let mut line = json!({"execute": command, "arguments": arguments}).to_string();
         line.push('\n');
+        self.behind = true;
         self.stream
             .write_all(line.as_bytes())
             .context("the guest's channel is closed")?;
-        let Some(answer) = self.line(Instant::now() + ANSWER)? else {
+        let Some(answer) = self.line(Instant::now() + self.answer)? else {
             bail!(
                 "the guest's agent did not answer {command} within {} s",
-                ANSWER.as_secs()
+                self.answer.as_secs()
             );
         };
+        self.behind = false;
         let text = answer.rsplit(|&b| b == RESET).next().unwrap_or_default();
         let answer: Value = serde_json::from_slice(text)
             .with_context(|| format!("the agent answered {command} with {:?}", String::from_utf8_lossy(text)))?;
@@ -204,6 +229,57 @@ mod tests {
             (done.status, done.stdout.as_slice(), done.stderr.len()),
             (3, &b"hi"[..], 0)
         );
+    }
+
+    /// An agent that leaves the first question unanswered, and answers both when it is asked another, if it `wakes`.
+    fn late_agent(wakes: bool) -> (Agent, thread::JoinHandle<()>) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let served = thread::spawn(move || {
+            let (mut owed, mut pid, mut first) = (Vec::new(), 6, true);
+            for line in BufReader::new(theirs.try_clone().unwrap()).split(b'\n') {
+                let line = line.unwrap();
+                let asked: Value = serde_json::from_slice(line.rsplit(|&b| b == RESET).next().unwrap()).unwrap();
+                let answer = match asked["execute"].as_str() {
+                    Some("guest-exec") => {
+                        pid += 1;
+                        json!({"return": {"pid": pid}})
+                    }
+                    Some("guest-sync-delimited") => {
+                        owed.push(RESET);
+                        json!({"return": asked["arguments"]["id"]})
+                    }
+                    _ => json!({"return": {"exited": false}}),
+                };
+                owed.extend(answer.to_string().bytes().chain([b'\n']));
+                if wakes && !std::mem::take(&mut first) {
+                    (&theirs).write_all(&std::mem::take(&mut owed)).unwrap();
+                }
+            }
+        });
+        let mut agent = Agent::new(ours);
+        (agent.answer, agent.resync) = (Duration::from_millis(50), Duration::from_millis(500));
+        (agent, served)
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_is_not_taken_for_the_next() {
+        let (mut agent, served) = late_agent(true);
+        let error = agent.start(&["hangs".into()], false).unwrap_err().to_string();
+        assert!(error.contains("did not answer guest-exec"), "{error}");
+        agent.answer = Duration::from_secs(5);
+        assert_eq!(agent.start(&["true".into()], false).unwrap(), 8);
+        assert!(agent.poll(8).unwrap().is_none());
+        assert_eq!(agent.start(&["true".into()], false).unwrap(), 9);
+        drop(agent);
+        served.join().unwrap();
+    }
+
+    #[test]
+    fn an_agent_that_stays_silent_is_told_from_one_that_was_late() {
+        let (mut agent, _served) = late_agent(false);
+        assert!(agent.start(&["hangs".into()], false).is_err());
+        let error = agent.start(&["true".into()], false).unwrap_err().to_string();
+        assert!(error.contains("does not synchronise"), "{error}");
     }
 
     #[test]
