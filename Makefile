@@ -25,8 +25,13 @@ setup: ## lab root, lab kernel and the lab's programs, into build/ (root, Debian
 	$(setup)/setup lab
 	$(MAKE) --no-print-directory programs
 
-setup-debug: ## the debug kernel: lockdep, poisoned slabs, object, DMA and leak debugging
-	$(setup)/setup debug
+setup-smp: ## the smp kernel: two processors, lockdep, checkers of RCU, object life, DMA mappings and leaks
+	$(setup)/setup smp
+	$(MAKE) --no-print-directory programs
+
+setup-kasan: ## the kasan kernel: made by clang, reports every access to freed or foreign memory, fails allocations
+	$(setup)/setup kasan
+	$(MAKE) --no-print-directory programs
 
 setup-stock: ## the distro's kernel, its Rust metadata and QEMU, for the second tier
 	$(setup)/setup stock
@@ -40,16 +45,20 @@ programs: ## usb4lab, fabricd and usb4fuzz
 build/kernel/lab/linux:
 	@$(MAKE) --no-print-directory setup
 
-build/kernel/debug/linux:
-	@$(MAKE) --no-print-directory setup-debug
+build/kernel/smp/linux:
+	@$(MAKE) --no-print-directory setup-smp
+
+build/kernel/kasan/linux:
+	@$(MAKE) --no-print-directory setup-kasan
 
 build/stock/vmlinuz:
 	@$(MAKE) --no-print-directory setup-stock
 
 # A kernel that is set up is named by its directory in the cache, which is /build in the lab root.
 cached = $(notdir $(realpath build/$(1)))
+gcc := CC=gcc-14 HOSTCC=gcc-14
 module-in-root = @mkdir -p build/module/$(1); \
-	$(in-root) make --no-print-directory -s -j2 -C /build/$(2) O=/build/$(3) CC=gcc-14 HOSTCC=gcc-14 \
+	$(in-root) make --no-print-directory -s -j2 -C /build/$(2) O=/build/$(3) $(or $(5),$(gcc)) \
 		M=/project MO=/project/build/module/$(1) $(4) modules; \
 	echo "build/module/$(1)/usb4_rdma.ko"
 
@@ -68,8 +77,11 @@ else
 	$(call module-in-root,lab,$(call cached,kernel/lab-src),$(call cached,kernel/lab)/obj,ARCH=um $(KFLAGS))
 endif
 
-module-debug: | build/kernel/debug/linux ## usb4_rdma.ko for the debug kernel
-	$(call module-in-root,debug,$(call cached,kernel/lab-src),$(call cached,kernel/debug)/obj,ARCH=um)
+module-smp: | build/kernel/smp/linux ## usb4_rdma.ko for the smp kernel
+	$(call module-in-root,smp,$(call cached,kernel/smp-src),$(call cached,kernel/smp)/obj,ARCH=um)
+
+module-kasan: | build/kernel/kasan/linux ## usb4_rdma.ko for the kasan kernel
+	$(call module-in-root,kasan,$(call cached,kernel/lab-src),$(call cached,kernel/kasan)/obj,ARCH=um,LLVM=-19)
 
 module-stock: | build/stock/vmlinuz ## usb4_rdma.ko for the distro's kernel
 	$(call module-in-root,stock,$(call cached,stock)/common,$(call cached,stock)/sdk,KBUILD_OUTPUT=/build/$(call cached,stock)/sdk)
@@ -82,10 +94,18 @@ demo: | build/kernel/lab/linux ## two hosts, a USB4 cable, unmodified verbs prog
 	@$(MAKE) --no-print-directory programs module
 	target/release/usb4lab demo
 
-check: | build/kernel/lab/linux ## all that must pass: format, lints, unit, property and simulation tests, module, lab cases
+check: | build/kernel/lab/linux build/kernel/smp/linux ## all that must pass: format, lints, unit, property and simulation tests, module, lab cases, a choice of them on the smp kernel
 	selftests/check
 
-check-stock: | build/stock/vmlinuz ## the smoke cases on the distro's unmodified kernel under QEMU
+check-kasan: | build/kernel/kasan/linux ## a choice of the lab cases on the kasan kernel
+	@$(MAKE) --no-print-directory programs module-kasan
+	target/release/usb4lab test --kernel kasan --chosen
+
+check-deep: | build/kernel/lab/linux build/kernel/smp/linux build/kernel/kasan/linux build/stock/vmlinuz ## every case on every kernel, the record into docs/tiers.md (hours)
+	@$(MAKE) --no-print-directory programs module module-smp module-kasan module-stock
+	target/release/usb4lab deep --write
+
+check-stock: | build/stock/vmlinuz ## smoke, and load on two processors, on the distro's unmodified kernel under QEMU
 	@$(MAKE) --no-print-directory programs module-stock
 	target/release/usb4lab test --tier stock
 
@@ -128,4 +148,4 @@ clean: ## remove build/ and target/ (the cache stays)
 clean-cache: ## empty the cache of lab roots and kernels that all checkouts share
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/usb4-rdma"
 
-.PHONY: help print-cargo module-lint setup setup-debug setup-stock programs module module-debug module-stock demo check check-long check-stock bench bench-net benchmarks pyverbs fuzz fmt clean clean-cache
+.PHONY: help print-cargo module-lint setup setup-smp setup-kasan setup-stock programs module module-smp module-kasan module-stock demo check check-kasan check-deep check-long check-stock bench bench-net benchmarks pyverbs fuzz fmt clean clean-cache

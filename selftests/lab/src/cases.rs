@@ -35,6 +35,8 @@ use anyhow::Result;
 pub enum Bench {
     /// Two hosts and this many cables.
     Pair(Profile, usize),
+    /// The same with two processors each, which on the distribution's kernel preempt too.
+    PairSmp(Profile, usize),
     /// Two hosts whose cables are carried by the network driver under test, or by another.
     Net(NetLab),
     /// The case makes its own labs.
@@ -108,8 +110,9 @@ impl Context {
 impl Bench {
     /// The lab to start, None if the case makes its own.
     pub fn spec(self, tier: Tier, kernel: Kernel, seed: u64, net: NetDriver) -> Result<Option<LabSpec>> {
-        let (profile, cables) = match self {
-            Bench::Pair(profile, cables) => (profile, cables),
+        let (profile, cables, smp) = match self {
+            Bench::Pair(profile, cables) => (profile, cables, None),
+            Bench::PairSmp(profile, cables) => (profile, cables, Some(2)),
             Bench::Net(lab) => {
                 let driver = |role| match role {
                     Role::Tested => net,
@@ -130,6 +133,7 @@ impl Bench {
             tier,
             kernel,
             seed,
+            smp,
             ..LabSpec::wired(profile, Topology::Pair, 2, cables)?
         }))
     }

@@ -2,13 +2,14 @@
 //! The command line.
 
 use crate::bench::{self, Suite};
+use crate::deep::{self, Ground};
 use crate::demo;
 use crate::fair::Fair;
 use crate::holder;
 use crate::lab::Lab;
 use crate::matrix;
 use crate::netbench;
-use crate::runner::{self, Plan};
+use crate::runner::{self, Plan, Which};
 use crate::soak;
 use crate::spec::{Kernel, LabSpec, NetDriver, Profile, Tier, Topology};
 use crate::stat;
@@ -107,8 +108,27 @@ enum Command {
         #[arg(long, value_enum, default_value_t = NetDriver::Ours)]
         net: NetDriver,
         /// The long cases instead of the others; a long case that is named runs without this
-        #[arg(long)]
+        #[arg(long, conflicts_with_all = ["chosen", "every"])]
         long: bool,
+        /// The cases that every change has to pass on the kernel
+        #[arg(long, conflicts_with = "every")]
+        chosen: bool,
+        /// The long cases and the others
+        #[arg(long)]
+        every: bool,
+    },
+    /// All cases on all kernels: lab, smp, kasan, and the distribution's
+    Deep {
+        /// Only cases whose names contain this
+        filter: Option<String>,
+        /// Only on these
+        #[arg(long, value_enum, value_delimiter = ',')]
+        on: Vec<Ground>,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Put the record into docs/tiers.md
+        #[arg(long)]
+        write: bool,
     },
     /// Two hosts, one cable, our driver beside stock rxe, one table
     Demo {
@@ -241,9 +261,9 @@ struct Up {
     script: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t = Kernel::Lab)]
     kernel: Kernel,
-    /// Processors of a guest (stock tier)
-    #[arg(long, default_value_t = 1)]
-    smp: usize,
+    /// Processors of a guest (stock tier, and the smp kernel, which has 2 by itself)
+    #[arg(long)]
+    smp: Option<usize>,
     /// Put the routers behind a strict IOMMU (stock tier)
     #[arg(long)]
     iommu: bool,
@@ -329,7 +349,15 @@ impl Cli {
                 ours,
                 net,
                 long,
+                chosen,
+                every,
             } => {
+                let which = match (long, chosen, every) {
+                    (true, _, _) => Which::Long,
+                    (_, true, _) => Which::Chosen,
+                    (_, _, true) => Which::Every,
+                    _ => Which::Usual,
+                };
                 let plan = Plan {
                     filter,
                     seed,
@@ -337,11 +365,21 @@ impl Cli {
                     kernel,
                     ours,
                     net,
-                    long,
+                    which,
                 };
                 if list {
                     runner::list(&plan);
                 } else if runner::run(&plan)?.failed > 0 {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+            Command::Deep {
+                filter,
+                on,
+                seed,
+                write,
+            } => {
+                if !deep::run(&on, filter, seed, write)? {
                     return Ok(ExitCode::FAILURE);
                 }
             }

@@ -3,7 +3,7 @@
 
 use crate::control::{ask, Answer, Output, Request};
 use crate::log::Mark;
-use crate::spec::LabSpec;
+use crate::spec::{LabSpec, Tier};
 use crate::{cpu, log, paths};
 use anyhow::{bail, Context, Result};
 use base64::{engine::general_purpose::STANDARD, Engine};
@@ -148,7 +148,8 @@ impl Lab {
 
     /// Runs a program in a guest to its end, whatever its status.
     pub fn run(&self, host: usize, argv: &[&str], timeout: Duration) -> Result<Output> {
-        exec(&self.state, host, argv.iter().map(|s| s.to_string()).collect(), timeout)
+        let argv = argv.iter().map(|s| s.to_string()).collect();
+        exec(&self.state, host, argv, self.patience(timeout))
     }
 
     /// Runs a program in a guest and insists on status 0; its output.
@@ -159,14 +160,14 @@ impl Lab {
     /// As `ok`, with another time limit.
     pub fn ok_within(&self, host: usize, argv: &[&str], timeout: Duration) -> Result<String> {
         let output = self.run(host, argv, timeout)?;
-        check(host, &argv.join(" "), &output, timeout)?;
+        check(host, &argv.join(" "), &output, self.patience(timeout))?;
         Ok(output.text())
     }
 
     /// Runs a line of shell in a guest and insists on status 0; its output.
     pub fn sh(&self, host: usize, line: &str) -> Result<String> {
         let output = self.run(host, &["/bin/sh", "-c", line], USUAL)?;
-        check(host, line, &output, USUAL)?;
+        check(host, line, &output, self.patience(USUAL))?;
         Ok(output.text())
     }
 
@@ -176,12 +177,21 @@ impl Lab {
             self.state.clone(),
             vec!["/bin/sh".to_string(), "-c".into(), line.to_string()],
         );
+        let timeout = self.patience(timeout);
         let thread = thread::spawn(move || exec(&state, host, argv, timeout));
         Running {
             host,
             line: line.to_string(),
             timeout,
             thread,
+        }
+    }
+
+    /// A time limit of the lab kernel as this lab's kernel needs it.
+    fn patience(&self, timeout: Duration) -> Duration {
+        match self.spec.tier {
+            Tier::Fast => timeout * self.spec.kernel.slowness(),
+            Tier::Stock => timeout,
         }
     }
 

@@ -12,9 +12,13 @@ use std::path::{Path, PathBuf};
 /// What makes a line a sign of trouble.
 const SIGNS: &[&str] = &[
     "BUG:",
+    // SLUB's reports carry the cache's name here.
+    "BUG ",
     "Oops",
     "WARNING:",
     "Call Trace",
+    "INFO: ",
+    "DEBUG_LOCKS_WARN_ON",
     "lockdep",
     "possible circular locking",
     "possible recursive locking",
@@ -27,7 +31,21 @@ const SIGNS: &[&str] = &[
     "Kernel panic",
     "leaked",
     "soft lockup",
-    "rcu_sched self-detected",
+    "self-detected stall",
+    "detected stalls",
+    "detected expedited stalls",
+    "kthread starved",
+    "sleeping function called",
+    "scheduling while atomic",
+    "workqueue lockup",
+    "ODEBUG",
+    "list_add corruption",
+    "list_del corruption",
+    "Poison overwritten",
+    "Redzone overwritten",
+    "Bad page state",
+    "ref_tracker:",
+    "unregister_netdevice: waiting",
     "general protection fault",
     "Segfault with no mm",
     "kmemleak:",
@@ -64,6 +82,14 @@ impl Mark {
         Mark {
             path: path.to_path_buf(),
             offset,
+        }
+    }
+
+    /// The log from its first line on.
+    pub fn start(path: &Path) -> Mark {
+        Mark {
+            path: path.to_path_buf(),
+            offset: 0,
         }
     }
 
@@ -115,6 +141,31 @@ mod tests {
         let log = "[1.0] fine\n[2.0] WARNING: CPU: 0 PID: 1 at foo.c:1\n[2.1] Call Trace:\n[2.2]  foo\n";
         let shown = trouble(log).unwrap();
         assert!(shown.starts_with("[2.0] WARNING:") && shown.ends_with("foo"));
+    }
+
+    /// Heads of reports as the kernel's checkers print them.
+    #[test]
+    fn what_the_checkers_say_is_trouble() {
+        for head in [
+            "BUG kmalloc-64 (Tainted: G           O     ): Poison overwritten",
+            "BUG: KASAN: slab-use-after-free in usb4_op_pages_gone+0x1/0x2 [usb4_rdma]",
+            "WARNING: possible circular locking dependency detected",
+            "WARNING: suspicious RCU usage",
+            "INFO: trying to register non-static key.",
+            "BUG: sleeping function called from invalid context at kernel/workqueue.c:1",
+            "ODEBUG: free active (active state 0) object: 0000000000000000 object type: timer_list hint: f+0x0/0x1",
+            "DMA-API: thunderbolt 0000:00:00.0: device driver has pending DMA allocations while released from device",
+            "rcu: INFO: rcu_sched detected stalls on CPUs/tasks:",
+            "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [ib_write_bw:1]",
+            "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
+            "list_del corruption, 0000000000000000->next is LIST_POISON1",
+            "unregister_netdevice: waiting for usb4net0 to become free. Usage count = 2",
+        ] {
+            assert_eq!(
+                trouble(&format!("[    1.0] {head}")).as_deref(),
+                Some(&*format!("[    1.0] {head}"))
+            );
+        }
     }
 
     #[test]

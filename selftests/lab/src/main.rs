@@ -10,6 +10,7 @@ mod cases;
 mod cli;
 mod control;
 mod cpu;
+mod deep;
 mod demo;
 mod duo;
 mod fabric;
@@ -32,6 +33,7 @@ mod spec;
 mod stat;
 mod suite;
 mod sweep;
+mod tiers;
 mod uml;
 mod verbs;
 

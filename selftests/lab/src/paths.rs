@@ -45,20 +45,13 @@ pub struct UmlKernel {
 
 /// The fast tier's kernel of the given build.
 pub fn uml_kernel(kernel: Kernel) -> Result<UmlKernel> {
-    let default = match kernel {
-        Kernel::Lab => "build/kernel/lab",
-        Kernel::Debug => "build/kernel/debug",
+    let (variable, target) = match kernel {
+        Kernel::Lab => ("USB4_KERNEL", "make setup"),
+        Kernel::Smp => ("USB4_KERNEL_SMP", "make setup-smp"),
+        Kernel::Kasan => ("USB4_KERNEL_KASAN", "make setup-kasan"),
     };
-    let variable = match kernel {
-        Kernel::Lab => "USB4_KERNEL",
-        Kernel::Debug => "USB4_KERNEL_DEBUG",
-    };
-    let dir = chosen(variable, default)?;
+    let dir = chosen(variable, &format!("build/kernel/{}", kernel.name()))?;
     let binary = dir.join("linux");
-    let target = match kernel {
-        Kernel::Lab => "make setup",
-        Kernel::Debug => "make setup-debug",
-    };
     present(&binary, "the User-mode Linux kernel", target)?;
     let modules = dir.join("lib/modules");
     let modules = modules.is_dir().then_some(modules);
@@ -74,12 +67,11 @@ pub fn stock() -> Result<PathBuf> {
 
 /// Our module for the tier, if it has been built.
 pub fn module(tier: Tier, kernel: Kernel) -> Result<Option<PathBuf>> {
-    let default = match (tier, kernel) {
-        (Tier::Stock, _) => "build/module/stock/usb4_rdma.ko",
-        (Tier::Fast, Kernel::Lab) => "build/module/lab/usb4_rdma.ko",
-        (Tier::Fast, Kernel::Debug) => "build/module/debug/usb4_rdma.ko",
+    let built_for = match tier {
+        Tier::Stock => "stock",
+        Tier::Fast => kernel.name(),
     };
-    let path = chosen("USB4_MODULE", default)?;
+    let path = chosen("USB4_MODULE", &format!("build/module/{built_for}/usb4_rdma.ko"))?;
     Ok(path.is_file().then_some(path))
 }
 

@@ -89,7 +89,7 @@ pub fn launch(spec: &LabSpec, host: usize, mnt: &Path, console: &Path) -> Result
     let log = File::options().create(true).append(true).open(console)?;
     let kvm = root.join("tmp/kvm").exists();
     let mut command = qemu(kvm, spec.memory_mib.max(1024));
-    command.args(["-smp", &spec.smp.to_string()]);
+    command.args(["-smp", &spec.processors().to_string()]);
     let mut append = format!(
         "console=ttyS0 loglevel=7 nokaslr mitigations=off tsc=reliable panic=-1 rdinit=/usb4lab/init \
          usb4lab_agent=virtio usb4lab_host={host} usb4lab_net={} {}",

@@ -6,10 +6,15 @@ use crate::lab::{Lab, USUAL};
 use crate::log::Mark;
 use crate::paths;
 use crate::spec::{Kernel, NetDriver, Tier};
+use crate::tiers;
 use crate::verbs::Kind;
 use anyhow::{bail, Result};
+use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::time::Instant;
+
+/// The name under which a lab's leaks are counted.
+const LEAKS: &str = "(leaks of the cases above)";
 
 /// What to run and how.
 pub struct Plan {
@@ -20,8 +25,20 @@ pub struct Plan {
     pub ours: Kind,
     /// The network driver under test.
     pub net: NetDriver,
-    /// The long cases instead of the others.
-    pub long: bool,
+    /// Which of the cases that the filter lets through; one that is named in full runs whatever this says.
+    pub which: Which,
+}
+
+/// A set of cases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// All but the long ones.
+    Usual,
+    /// The long ones.
+    Long,
+    /// Those that every change has to pass on the kernel.
+    Chosen,
+    Every,
 }
 
 /// How the cases went.
@@ -30,6 +47,30 @@ pub struct Tally {
     pub passed: usize,
     pub failed: usize,
     pub skipped: usize,
+    /// Each case with its result, in the order they ran.
+    pub results: Vec<(String, Verdict)>,
+}
+
+/// How a case went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Passed,
+    /// With the reason.
+    Failed(String),
+    /// With the reason.
+    Skipped(String),
+}
+
+impl Tally {
+    fn note(&mut self, name: &str, verdict: Verdict) {
+        match verdict {
+            Verdict::Passed => self.passed += 1,
+            Verdict::Failed(_) => self.failed += 1,
+            Verdict::Skipped(_) => self.skipped += 1,
+        }
+        self.results.push((name.to_string(), verdict));
+    }
 }
 
 /// Prints the cases that the plan selects.
@@ -51,28 +92,35 @@ pub fn run(plan: &Plan) -> Result<Tally> {
     let mut tally = Tally::default();
     let mut shared: Option<(Bench, Context)> = None;
     for case in cases {
+        if shared.as_ref().is_some_and(|(bench, _)| *bench != case.bench) {
+            finish(shared.take(), &mut tally);
+        }
         print!("{:28} ", case.name);
         let _ = std::io::stdout().flush();
         let start = Instant::now();
         let outcome = prepare(plan, &case, &mut shared).and_then(|context| judge(&case, context));
         let seconds = start.elapsed().as_secs_f64();
-        match outcome {
+        let verdict = match outcome {
             Ok(()) => {
                 println!("ok       {seconds:6.1} s");
-                tally.passed += 1;
+                Verdict::Passed
             }
             Err(error) if error.is::<Skip>() => {
                 println!("skipped  {error}");
-                tally.skipped += 1;
+                Verdict::Skipped(error.to_string())
             }
             Err(error) => {
-                println!("FAILED   {seconds:6.1} s\n{}", indent(&format!("{error:#}")));
+                let said = format!("{error:#}");
+                println!("FAILED   {seconds:6.1} s\n{}", indent(&said));
                 println!("    replay: {}", replay(plan, &case));
-                tally.failed += 1;
+                // Most warnings are printed once only: what follows gets a kernel that has not complained yet.
                 shared = None;
+                Verdict::Failed(said)
             }
-        }
+        };
+        tally.note(case.name, verdict);
     }
+    finish(shared.take(), &mut tally);
     println!(
         "{} passed, {} failed, {} skipped",
         tally.passed, tally.failed, tally.skipped
@@ -84,12 +132,18 @@ fn selected(plan: &Plan) -> Vec<Case> {
     let here: Vec<Case> = cases::all().into_iter().filter(|c| c.tier == plan.tier).collect();
     let filter = plan.filter.as_deref().unwrap_or_default();
     let exact = here.iter().any(|c| c.name == filter);
+    let wanted = |case: &Case| match (plan.which, tiers::chosen(plan.kernel)) {
+        (Which::Usual, _) | (Which::Chosen, None) => !case.long,
+        (Which::Long, _) => case.long,
+        (Which::Chosen, Some(names)) => names.contains(&case.name),
+        (Which::Every, _) => true,
+    };
     here.into_iter()
         .filter(|c| {
             if exact {
                 c.name == filter
             } else {
-                c.name.contains(filter) && c.long == plan.long
+                c.name.contains(filter) && wanted(c)
             }
         })
         .collect()
@@ -97,17 +151,26 @@ fn selected(plan: &Plan) -> Vec<Case> {
 
 /// The context a case runs in: the shared lab if it fits, a new one otherwise.
 fn prepare<'a>(plan: &Plan, case: &Case, shared: &'a mut Option<(Bench, Context)>) -> Result<&'a Context> {
+    if plan.tier == Tier::Fast {
+        if let Some(reason) = tiers::missing(plan.kernel, case.name) {
+            return Err(Skip(reason.into()).into());
+        }
+    }
     let tested = matches!(case.bench, Bench::Net(_)) && plan.net == NetDriver::Ours;
     if tested && !paths::has_net_half(plan.tier, plan.kernel)? {
         return Err(Skip("the module that is built has no network half".into()).into());
     }
-    if shared.as_ref().is_none_or(|(bench, _)| *bench != case.bench) {
-        // The old lab ends before the next one starts; one without a failure leaves nothing to look at.
-        discard(shared.take());
+    if shared.is_none() {
         let lab = match case.bench.spec(plan.tier, plan.kernel, plan.seed, plan.net)? {
             Some(spec) => Some(Lab::up(&format!("test-{}", std::process::id()), spec)?),
             None => None,
         };
+        if let Some(lab) = &lab {
+            let logs: Vec<Mark> = (0..lab.spec.hosts).map(|h| Mark::start(&lab.console(h))).collect();
+            if let Some(trouble) = kernel_trouble(&logs)? {
+                bail!("a kernel complained while the lab came up:\n{trouble}");
+            }
+        }
         *shared = Some((
             case.bench,
             Context {
@@ -125,10 +188,32 @@ fn prepare<'a>(plan: &Plan, case: &Case, shared: &'a mut Option<(Bench, Context)
     }
 }
 
-fn discard(shared: Option<(Bench, Context)>) {
-    if let Some(lab) = shared.and_then(|(_, context)| context.lab) {
-        lab.discard();
+/// Ends a lab in which nothing has failed. What its cases have leaked counts as a case of its own.
+fn finish(shared: Option<(Bench, Context)>, tally: &mut Tally) {
+    let Some(lab) = shared.and_then(|(_, context)| context.lab) else {
+        return;
+    };
+    let found = clean(&lab).and_then(|()| tiers::leaks(&lab)).transpose();
+    let verdict = match found {
+        None if lab.spec.kernel == Kernel::Lab => None,
+        None => Some(Verdict::Passed),
+        Some(Ok(list)) => Some(Verdict::Failed(format!("kmemleak lists\n{list}"))),
+        Some(Err(error)) => Some(Verdict::Failed(format!("{error:#}"))),
+    };
+    match &verdict {
+        Some(Verdict::Failed(said)) => println!("{LEAKS:28} FAILED\n{}", indent(said)),
+        Some(_) => println!("{LEAKS:28} ok"),
+        None => {}
     }
+    if let Some(verdict) = verdict {
+        let failed = verdict != Verdict::Passed;
+        tally.note(LEAKS, verdict);
+        if failed {
+            // Its state stays to be looked at.
+            return;
+        }
+    }
+    lab.discard();
 }
 
 /// Runs a case from a clean start; an error of the case or of a kernel fails it.
@@ -142,9 +227,10 @@ fn judge(case: &Case, context: &Context) -> Result<()> {
         None => Vec::new(),
     };
     let outcome = (case.run)(context);
+    let checked = context.lab.as_ref().map_or(Ok(()), tiers::still_checking);
     let trouble = kernel_trouble(&marks)?;
     match (outcome, trouble) {
-        (Ok(()), None) => Ok(()),
+        (Ok(()), None) => checked,
         (Ok(()), Some(trouble)) => bail!("the case passed, but a kernel complained:\n{trouble}"),
         (Err(error), None) => Err(error),
         (Err(error), Some(trouble)) => bail!("{error:#}\n{trouble}"),
@@ -181,8 +267,8 @@ fn replay(plan: &Plan, case: &Case) -> String {
     if plan.tier == Tier::Stock {
         line += " --tier stock";
     }
-    if plan.kernel == Kernel::Debug {
-        line += " --kernel debug";
+    if plan.kernel != Kernel::Lab {
+        line += &format!(" --kernel {}", plan.kernel.name());
     }
     if plan.ours == Kind::Rxe {
         line += " --ours rxe";

@@ -47,10 +47,12 @@ pub enum Topology {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Kernel {
-    /// Small and quick.
+    /// One processor, small and quick; virtual time.
     Lab,
-    /// Lockdep, poisoned slabs, object and DMA debugging: slow and strict.
-    Debug,
+    /// Several processors; lockdep and the checkers of RCU, object life, DMA mappings and leaks.
+    Smp,
+    /// One processor, compiled by clang: every access to freed or foreign memory is reported, allocations fail on request.
+    Kasan,
 }
 
 /// Which driver makes a host's network devices of the cables.
@@ -92,7 +94,8 @@ pub struct LabSpec {
     pub virtual_time: bool,
     /// Scenario that each guest runs instead of waiting for commands (virtual time only).
     pub script: Option<PathBuf>,
-    pub smp: usize,
+    /// Processors of a guest, if other than the kernel's usual number.
+    pub smp: Option<usize>,
     pub iommu: bool,
     pub rate_bps: Option<f64>,
     pub latency_ns: Option<u64>,
@@ -182,7 +185,7 @@ impl LabSpec {
             nhis: most.div_ceil(ports).max(profile.nhis()),
             virtual_time: false,
             script: None,
-            smp: 1,
+            smp: None,
             iommu: false,
             rate_bps: None,
             latency_ns: None,
@@ -200,11 +203,16 @@ impl LabSpec {
 
     /// Refuses combinations that cannot work, with the reason.
     pub fn check(&self) -> Result<()> {
-        if self.tier == Tier::Fast && self.smp != 1 {
+        let most = self.kernel.most_processors();
+        if self.tier == Tier::Fast && !(1..=most).contains(&self.processors()) {
             bail!(
-                "the fast tier's kernel has one processor; use --tier stock with --smp {}",
-                self.smp
+                "the {} kernel has 1 to {most} processors, not {}: use --kernel smp, or --tier stock",
+                self.kernel.name(),
+                self.processors()
             );
+        }
+        if self.virtual_time && self.kernel == Kernel::Smp {
+            bail!("the smp kernel has no virtual time: the kernel builds it for one processor only");
         }
         if self.tier == Tier::Fast && self.nhis > 4 {
             bail!(
@@ -255,6 +263,15 @@ impl LabSpec {
         })
     }
 
+    /// Processors of each guest.
+    pub fn processors(&self) -> usize {
+        let usual = match (self.tier, self.kernel) {
+            (Tier::Fast, Kernel::Smp) => 2,
+            _ => 1,
+        };
+        self.smp.unwrap_or(usual)
+    }
+
     /// The network driver of `host`.
     pub fn net_of(&self, host: usize) -> NetDriver {
         self.net.get(host).copied().unwrap_or(NetDriver::Stock)
@@ -279,6 +296,43 @@ impl LabSpec {
             .iter()
             .map(|(cable, end)| format!("{},{}/24,{}/64", end.xdomain(), ipv4(*cable, host), ipv6(*cable, host)))
             .collect()
+    }
+}
+
+impl Kernel {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kernel::Lab => "lab",
+            Kernel::Smp => "smp",
+            Kernel::Kasan => "kasan",
+        }
+    }
+
+    /// Memory without which the kernel and its checkers leave a guest too little, MiB.
+    pub fn least_memory_mib(self) -> u32 {
+        match self {
+            Kernel::Lab => 0,
+            Kernel::Smp => 1024,
+            Kernel::Kasan => 1536,
+        }
+    }
+
+    /// How many times longer than on the lab kernel a program may take: checkers cost processor time at each lock,
+    /// allocation and access.
+    pub fn slowness(self) -> u32 {
+        match self {
+            Kernel::Lab => 1,
+            Kernel::Smp => 4,
+            Kernel::Kasan => 3,
+        }
+    }
+
+    /// NR_CPUS of its configuration.
+    fn most_processors(self) -> usize {
+        match self {
+            Kernel::Smp => 4,
+            Kernel::Lab | Kernel::Kasan => 1,
+        }
     }
 }
 

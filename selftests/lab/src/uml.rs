@@ -5,7 +5,8 @@
 //! tree's C library, so it runs in a chroot there.
 
 use crate::guest::Launch;
-use crate::{cpu, paths, spec::LabSpec};
+use crate::spec::{Kernel, LabSpec};
+use crate::{cpu, paths};
 use anyhow::{bail, Context, Result};
 use nix::mount::{mount, MsFlags};
 use std::fs::{self, File};
@@ -150,9 +151,9 @@ pub fn launch(spec: &LabSpec, host: usize, root: &Path, console: &Path) -> Resul
     let log = File::options().create(true).append(true).open(console)?;
     let mut command = Command::new("/usb4lab/linux");
     command
-        .arg(format!("mem={}M", spec.memory_mib))
+        .arg(format!("mem={}M", spec.memory_mib.max(spec.kernel.least_memory_mib())))
+        .args(boot_words(spec))
         .args([
-            "seccomp=auto",
             "root=/dev/root",
             "rootfstype=hostfs",
             "rootflags=/",
@@ -196,6 +197,22 @@ pub fn launch(spec: &LabSpec, host: usize, root: &Path, console: &Path) -> Resul
         command,
         channel: Some(stream),
     })
+}
+
+/// What a kernel is told beside what all are told.
+fn boot_words(spec: &LabSpec) -> Vec<String> {
+    match spec.kernel {
+        Kernel::Lab => vec!["seccomp=auto".into()],
+        Kernel::Smp => vec![
+            "seccomp=auto".into(),
+            format!("ncpus={}", spec.processors()),
+            // Consistency checks, red zones, poison. Without the last caller of each object, which costs a walk of the
+            // stack at each allocation.
+            "slab_debug=FZP".into(),
+        ],
+        // The stub that runs programs under seccomp dies at once when clang has compiled it.
+        Kernel::Kasan => vec!["seccomp=off".into()],
+    }
 }
 
 /// Gives the command one end of a stream as descriptors 3 and 4; the other end.

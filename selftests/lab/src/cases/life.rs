@@ -272,6 +272,9 @@ impl Memory {
                     "anon_vma",
                     "maple",
                     "kmalloc-rcl",
+                    // What kmemleak and the checker of objects know about the others.
+                    "kmemleak",
+                    "debug_objects",
                     // Unmapped areas are given back in one go now and then; those in use are counted below.
                     "vmap_area",
                 ];
