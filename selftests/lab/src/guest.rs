@@ -38,6 +38,7 @@ const GRACE: Duration = Duration::from_secs(15);
 pub struct Guest {
     pub host: usize,
     tier: Tier,
+    slowness: u32,
     /// Directory of the guest's overlay: `root` is what it sees.
     dir: PathBuf,
     pub console: PathBuf,
@@ -63,6 +64,7 @@ impl Guest {
         Guest {
             host,
             tier: spec.tier,
+            slowness: spec.kernel.slowness(),
             dir,
             console,
             running: Mutex::new(None),
@@ -100,7 +102,11 @@ impl Guest {
 
     /// Waits until the guest's agent answers.
     pub fn wait_agent(&self) -> Result<()> {
-        let until = Instant::now() + if self.tier == Tier::Stock { BOOT_EMULATED } else { BOOT };
+        let until = Instant::now()
+            + match self.tier {
+                Tier::Fast => BOOT * self.slowness,
+                Tier::Stock => BOOT_EMULATED,
+            };
         let agent = self.agent()?;
         let mut agent = agent.lock().unwrap_or_else(|e| e.into_inner());
         loop {
