@@ -28,7 +28,7 @@ use crate::{
     paging::{Needs, Paging},
     post::Poster,
     recv::{self, Payload},
-    send::{self, Batch, NotBuilt, To, Way},
+    send::{self, Batch, NotBuilt, To, Way, BATCH},
     watch,
     wq::{RecvQueue, SendQueue},
 };
@@ -64,12 +64,23 @@ const LEAST_IN_FLIGHT: i32 = 4;
 const DEVICE_IN_FLIGHT: i32 = 192;
 /// Frames sent without a break; then other softirqs have their turn.
 const ROUND: usize = 64;
+/// Packets asked of the engine under one taking of the lock: with paths that cannot be built nothing else ends it.
+const TURNS: usize = 4 * BATCH;
+/// After so many packets of which none could be sent the next are asked for that many nanoseconds later.
+const TURN_PAUSE: u64 = 1_000_000;
 /// Completions written without a break. A user who keeps posting to a QP in ERR cannot keep us here.
 const SETTLE: usize = 1024;
+/// Times in a row that flushing goes on at once: enough for the longest queues. Who posts more to a QP in ERR, for which
+/// he needs no system call, has it flushed by the timer.
+const FLUSHES: u32 = 32;
 /// Posting a receive rings no doorbell, so a QP in ERR looks for receives to flush: soon at first, then less often.
 const FLUSH_FIRST: u64 = 1_000_000;
 /// See [`FLUSH_FIRST`].
 const FLUSH_LAST: u64 = 256_000_000;
+
+/// QPs, of all devices, whose timers run out one after the other without anything acknowledged. Each tries again the less
+/// often the more they are, so that all of them together leave the processor to others.
+static STUCK: Atomic<u32> = Atomic::new(0);
 
 type Engine = roce::qp::Qp<Slots<KVVec<SendMessage>, KVVec<ReadResource>>>;
 
@@ -86,10 +97,25 @@ struct State {
     sending: bool,
     /// Nanoseconds to the next look for receives to flush.
     flush_in: u64,
+    /// How often flushing has gone on at once.
+    flushes: u32,
+    /// It is one of [`STUCK`].
+    stuck: bool,
     /// Gone once the QP is being destroyed: nothing happens any more.
     handle: Option<QpHandle>,
     kept: KeptAttr,
     paging: Paging,
+}
+
+impl State {
+    /// Keeps [`STUCK`] right.
+    fn count_stuck(&mut self, stuck: bool) {
+        match (core::mem::replace(&mut self.stuck, stuck), stuck) {
+            (false, true) => _ = STUCK.fetch_add(1, Relaxed),
+            (true, false) => _ = STUCK.fetch_sub(1, Relaxed),
+            _ => {}
+        }
+    }
 }
 
 /// A queue pair.
@@ -234,9 +260,11 @@ impl Qp {
                 state.tally.received_bytes += payload.ip_len();
             }
             let before = watch::before(&state.engine);
+            state.engine.handle_company(STUCK.load(Relaxed));
             act(&mut state.engine, state.path.as_ref(), Instant(now()), &mut host);
             this.bring(state, &needs, payload);
             watch::after(before, &state.engine, &this.device, this.number);
+            state.count_stuck(state.engine.is_stuck());
             let woke = this.settle(state);
             if state.sending {
                 return;
@@ -319,7 +347,13 @@ impl Qp {
         }
         let now = Instant(now());
         let needs = state.paging.needs();
+        let mut turns = 0;
         while !batch.is_full() {
+            turns += 1;
+            if turns > TURNS {
+                self.timer.arm(now.0.saturating_add(TURN_PAUSE));
+                break;
+            }
             let mut host = Lent {
                 sq: &mut state.sq,
                 rq: &mut state.rq,
@@ -350,7 +384,9 @@ impl Qp {
             };
             let in_vlan = if path.tag == 0 { None } else { netdev.tagged(path.tag) };
             let Some(out) = (if path.tag == 0 { Some(netdev) } else { in_vlan.as_ref() }) else {
-                // The VLAN is gone, as frames are in such a case.
+                // The VLAN is gone or down.
+                state.tally.lost += 1;
+                state.engine.handle_unbuilt(now, &transmit);
                 continue;
             };
             state.ip_id = state.ip_id.wrapping_add(1);
@@ -372,8 +408,14 @@ impl Qp {
                     let before = watch::before(&state.engine);
                     state.engine.handle_gather_fault(now, &transmit, fault, &mut host);
                     watch::after(before, &state.engine, &self.device, self.number);
+                    if fault == Fault::Absent {
+                        break;
+                    }
                 }
-                Err(NotBuilt::Lost) => state.tally.lost += 1,
+                Err(NotBuilt::Lost) => {
+                    state.tally.lost += 1;
+                    state.engine.handle_unbuilt(now, &transmit);
+                }
             }
         }
         self.bring(state, &needs, None);
@@ -424,7 +466,13 @@ impl Qp {
                 break;
             };
             if left == 0 {
-                self.after.schedule();
+                let flushes = matches!(state.engine.state(), QpState::Err | QpState::Sqe);
+                state.flushes += u32::from(flushes);
+                if state.flushes <= FLUSHES {
+                    self.after.schedule();
+                } else {
+                    self.timer.arm(now().saturating_add(state.flush_in));
+                }
             }
             let extra = Extra {
                 sender: *host.sender,
@@ -474,8 +522,9 @@ impl Qp {
         if flushes {
             self.timer.arm(now().saturating_add(state.flush_in));
             state.flush_in = (state.flush_in * 2).min(FLUSH_LAST);
-        } else {
+        } else if state.engine.state() != QpState::Sqe {
             state.flush_in = FLUSH_FIRST;
+            state.flushes = 0;
         }
     }
 
@@ -561,6 +610,7 @@ impl Qp {
         let buried = {
             let mut state = self.state.lock();
             state.handle = None;
+            state.count_stuck(false);
             state.path.zip(state.engine.tombstone())
         };
         let found = if let Some((path, stone)) = buried {

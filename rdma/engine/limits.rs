@@ -39,6 +39,24 @@ pub const MAX_POSTPONED: u8 = 16;
 /// link sends 15 packets of 4096 bytes.
 pub const UNSENT_WAIT: Duration = Duration::from_micros(500);
 
+/// How often in a row responses that could not be built are kept for later without a word from the peer, which may be
+/// gone. Ours: 30 ms of [`UNSENT_WAIT`]s that double, after which it is for the peer to ask again.
+pub const MAX_UNBUILT: u8 = 16;
+
+/// What a wait for the peer's receive, or for room in the host's queue, grows to at least while nothing is acknowledged.
+/// The RNR NAK's timer is a minimum (IBTA 9.7.5.2.8). Ours: 500 times a second is seldom enough for one queue pair to
+/// cost no processor anything, and waiting doubles from the given time, so it is never much longer than the peer's own
+/// slowness.
+pub const LONGEST_WAIT: Duration = Duration::from_millis(2);
+
+/// Timers that run out without anything acknowledged after which a queue pair counts as stuck. Ours: a peer that is a
+/// little slow has answered by then.
+pub const STUCK_AFTER: u8 = 4;
+
+/// Stuck queue pairs of a host together try again once in this time. Ours: where a try and its refusal cost 50 us, as in
+/// the lab's guests, a tenth of a processor.
+pub const STUCK_TURN: Duration = Duration::from_micros(500);
+
 /// Largest 5-bit local ACK timeout exponent: IBTA 9.9.2.1.
 pub const MAX_TIMEOUT: u8 = 31;
 
@@ -97,6 +115,24 @@ pub const fn ack_timeout_again(exponent: u8, before: u8) -> Option<Duration> {
     }
 }
 
+/// A wait of `given` after `before` waits in vain, in a host with `stuck` queue pairs that all wait in vain: doubled each
+/// time, so that whoever waits for ever does so at little cost, however many they are.
+#[inline]
+#[must_use]
+pub const fn wait_again(given: Duration, before: u8, stuck: u32) -> Duration {
+    let turn = STUCK_TURN.0.saturating_mul(stuck as u64);
+    let mut most = given.0;
+    if most < LONGEST_WAIT.0 {
+        most = LONGEST_WAIT.0;
+    }
+    if most < turn {
+        most = turn;
+    }
+    // The longest time there is has fewer bits than it takes to lose one.
+    let doubled = given.0.saturating_mul(1 << if before < 31 { before } else { 31 });
+    Duration(if doubled < most { doubled } else { most })
+}
+
 /// RNR NAK timer of IBTA table 45 in units of 10 us, by the 5-bit code.
 const RNR_TIMER_10US: [u32; 32] = [
     65_536, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1_024, 1_536, 2_048, 3_072,
@@ -124,6 +160,17 @@ mod tests {
         assert_eq!(ack_timeout(255), ack_timeout(31));
         let spans = [0, 1, 2, 3, 7].map(|before| ack_timeout_again(1, before));
         assert_eq!(spans, [1, 2, 4, 4, 4].map(|n| Some(Duration(n * 8_192))));
+    }
+
+    #[test]
+    fn a_wait_in_vain_doubles_to_what_all_that_wait_can_have() {
+        let wait = |us, before, stuck| wait_again(Duration::from_micros(us), before, stuck).0 / 1000;
+        let waits = [0, 1, 2, 7, 8, 9, 255].map(|before| wait(10, before, 1));
+        assert_eq!(waits, [10, 20, 40, 1_280, 2_000, 2_000, 2_000]);
+        assert_eq!(wait(491_520, 9, 0), 491_520, "never shorter than given");
+        assert_eq!(wait(10, 255, 64), 32_000, "64 of them try 2000 times a second");
+        assert_eq!(wait(0, 255, 64), 0);
+        assert_eq!(wait(10, 3, u32::MAX), 80);
     }
 
     #[test]

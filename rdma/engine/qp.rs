@@ -273,6 +273,35 @@ impl<S: Storage> Qp<S> {
         }
     }
 
+    /// The frame of `transmit`, polled last, could not be built, for want of memory or of a way: nothing has left, and the
+    /// packet waits in the engine for a later poll, after [`Qp::poll_timeout`]. An unreliable connection gives up what is
+    /// left of its message, and a datagram is lost.
+    pub fn handle_unbuilt(&mut self, now: Instant, transmit: &Transmit) {
+        match transmit.opcode() {
+            Some((Class::Rc, opcode)) if opcode.is_response() => {
+                if self.responder.hold(now) {
+                    self.take_back_response(transmit, opcode);
+                } else {
+                    self.give_up_responses();
+                }
+            }
+            Some((Class::Rc, _)) => self.handle_unsent(now, transmit.psn),
+            Some((Class::Uc, _)) => self.give_up(transmit.psn),
+            _ => {}
+        }
+    }
+
+    /// How many queue pairs of this host are stuck ([`Qp::is_stuck`]), this one or not: the more they are the longer each
+    /// waits before it tries again.
+    pub fn handle_company(&mut self, stuck: u32) {
+        self.requester.company = stuck;
+    }
+
+    /// Whether timers run out one after the other and nothing is acknowledged.
+    pub fn is_stuck(&self) -> bool {
+        self.requester.vain >= limits::STUCK_AFTER && matches!(self.attrs.state, State::Rts | State::Sqd)
+    }
+
     /// When [`Qp::handle_timeout`] is next due, which may be in the past. It changes with every call that
     /// moves the machine.
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -314,10 +343,14 @@ impl<S: Storage> Qp<S> {
     /// A send completes in its turn with the fault's status and the queue pair goes to ERR, an
     /// unreliable one to SQE. A READ response becomes NAK remote access error. Of an unreliable queue
     /// pair report it before its completions are polled: a datagram whose path is unknown too.
-    /// [`Fault::Absent`] is no fault: the packet counts as lost.
-    pub fn handle_gather_fault(&mut self, _now: Instant, transmit: &Transmit, fault: Fault, _host: &mut impl Host) {
+    /// [`Fault::Absent`] is no fault: the packet waits, as in [`Qp::handle_unbuilt`], and a response is polled again at once,
+    /// so poll no more until the page is there.
+    pub fn handle_gather_fault(&mut self, now: Instant, transmit: &Transmit, fault: Fault, _host: &mut impl Host) {
         if fault == Fault::Absent {
-            return;
+            return match transmit.opcode() {
+                Some((Class::Rc, opcode)) if opcode.is_response() => self.take_back_response(transmit, opcode),
+                _ => self.handle_unbuilt(now, transmit),
+            };
         }
         match (transmit.route, transmit.payload) {
             (Some(Route { slot, .. }), _) | (None, Source::Send { slot, .. }) => self.on_send_fault(slot, fault),

@@ -11,7 +11,7 @@ use crate::limits;
 use crate::opcode::{Opcode, Place};
 use crate::psn::{Psn, Qpn};
 use crate::qp::{Mtu, Qp, QpAttrs, QpKind, State, Storage};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::window::{SendSlot, Window};
 use crate::wire::{feth, AtomicEth, Bth, Deth, HeaderBuf, Reth};
 use crate::wqe::{AtomicOp, Fault, Host, Route, SendOp, SendWqe, Source, Transmit};
@@ -43,6 +43,10 @@ pub(crate) struct Requester {
     pub(crate) timeouts: u8,
     /// How often the timeout was put off without progress.
     pub(crate) postponed: u8,
+    /// Timers that have run out without progress, of whatever kind.
+    pub(crate) vain: u8,
+    /// Queue pairs of the host that are stuck.
+    pub(crate) company: u32,
     /// A retry was started since the last progress.
     pub(crate) rewound: bool,
     /// The send queue may hold untaken WQEs.
@@ -108,6 +112,11 @@ impl Requester {
     pub(crate) fn under_way(&self) -> u32 {
         let count = self.window.started().saturating_sub(self.window.done());
         u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    /// How long to wait this time for what is `given` the first time.
+    pub(crate) const fn wait_again(&self, given: Duration) -> Duration {
+        limits::wait_again(given, self.vain, self.company)
     }
 
     /// Whether nothing started is incomplete.
@@ -518,7 +527,8 @@ impl<S: Storage> Qp<S> {
                 requester.nxt = psn;
                 requester.read_psns = read_psns;
                 requester.window.seek(index);
-                requester.wait_until = requester.wait_until.or(Some(now.after(limits::UNSENT_WAIT)));
+                let wait = requester.wait_again(limits::UNSENT_WAIT);
+                requester.wait_until = requester.wait_until.or(Some(now.after(wait)));
                 return;
             }
             if message.is_answered() {
@@ -529,6 +539,22 @@ impl<S: Storage> Qp<S> {
                 };
                 read_psns = read_psns.wrapping_add(end.distance(from));
             }
+        }
+    }
+
+    /// The packet at `psn` of an unreliable connection is lost before it has left: the peer has no use for the rest of its
+    /// message, which counts as sent.
+    pub(crate) fn give_up(&mut self, psn: Psn) {
+        let requester = &mut self.requester;
+        let Some(message) = requester.window.at(self.storage.sends(), requester.window.cur()) else {
+            return;
+        };
+        // With its last packet it is complete already.
+        if requester.window.cur() < requester.window.started() && psn.distance(message.first) < message.packets {
+            let end = message.end();
+            (requester.una, requester.nxt, requester.max) = (end, end, end);
+            requester.window.step();
+            requester.window.complete(self.storage.sends());
         }
     }
 

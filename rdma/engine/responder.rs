@@ -77,6 +77,10 @@ pub(crate) struct Responder {
     used: bool,
     /// The error NAK that ended it all.
     last_word: Option<Answer>,
+    /// A response could not be built: none is sent before.
+    wait_until: Option<Instant>,
+    /// How often in a row, without a request in between.
+    unbuilt: u8,
 }
 
 /// Why an expected request is not carried out.
@@ -155,6 +159,27 @@ impl Responder {
         self.answer = None;
         self.last_word = None;
         self.reads = Reads::default();
+        self.wait_until = None;
+    }
+
+    /// Until when a response that could not be built waits.
+    pub(crate) const fn wait_until(&self) -> Option<Instant> {
+        self.wait_until
+    }
+
+    /// A response could not be built: whether it is kept for later. A peer that asks no more is not answered for ever.
+    pub(crate) fn hold(&mut self, now: Instant) -> bool {
+        if self.unbuilt >= limits::MAX_UNBUILT {
+            return false;
+        }
+        self.wait_until = Some(now.after(limits::wait_again(limits::UNSENT_WAIT, self.unbuilt, 0)));
+        self.unbuilt = self.unbuilt.saturating_add(1);
+        true
+    }
+
+    /// Time has passed.
+    pub(crate) fn on_time(&mut self, now: Instant) {
+        self.wait_until = self.wait_until.filter(|until| now < *until);
     }
 
     /// The completed receive.
@@ -203,6 +228,7 @@ impl<S: Storage> Qp<S> {
         if self.attrs.state == State::Rtr {
             self.establish();
         }
+        self.responder.unbuilt = 0;
         let ahead = packet.bth.psn.offset(self.responder.expected);
         if ahead > 0 {
             return self.on_ahead(now, packet.bth.psn);
@@ -426,6 +452,9 @@ impl<S: Storage> Qp<S> {
     /// The next ACK, NAK or RNR NAK, if no READ response has to go before it.
     pub(crate) fn poll_answer(&mut self) -> Option<Transmit> {
         let answer = self.responder.answer?;
+        if self.responder.wait_until.is_some() {
+            return None;
+        }
         if let Some((_, next)) = self.next_read() {
             let plain = matches!(answer.syndrome, Syndrome::Ack(_));
             if plain && answer.psn.before(next) {
@@ -444,6 +473,26 @@ impl<S: Storage> Qp<S> {
             psn: answer.psn,
             route: None,
         })
+    }
+
+    /// A response has not left: it is still to be sent.
+    pub(crate) fn take_back_response(&mut self, transmit: &Transmit, opcode: Opcode) {
+        if opcode != Opcode::Acknowledge {
+            let slots = self.storage.reads_mut();
+            return self.responder.reads.take_back(slots, transmit, opcode);
+        }
+        let packet = Packet::parse(transmit.header.as_bytes(), transmit.transport_len()).ok();
+        let answer = packet.and_then(|packet| packet.aeth).map(|aeth| Answer {
+            psn: transmit.psn,
+            syndrome: aeth.syndrome,
+        });
+        self.responder.answer = self.responder.answer.or(answer);
+    }
+
+    /// What is still to be answered is not, until the peer asks again.
+    pub(crate) fn give_up_responses(&mut self) {
+        self.responder.answer = None;
+        self.responder.reads.give_up(self.storage.reads_mut());
     }
 
     /// Whether the answer to the packets at hand may wait for the next ones: a plain ACK, and a few packets of responses.

@@ -2,7 +2,7 @@
 //! Timers and retries of the requester. IBTA 9.9.2.
 //!
 //! One deadline per queue pair: the RNR wait, the local ACK timeout of the oldest unacknowledged
-//! PSN, or the end of a cork's wait. Progress restarts the timeout and refills both retry budgets; without it the timeout grows from one
+//! PSN, the end of a cork's wait, or that of a response that could not be built. Progress restarts the timeout and refills both retry budgets; without it the timeout grows from one
 //! retry to the next, and only one request is sent at a time: if the peer is slow, a window sent again makes it slower.
 
 use crate::completion::WcStatus;
@@ -18,7 +18,12 @@ impl<S: Storage> Qp<S> {
             return Some(Instant(0));
         }
         let requester = &self.requester;
-        let timers = [requester.wait_until, requester.ack_deadline, requester.cork.until()];
+        let timers = [
+            requester.wait_until,
+            requester.ack_deadline,
+            requester.cork.until(),
+            self.responder.wait_until(),
+        ];
         timers.into_iter().flatten().min()
     }
 
@@ -29,17 +34,20 @@ impl<S: Storage> Qp<S> {
         if self.requester.cork.on_time(now, idle) {
             Counters::bump(&mut self.counters.cork_deadlines);
         }
+        self.responder.on_time(now);
         if !matches!(self.attrs.state, State::Rts | State::Sqd) {
             return;
         }
         if self.requester.wait_until.is_some_and(|at| at <= now) {
             self.requester.wait_until = None;
+            self.requester.vain = self.requester.vain.saturating_add(1);
         }
         if self.requester.ack_deadline.is_some_and(|at| at <= now) {
             self.requester.ack_deadline = None;
             if self.requester.una != self.requester.max {
                 Counters::bump(&mut self.counters.timeouts);
                 self.requester.timeouts = self.requester.timeouts.saturating_add(1);
+                self.requester.vain = self.requester.vain.saturating_add(1);
                 self.retry();
             }
         }
@@ -63,6 +71,7 @@ impl<S: Storage> Qp<S> {
         requester.rnr_retries = self.attrs.rnr_retry;
         requester.timeouts = 0;
         requester.postponed = 0;
+        requester.vain = 0;
         requester.rewound = false;
         requester.wait_until = None;
         requester.settle_asked();
@@ -118,7 +127,8 @@ impl<S: Storage> Qp<S> {
         self.retry();
     }
 
-    /// The peer had no receive for the packet at `una`: wait as long as `code` says.
+    /// The peer had no receive for the packet at `una`: wait as long as `code` says, and twice as long each time that
+    /// nothing has come of it. A peer that never posts one would have us send, and itself refuse, every 10 us.
     pub(crate) fn on_receiver_not_ready(&mut self, now: Instant, code: u8) {
         let allowed = self.window_packets();
         let requester = &mut self.requester;
@@ -137,7 +147,7 @@ impl<S: Storage> Qp<S> {
         // The packet itself got through: the path works.
         requester.retries = self.attrs.retry_cnt;
         requester.timeouts = 0;
-        requester.wait_until = Some(now.after(limits::rnr_delay(code)));
+        requester.wait_until = Some(now.after(requester.wait_again(limits::rnr_delay(code))));
         self.rewind();
     }
 

@@ -262,8 +262,13 @@ impl Transmit {
     /// The PSN if it is a request of a reliable connection, which [`crate::qp::Qp::handle_unsent`] takes back.
     #[must_use]
     pub fn request_psn(&self) -> Option<Psn> {
-        let (class, opcode) = Opcode::decode(*self.header.as_bytes().first()?);
+        let (class, opcode) = self.opcode()?;
         (class == Class::Rc && !opcode.is_response()).then_some(self.psn)
+    }
+
+    /// What the header says it is.
+    pub(crate) fn opcode(&self) -> Option<(Class, Opcode)> {
+        Some(Opcode::decode(*self.header.as_bytes().first()?))
     }
 }
 

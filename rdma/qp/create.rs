@@ -136,6 +136,8 @@ impl Qp {
             ip_id: 0,
             sending: false,
             flush_in: FLUSH_FIRST,
+            flushes: 0,
+            stuck: false,
             handle: Some(handle),
             kept,
             paging: Paging::new(),

@@ -255,6 +255,9 @@ impl<S: Storage> Qp<S> {
 
     /// The next packet of the oldest request that has responses to send.
     pub(crate) fn poll_read_response(&mut self) -> Option<Transmit> {
+        if self.responder.wait_until.is_some() {
+            return None;
+        }
         let (index, psn) = self.next_read()?;
         let mtu = self.attrs.path_mtu;
         let reads = &mut self.responder.reads;
@@ -362,6 +365,37 @@ impl Reads {
             self.scan = self.scan.wrapping_add(1);
         }
         None
+    }
+
+    /// The response packet `transmit`, polled last, is still to be sent.
+    pub(super) fn take_back(&mut self, slots: &mut [ReadSlot], transmit: &Transmit, opcode: Opcode) {
+        // The packet polled last is of the request where looking ended.
+        let Some(slot) = self.at_mut(slots, self.scan) else {
+            return;
+        };
+        if slot.next != transmit.psn.next() {
+            return;
+        }
+        if let Source::Region { va, len, .. } = transmit.payload {
+            slot.rest.va = va;
+            slot.rest.length = slot.rest.length.wrapping_add(len);
+        }
+        slot.next = transmit.psn;
+        slot.left = slot.left.wrapping_add(1);
+        slot.starts = match opcode {
+            Opcode::ReadResponse { place } => place.starts(),
+            _ => true,
+        };
+    }
+
+    /// Nothing is to be sent until it is asked for again.
+    pub(super) fn give_up(&mut self, slots: &mut [ReadSlot]) {
+        for index in 0..self.len {
+            if let Some(slot) = self.at_mut(slots, index) {
+                slot.left = 0;
+            }
+        }
+        self.scan = self.len;
     }
 
     fn forget_oldest(&mut self, slots: &[ReadSlot]) {

@@ -127,11 +127,11 @@ fn a_receiver_not_ready_is_given_its_time_and_a_finite_number_of_times() {
     let mut rig = Rig::new();
     rig.post(SendOp::Send, 1);
     rig.post(SendOp::Send, 1);
-    for _ in 0..2 {
+    for times in [1, 2] {
         assert_eq!(rig.sent().len(), 2);
         rig.ack(SQ_PSN, Syndrome::Rnr(12));
         assert!(rig.sent().is_empty());
-        rig.wait(Duration(limits::rnr_delay(12).0 - 1));
+        rig.wait(Duration(times * limits::rnr_delay(12).0 - 1));
         assert!(rig.sent().is_empty());
         rig.wait(Duration(1));
     }
@@ -147,11 +147,62 @@ fn rnr_retry_seven_is_for_ever() {
     for _ in 0..100 {
         assert_eq!(rig.sent().len(), 1);
         rig.ack(SQ_PSN, Syndrome::Rnr(1));
-        rig.wait(Duration::from_micros(10));
+        rig.wait(limits::LONGEST_WAIT);
     }
     rig.sent();
     rig.ack(SQ_PSN, ACK);
     assert_eq!(rig.done(), [(Queue::Send, 0, OK)]);
+}
+
+/// Refuses what is sent for a second with an RNR timer of 10 us; how often.
+fn refuse_for_a_second(rig: &mut Rig) -> usize {
+    let end = rig.now.after(Duration::from_millis(1000));
+    let mut times = 0;
+    while rig.now < end {
+        times += rig.sent().len();
+        rig.ack(SQ_PSN, Syndrome::Rnr(1));
+        let due = rig.qp.poll_timeout().unwrap();
+        assert!(due > rig.now);
+        rig.wait(due.since(rig.now));
+    }
+    times
+}
+
+#[test]
+fn a_receiver_that_stays_not_ready_is_asked_ever_less_often() {
+    let mut rig = Rig::with(|_, all| all.rnr_retry = Some(7));
+    rig.post(SendOp::Send, 1);
+    let times = refuse_for_a_second(&mut rig);
+    assert!((500..520).contains(&times), "{times}");
+    assert!(rig.qp.is_stuck());
+    // Nor in a host full of them.
+    rig.qp.handle_company(1000);
+    rig.wait(limits::LONGEST_WAIT);
+    let times = refuse_for_a_second(&mut rig);
+    assert!((2..16).contains(&times), "{times}");
+    // With progress the time is the given one again.
+    rig.sent();
+    rig.ack(SQ_PSN, ACK);
+    assert!(!rig.qp.is_stuck());
+    rig.post(SendOp::Send, 1);
+    rig.sent();
+    rig.ack(SQ_PSN + 1, Syndrome::Rnr(1));
+    assert_eq!(rig.qp.poll_timeout(), Some(rig.now.after(Duration::from_micros(10))));
+}
+
+#[test]
+fn a_queue_that_stays_full_is_tried_ever_less_often() {
+    let mut rig = Rig::with(|_, all| all.timeout = Some(0));
+    rig.post(SendOp::Send, 1);
+    let start = rig.now;
+    for _ in 0..100 {
+        assert_eq!(rig.sent().len(), 1);
+        rig.qp.handle_unsent(rig.now, Psn::new(SQ_PSN));
+        let due = rig.qp.poll_timeout().unwrap();
+        rig.wait(due.since(rig.now));
+    }
+    assert!(rig.now.since(start) > Duration::from_millis(190));
+    assert_eq!(rig.qp.state(), State::Rts, "no retry is spent");
 }
 
 #[test]
@@ -164,7 +215,7 @@ fn each_receiver_not_ready_halves_what_is_sent_behind_it() {
     for expected in [16, 16, 16, 16, 8, 4, 2, 1, 1] {
         assert_eq!(rig.sent().len(), expected);
         rig.ack(SQ_PSN, Syndrome::Rnr(12));
-        rig.wait(limits::rnr_delay(12));
+        rig.wait(limits::LONGEST_WAIT);
     }
     for expected in [1, 1, 2, 4] {
         let sent = rig.sent();
@@ -429,4 +480,38 @@ fn what_is_held_is_flushed_in_err_and_forgotten_in_reset() {
         assert_eq!(rig.qp.poll_timeout(), None);
         assert_eq!(rig.done().len(), if state == State::Err { 5 } else { 0 });
     }
+}
+
+#[test]
+fn requests_that_cannot_be_built_are_kept_and_fail_by_their_timer() {
+    let mut rig = Rig::new();
+    rig.post(SendOp::Write, 1 << 31);
+    let mut polled = 0;
+    while rig.qp.state() == State::Rts {
+        while let Some((transmit, packet)) = rig.poll() {
+            assert_eq!(packet.bth.psn.value(), SQ_PSN);
+            rig.qp.handle_unbuilt(rig.now, &transmit);
+            polled += 1;
+        }
+        let due = rig.qp.poll_timeout().unwrap();
+        rig.wait(due.since(rig.now));
+        rig.done();
+    }
+    assert!(polled < 32, "{polled}");
+}
+
+#[test]
+fn an_unreliable_message_that_cannot_be_built_costs_one_packet() {
+    let mut rig = Rig::with(|config, _| config.kind = crate::qp::QpKind::Uc);
+    for _ in 0..3 {
+        rig.post(SendOp::Write, 1 << 31);
+    }
+    rig.post(SendOp::Write, 1);
+    let mut polled = 0;
+    while let Some((transmit, _)) = rig.poll() {
+        rig.qp.handle_unbuilt(rig.now, &transmit);
+        polled += 1;
+    }
+    assert_eq!(polled, 4);
+    assert_eq!(rig.done().len(), 4);
 }

@@ -327,3 +327,68 @@ fn a_destroyed_queue_pair_repeats_its_last_word() {
     let packet = Packet::parse(again.header.as_bytes(), again.transport_len()).unwrap();
     assert_eq!(packet.aeth.unwrap().syndrome, Syndrome::Nak(NakCode::RemoteAccess));
 }
+
+#[test]
+fn a_response_that_cannot_be_built_is_kept_and_the_rest_is_not_burnt_through() {
+    let mut rig = Rig::new();
+    for n in 0..2 {
+        rig.request(Opcode::ReadRequest, (RQ_PSN + (n << 22)) & 0xff_ffff, 1 << 30);
+    }
+    let (first, head) = rig.poll().unwrap();
+    assert_eq!((head.opcode, head.bth.psn.value()), (response(Place::First), RQ_PSN));
+    rig.qp.handle_unbuilt(rig.now, &first);
+    assert!(rig.poll().is_none(), "nothing is polled until it can be built");
+    let due = rig.qp.poll_timeout().unwrap();
+    assert_eq!(due, rig.now.after(limits::UNSENT_WAIT));
+    rig.wait(limits::UNSENT_WAIT);
+    let (again, head) = rig.poll().unwrap();
+    assert_eq!((head.opcode, again.payload), (response(Place::First), first.payload));
+    let (second, head) = rig.poll().unwrap();
+    assert_eq!(head.opcode, response(Place::Middle));
+    rig.qp.handle_unbuilt(rig.now, &second);
+    // While nothing can be built, each wait costs one packet, and there are only so many.
+    let mut polled = 0;
+    while let Some(due) = rig.qp.poll_timeout() {
+        rig.wait(due.since(rig.now));
+        let (transmit, _) = rig.poll().unwrap();
+        assert_eq!(transmit.payload, second.payload);
+        rig.qp.handle_unbuilt(rig.now, &transmit);
+        polled += 1;
+        assert!(rig.poll().is_none());
+    }
+    assert_eq!(polled, u32::from(limits::MAX_UNBUILT) - 1);
+    // The peer asks again.
+    rig.request(Opcode::ReadRequest, RQ_PSN, 1 << 30);
+    assert_eq!(rig.poll().unwrap().0.payload, first.payload);
+}
+
+#[test]
+fn an_acknowledgement_or_an_atomics_answer_that_cannot_be_built_is_kept() {
+    let mut rig = Rig::new();
+    rig.request(Opcode::FetchAdd, RQ_PSN, 0);
+    let (answer, _) = rig.poll().unwrap();
+    rig.qp.handle_unbuilt(rig.now, &answer);
+    rig.request(write(Place::Only), RQ_PSN + 1, 8);
+    assert!(rig.poll().is_none());
+    rig.wait(limits::UNSENT_WAIT);
+    let (_, again) = rig.poll().unwrap();
+    assert_eq!((again.bth.psn.value(), again.original), (RQ_PSN, Some(70)));
+    let (ack, head) = rig.poll().unwrap();
+    assert_eq!((head.opcode, head.bth.psn.value()), (Opcode::Acknowledge, RQ_PSN + 1));
+    rig.qp.handle_unbuilt(rig.now, &ack);
+    assert!(rig.poll().is_none());
+    rig.wait(limits::UNSENT_WAIT);
+    assert_eq!(rig.answers(), [(RQ_PSN + 1, ACK)]);
+    assert_eq!(rig.qp.poll_timeout(), None);
+}
+
+#[test]
+fn a_response_whose_page_is_absent_is_polled_again() {
+    let mut rig = Rig::new();
+    rig.request(Opcode::ReadRequest, RQ_PSN, 300);
+    let (first, _) = rig.poll().unwrap();
+    rig.qp
+        .handle_gather_fault(rig.now, &first, Fault::Absent, &mut rig.user);
+    assert_eq!(rig.poll().unwrap().0.payload, first.payload);
+    assert_eq!(rig.sent().len(), 1);
+}

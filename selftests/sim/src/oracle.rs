@@ -12,6 +12,7 @@ use roce::counters::Counters;
 use roce::limits;
 use roce::psn::{Psn, Qpn};
 use roce::qp::{QpKind, State};
+use roce::time::Duration;
 use roce::wire::{Packet, Syndrome};
 use roce::wqe::{AtomicOp, SendOp, Source, Transmit};
 
@@ -609,7 +610,7 @@ fn punctuality(world: &World, finished: u64) -> Result<(), Failure> {
         .max()
         .unwrap_or(0);
     let mut granted = 5_000_000 + world.transmitted() * (slowest * 5 + 1_000) + disturbed * trip;
-    granted += world.unsent * (limits::UNSENT_WAIT.0 + trip);
+    granted += world.unsent * (limits::LONGEST_WAIT.0 + trip);
     for (c, connection) in world.connections.iter().enumerate() {
         let timeout = limits::ack_timeout(connection.timeout).map_or(0, |span| span.0);
         // A loss costs a timeout at worst; what is lost again and again costs four times that.
@@ -628,7 +629,10 @@ fn punctuality(world: &World, finished: u64) -> Result<(), Failure> {
             let plan = &connection.ends[end];
             let delay = limits::rnr_delay(plan.rnr_timer).0;
             let counters = world.endpoints[e].engine.counters();
-            granted += (counters.sent_rnr_naks + 1) * (delay + 4 * trip);
+            // Each wait of a row is twice as long as the one before, up to a limit.
+            let row = u8::try_from(counters.sent_rnr_naks).unwrap_or(u8::MAX);
+            let longest = limits::wait_again(Duration(delay), row, 0).0;
+            granted += (counters.sent_rnr_naks + 1) * (longest + 4 * trip);
             granted += counters.cork_deadlines * cork::LONGEST.0;
             granted += plan
                 .post_sends

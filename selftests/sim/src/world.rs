@@ -18,12 +18,12 @@ use crate::Outcome;
 use roce::completion::{Completion, Queue, WcStatus};
 use roce::counters::Counters;
 use roce::psn::{Psn, Qpn};
-use roce::qp::{Modify, Posted, Qp, QpConfig, ReadResource, SendMessage, Slots, State};
+use roce::qp::{Modify, Posted, Qp, QpConfig, QpKind, ReadResource, SendMessage, Slots, State};
 use roce::time::Instant;
 use roce::wire::icrc::Icrc;
 use roce::wire::udp::{parse_ip_udp, Addresses, Path, PathHeaders, PORT};
 use roce::wire::Packet;
-use roce::wqe::Transmit;
+use roce::wqe::{Fault, Transmit};
 
 /// Number of the first queue pair; endpoint `e` is `FIRST_QPN + e`.
 pub const FIRST_QPN: u32 = 0x11;
@@ -73,7 +73,9 @@ pub struct World {
     corked: bool,
     /// Probability that a host's own queue has no room for a packet.
     full: f64,
-    /// How often it had none, and how often a timeout was put off for it.
+    /// Probability that a host has no memory for a packet.
+    short: f64,
+    /// How often it had none of either, and how often a timeout was put off for it.
     pub unsent: u64,
     /// See `unsent`.
     pub postponed: u64,
@@ -104,6 +106,7 @@ impl World {
             transmitted: 0,
             patience: Rng::new(scenario.seed ^ 0xacc),
             full: if scenario.seed % 5 == 3 { 0.03 } else { 0.0 },
+            short: if scenario.seed % 7 == 2 { 0.03 } else { 0.0 },
             unsent: 0,
             postponed: 0,
             paging: Rng::new(scenario.seed ^ 0x0dd),
@@ -501,6 +504,21 @@ impl World {
         if let (true, Some(psn)) = (self.patience.chance(self.full), transmit.request_psn()) {
             self.unsent += 1;
             self.with_host(e, |engine, now, _| engine.handle_unsent(now, psn));
+            return;
+        }
+        let reliable = self.connections[e / 2].kind == QpKind::Rc;
+        let bad = matches!(self.connections[e / 2].twist, Twist::BadOp { .. });
+        // What is wrong with an unreliable send may be in the part that is given up.
+        if (reliable || !bad) && self.patience.chance(self.short) {
+            self.unsent += 1;
+            self.links[self.endpoints[e].link].lost += u64::from(!reliable);
+            self.with_host(e, |engine, now, host| {
+                if now.0 % 4 == 0 {
+                    engine.handle_gather_fault(now, transmit, Fault::Absent, host);
+                } else {
+                    engine.handle_unbuilt(now, transmit);
+                }
+            });
             return;
         }
         let payload = match self.endpoints[e].user.gather(&transmit.payload) {

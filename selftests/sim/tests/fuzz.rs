@@ -336,6 +336,10 @@ fn no_packet_and_no_order_of_calls_breaks_an_engine() {
                             };
                             transmit.header = HeaderBuf::new();
                         }
+                        if rng.chance(0.5) {
+                            engine.handle_unbuilt(now, &transmit);
+                        }
+                        engine.handle_company(rng.below(100) as u32);
                         engine.handle_gather_fault(now, &transmit, fault, &mut host);
                     }
                 }

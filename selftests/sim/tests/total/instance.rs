@@ -102,6 +102,12 @@ pub fn transmit(engine: &mut Engine, now: Instant) -> Option<Transmit> {
     engine.poll_transmit(now, &mut Opaque)
 }
 #[no_mangle]
+pub fn unbuilt(engine: &mut Engine, now: Instant, transmit: &Transmit, stuck: u32) -> bool {
+    engine.handle_unbuilt(now, transmit);
+    engine.handle_company(stuck);
+    engine.is_stuck()
+}
+#[no_mangle]
 pub fn gather_fault(engine: &mut Engine, now: Instant, transmit: &Transmit, fault: Fault) {
     engine.handle_gather_fault(now, transmit, fault, &mut Opaque)
 }
