@@ -55,6 +55,7 @@ pub mod limits;
 pub mod opcode;
 pub mod psn;
 pub mod qp;
+pub mod slots;
 pub mod time;
 pub mod tombstone;
 pub mod wire;
