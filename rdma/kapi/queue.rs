@@ -99,6 +99,8 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     fn new(context: &Context, memory: &Arc<Memory>) -> Result<Self> {
+        // All that may fail comes before the insertion.
+        let size = u32::try_from(memory.size)?;
         let entry = KBox::new(
             c::usb4_mmap {
                 inner: core::ptr::null_mut(),
@@ -106,26 +108,22 @@ impl Mapping {
             },
             GFP_KERNEL,
         )?;
-        let entry = KBox::into_raw(entry);
+        let entry = NonNull::from(KBox::leak(entry));
         // SAFETY: `entry` is valid; the core takes it over if it succeeds.
         let inserted = unsafe {
-            (*entry).inner = Arc::into_raw(memory.clone()).cast_mut().cast();
-            c::rdma_user_mmap_entry_insert(context.as_ptr(), &raw mut (*entry).entry, memory.size)
+            (*entry.as_ptr()).inner = Arc::into_raw(memory.clone()).cast_mut().cast();
+            c::rdma_user_mmap_entry_insert(context.as_ptr(), &raw mut (*entry.as_ptr()).entry, memory.size)
         };
         if let Err(err) = to_result(inserted) {
             // SAFETY: Not inserted, so still ours alone.
-            unsafe { free_entry(entry) };
+            unsafe { free_entry(entry.as_ptr()) };
             return Err(err);
         }
-        let entry = NonNull::new(entry).ok_or(ENOMEM)?;
         // SAFETY: The entry is alive.
         let offset = unsafe { c::usb4_mmap_offset(&raw const (*entry.as_ptr()).entry) };
         Ok(Self {
             entry,
-            info: MapInfo {
-                offset,
-                size: u32::try_from(memory.size)?,
-            },
+            info: MapInfo { offset, size },
         })
     }
 }
