@@ -31,6 +31,17 @@ pub(crate) struct Ask {
     pub(crate) needed: Access,
 }
 
+impl Ask {
+    /// What it means that there is nothing to be had.
+    pub(crate) fn refused(&self) -> Fault {
+        if self.needed.is_remote() {
+            Fault::RemoteAccess
+        } else {
+            Fault::LocalProtection
+        }
+    }
+}
+
 /// Pages listed for the next registration.
 struct Staged {
     addresses: KVVec<usize>,

@@ -8,6 +8,7 @@ mod ops;
 pub(crate) mod paged;
 pub(crate) mod pure;
 pub(crate) mod queue;
+pub(crate) mod revoke;
 pub(crate) mod sync;
 pub(crate) mod tasklet;
 pub(crate) mod timer;

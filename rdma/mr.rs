@@ -8,7 +8,7 @@ use crate::{
         self,
         dmabuf::Dmabuf,
         paged::{Miss, PagedMemory},
-        sync::wait_for_packets,
+        revoke::{Revocable, Use},
         umem::{KernelMemory, Umem},
         uverbs::Detail,
     },
@@ -53,9 +53,14 @@ const GOING: i32 = i32::MIN;
 const REPLACED: i32 = i32::MIN + 1;
 
 /// A registered range of memory. Its key is lkey and rkey at once.
+#[pin_data]
 pub(crate) struct Region {
     view: RegionView,
-    memory: Backing,
+    /// Taken back by the system call that ends the region, which lets go of it there. What remains may end anywhere.
+    #[pin]
+    memory: Revocable<Backing>,
+    /// The memory is of the kind [`Backing::Fast`].
+    is_fast: bool,
     /// Windows bound to it.
     windows: Atomic<i32>,
 }
@@ -63,7 +68,7 @@ pub(crate) struct Region {
 /// Where the bytes of a region are.
 enum Backing {
     Pinned(Arc<Umem>),
-    Paged(Pin<KBox<PagedMemory>>),
+    Paged(PagedMemory),
     Dmabuf(Arc<Dmabuf>),
     /// All memory of the kernel, for its own callers: the offset is the address.
     Kernel(KernelMemory),
@@ -146,7 +151,7 @@ impl Region {
         match &made {
             Ok(new) => {
                 device.regions.fill(self.key() >> 8, new.clone());
-                wait_for_packets();
+                drop(self.memory.revoke());
                 self.windows.store(REPLACED, Relaxed);
             }
             Err(_) => self.windows.store(0, Relaxed),
@@ -155,7 +160,8 @@ impl Region {
     }
 
     fn changed(&self, device: &Device, wanted: &Change) -> Result<Arc<Self>> {
-        if matches!(self.memory, Backing::Paged(_)) {
+        let held = self.memory.enter().ok_or(EINVAL)?;
+        if matches!(*held, Backing::Paged(_)) {
             return Err(EOPNOTSUPP);
         }
         let access = wanted.access.map_or(Ok(self.view.access), rights)?;
@@ -170,7 +176,7 @@ impl Region {
             let asked = i32::from_ne_bytes(access.0.to_ne_bytes());
             Backing::Pinned(Arc::new(Umem::pin(device.ib(), start, length, asked)?, GFP_KERNEL)?)
         } else {
-            match &self.memory {
+            match &*held {
                 Backing::Pinned(_) if access.0 & WRITES != 0 && self.view.access.0 & WRITES == 0 => {
                     return Err(EOPNOTSUPP)
                 }
@@ -180,8 +186,21 @@ impl Region {
                 Backing::Kernel(_) | Backing::Fast(_) => return Err(EINVAL),
             }
         };
-        let windows = Atomic::new(0);
-        Ok(Arc::new(Self { view, memory, windows }, GFP_KERNEL)?)
+        Self::new(view, memory)
+    }
+
+    /// A region that nobody knows yet.
+    fn new(view: RegionView, memory: Backing) -> Result<Arc<Self>> {
+        let is_fast = matches!(memory, Backing::Fast(_));
+        Arc::pin_init(
+            pin_init!(Self {
+                view,
+                memory <- Revocable::new(memory),
+                is_fast,
+                windows: Atomic::new(0),
+            }),
+            GFP_KERNEL,
+        )
     }
 
     /// Publishes a key for fast registration of up to `pages` pages of a kernel caller's memory.
@@ -221,8 +240,7 @@ impl Region {
             access,
             valid: true,
         };
-        let windows = Atomic::new(0);
-        let made = memory(key).and_then(|memory| Ok(Arc::new(Self { view, memory, windows }, GFP_KERNEL)?));
+        let made = memory(key).and_then(|memory| Self::new(view, memory));
         match made {
             Ok(region) => {
                 device.regions.fill(number, region.clone());
@@ -235,10 +253,10 @@ impl Region {
         }
     }
 
-    /// The part that requests register, of a region that is for it.
-    pub(crate) fn fast(&self) -> Option<&Fast> {
-        match &self.memory {
-            Backing::Fast(fast) => Some(fast),
+    /// Lets `act` work on the part that requests register, of a region that is for it.
+    pub(crate) fn with_fast<R>(&self, act: impl FnOnce(&Fast) -> R) -> Option<R> {
+        match &*self.memory.enter()? {
+            Backing::Fast(fast) => Some(act(fast)),
             _ => None,
         }
     }
@@ -252,17 +270,12 @@ impl Region {
         self.windows.load(Relaxed) == REPLACED
     }
 
-    /// Withdraws a region that may go; on return nothing refers to its memory.
-    pub(crate) fn deregister(device: &Device, region: Arc<Self>) {
+    /// Withdraws a region that may go; on return nothing refers to its memory. Sleeps while somebody uses it.
+    pub(crate) fn deregister(device: &Device, region: &Self) {
         if !region.is_replaced() {
             drop(device.regions.release(region.key() >> 8));
         }
-        // Packets find regions, and let go of them, with softirqs off.
-        wait_for_packets();
-        if let Backing::Paged(paged) = &region.memory {
-            paged.close();
-        }
-        drop(region);
+        drop(region.memory.revoke());
     }
 
     /// Bytes from an offset to the end.
@@ -272,7 +285,7 @@ impl Region {
 
     /// Brings the pages under a range of a paged region. Sleeps.
     pub(crate) fn bring(&self, at: usize, len: usize, write: bool) -> Result {
-        match &self.memory {
+        match &*self.memory.enter().ok_or(EINVAL)? {
             Backing::Paged(paged) => paged.bring(at, len, write, true),
             _ => Ok(()),
         }
@@ -284,7 +297,8 @@ impl Region {
     ///
     /// `EOPNOTSUPP` for a region that is not paged, `EFAULT` outside of it, `EPERM` to write what is read-only.
     pub(crate) fn advise(&self, pd: u32, va: u64, len: u32, write: bool, fault: bool) -> Result {
-        let Backing::Paged(paged) = &self.memory else {
+        let memory = self.memory.enter().ok_or(EINVAL)?;
+        let Backing::Paged(paged) = &*memory else {
             return Err(EOPNOTSUPP);
         };
         let at = self.offset_of(va, len).filter(|_| self.view.pd == pd).ok_or(EFAULT)?;
@@ -346,16 +360,24 @@ impl Region {
 
     /// The offset of an access, if the rule admits it; nothing that counts for a fast region, which is asked again.
     fn admit(&self, ask: &Ask) -> Result<usize, Fault> {
-        if let Backing::Fast(fast) = &self.memory {
-            return fast.check(ask).map(|()| 0);
+        if self.is_fast {
+            return self
+                .with_fast(|fast| fast.check(ask))
+                .unwrap_or(Err(ask.refused()))
+                .map(|()| 0);
         }
         let offset = keys::check(&self.view, ask.key, ask.pd, ask.va, ask.len, ask.needed)?;
         usize::try_from(offset).map_err(|_| Fault::LocalProtection)
     }
 
+    /// The memory, for an access that was admitted.
+    fn enter(&self, ask: &Ask) -> Result<Use<'_, Backing>, Fault> {
+        self.memory.enter().ok_or(ask.refused())
+    }
+
     /// Copies out what was admitted as `ask`, at the offset that it was given.
     fn read(&self, ask: &Ask, at: usize, to: &mut [u8]) -> Result<(), Fault> {
-        let done = match &self.memory {
+        let done = match &*self.enter(ask)? {
             Backing::Pinned(umem) => umem.read(at, to),
             Backing::Paged(paged) => return paged.read(at, to).map_err(|miss| missed(miss, Fault::LocalProtection)),
             Backing::Dmabuf(buffer) => buffer.read(at, to),
@@ -367,7 +389,7 @@ impl Region {
 
     /// As [`Self::read`], the other way.
     fn write(&self, ask: &Ask, at: usize, from: &[u8]) -> Result<(), Fault> {
-        let done = match &self.memory {
+        let done = match &*self.enter(ask)? {
             Backing::Pinned(umem) => umem.write(at, from),
             Backing::Paged(paged) => {
                 return paged
@@ -383,7 +405,7 @@ impl Region {
 
     /// As [`Self::read`], for 8 bytes as one.
     fn word<T>(&self, ask: &Ask, at: usize, act: impl FnOnce(&AtomicU64) -> T) -> Result<T, Fault> {
-        let done = match &self.memory {
+        let done = match &*self.enter(ask)? {
             Backing::Pinned(umem) => umem.word(at, act),
             Backing::Paged(paged) => return paged.word(at, act).map_err(|miss| missed(miss, Fault::RemoteInvalid)),
             Backing::Dmabuf(buffer) => buffer.word(at, act),
@@ -418,8 +440,10 @@ pub(crate) struct Memory<'a> {
 impl Memory<'_> {
     /// Whether an access would be admitted, and the memory is there.
     pub(crate) fn check(&self, key: Key, va: u64, len: u32, needed: Access) -> Result<(), Fault> {
-        let (region, at) = self.reach(&self.ask(key, va, len, needed))?;
-        let Backing::Paged(paged) = &region.memory else {
+        let ask = self.ask(key, va, len, needed);
+        let (region, at) = self.reach(&ask)?;
+        let memory = region.enter(&ask)?;
+        let Backing::Paged(paged) = &*memory else {
             return Ok(());
         };
         let write = needed.allows(Access::REMOTE_WRITE);
@@ -471,7 +495,7 @@ impl Memory<'_> {
     /// Whether the peer may flush the whole of what a key names.
     pub(crate) fn check_whole(&self, key: Key, needed: Access) -> Result<(), Fault> {
         let region = self.device.regions.find(key.0 >> 8).ok_or(Fault::RemoteAccess)?;
-        let base = region.fast().map_or(region.view.base, Fast::base);
+        let base = region.with_fast(Fast::base).unwrap_or(region.view.base);
         region.admit(&self.ask(key, base, 0, needed)).map(drop)
     }
 
@@ -487,11 +511,7 @@ impl Memory<'_> {
 
     /// The region that a key names, directly or through a window, and the offset of an access that is admitted.
     fn reach(&self, ask: &Ask) -> Result<(Arc<Region>, usize), Fault> {
-        let refused = if ask.needed.is_remote() {
-            Fault::RemoteAccess
-        } else {
-            Fault::LocalProtection
-        };
+        let refused = ask.refused();
         let number = ask.key.0 >> 8;
         if window::is_window(ask.key) {
             let window = self.device.windows.find(number).ok_or(refused)?;
@@ -511,7 +531,8 @@ impl Memory<'_> {
             return self.invalidate_window(key);
         }
         let region = self.device.regions.find(key.0 >> 8);
-        region.is_some_and(|region| region.fast().is_some_and(|fast| fast.invalidate(key, self.pd).is_ok()))
+        let done = region.and_then(|region| region.with_fast(|fast| fast.invalidate(key, self.pd)));
+        done.is_some_and(|done| done.is_ok())
     }
 
     /// Carries a registration out.
@@ -525,7 +546,9 @@ impl Memory<'_> {
             ..*wanted
         };
         let region = self.device.regions.find(wanted.key.0 >> 8).ok_or(Fault::Bind)?;
-        region.fast().ok_or(Fault::Bind)?.register(&wanted, self.pd)
+        region
+            .with_fast(|fast| fast.register(&wanted, self.pd))
+            .unwrap_or(Err(Fault::Bind))
     }
 }
 

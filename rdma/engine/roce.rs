@@ -58,6 +58,7 @@ pub mod qp;
 pub mod slots;
 pub mod time;
 pub mod tombstone;
+pub mod uses;
 pub mod wire;
 pub mod wqe;
 

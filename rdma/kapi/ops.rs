@@ -377,7 +377,7 @@ unsafe extern "C" fn usb4_op_dereg_mr(mr: *mut c::ib_mr, _udata: *mut c::ib_udat
     let (mut ours, device) = unsafe { (KBox::from_raw(mr.cast::<c::usb4_mr>()), ibdev::device((*mr).device)) };
     // SAFETY: Attached by the op that made it.
     if let Some(region) = unsafe { detach::<Region>(&mut ours.inner) } {
-        Region::deregister(device, region);
+        Region::deregister(device, &region);
     }
     0
 }

@@ -18,9 +18,7 @@ use core::{
 use kernel::{
     error::to_result,
     ffi::c_void,
-    new_mutex,
     prelude::*,
-    sync::Mutex,
     workqueue::{impl_has_work, Queue, Work, WorkItem},
 };
 use usb4_bindings as c;
@@ -71,21 +69,37 @@ struct Odp(NonNull<c::ib_umem_odp>);
 
 // SAFETY: The umem has its own mutex; any thread may use it.
 unsafe impl Send for Odp {}
+// SAFETY: As above.
+unsafe impl Sync for Odp {}
 
 impl Drop for Odp {
     fn drop(&mut self) {
-        // SAFETY: Owned, by the invariant.
+        // SAFETY: Owned, by the invariant. Its release tells the table, if it has one, that all pages are gone.
         unsafe { c::usb4_paged_release(self.0.as_ptr()) }
     }
 }
 
-/// A range of user memory whose pages come and go.
-#[pin_data]
-pub(crate) struct PagedMemory {
+/// A umem and the table that it calls into, until and while it is released.
+struct Followed {
+    // In the order of their end: fields are dropped from the first to the last.
+    odp: Odp,
     table: Pin<KBox<Table>>,
-    /// None once closed. Held while pages are brought.
-    #[pin]
-    odp: Mutex<Option<Odp>>,
+}
+
+impl Followed {
+    /// Has the umem tell `table` from now on.
+    fn new(odp: Odp, table: Pin<KBox<Table>>) -> Self {
+        let this = Self { odp, table };
+        let owner: *const Table = &*this.table;
+        // SAFETY: The umem is valid. The table stays where it is, and goes after the umem.
+        unsafe { c::usb4_paged_own(this.odp.0.as_ptr(), owner.cast_mut().cast()) };
+        this
+    }
+}
+
+/// A range of user memory whose pages come and go. Dropping it sleeps.
+pub(crate) struct PagedMemory {
+    pages: Followed,
     /// Where the range begins in the first page.
     first: usize,
     len: usize,
@@ -97,7 +111,7 @@ impl PagedMemory {
     /// # Errors
     ///
     /// `EOPNOTSUPP` without CONFIG_INFINIBAND_ON_DEMAND_PAGING, for huge pages, and for the whole address space.
-    pub(crate) fn register(dev: IbDev, start: u64, len: u64, access: i32) -> Result<Pin<KBox<Self>>> {
+    pub(crate) fn register(dev: IbDev, start: u64, len: u64, access: i32) -> Result<Self> {
         let huge = access & c::ib_access_flags_IB_ACCESS_HUGETLB as i32 != 0;
         if huge || (start == 0 && len == u64::MAX) {
             return Err(EOPNOTSUPP);
@@ -118,20 +132,11 @@ impl PagedMemory {
             pin_init!(Table { entries <- new_bh_lock!(entries, c"usb4_pages") }),
             GFP_KERNEL,
         )?;
-        let owner: *const Table = &*table;
-        // SAFETY: The table outlives the umem: `odp` is dropped first, in `close` or as written below.
-        unsafe { c::usb4_paged_own(raw.as_ptr(), owner.cast_mut().cast()) };
-        let len = usize::try_from(len)?;
-        let first = usize::try_from(start)? & (PAGE - 1);
-        KBox::pin_init(
-            try_pin_init!(Self {
-                odp <- new_mutex!(Some(odp), "usb4_paged"),
-                table,
-                first,
-                len,
-            }? Error),
-            GFP_KERNEL,
-        )
+        Ok(Self {
+            pages: Followed::new(odp, table),
+            first: usize::try_from(start)? & (PAGE - 1),
+            len: usize::try_from(len)?,
+        })
     }
 
     /// Copies out of the range, all or nothing.
@@ -186,20 +191,13 @@ impl PagedMemory {
     ///
     /// # Errors
     ///
-    /// Why the owner itself could not touch them (`EFAULT`, `EPERM`), or `EINVAL` when owner or region are gone.
+    /// Why the owner itself could not touch them (`EFAULT`, `EPERM`), or `EINVAL` when the owner is gone.
     pub(crate) fn bring(&self, at: usize, len: usize, write: bool, fault: bool) -> Result {
         let end = at.checked_add(len).filter(|end| *end <= self.len).ok_or(EFAULT)?;
         let first = (self.first + at) >> PAGE_SHIFT;
         let last = (self.first + end).div_ceil(PAGE);
-        let guard = self.odp.lock();
-        let odp = guard.as_ref().ok_or(EINVAL)?;
-        // SAFETY: The umem is alive while the guard is held.
-        to_result(unsafe { c::usb4_paged_bring(odp.0.as_ptr(), first, last - first, write, fault) })
-    }
-
-    /// Lets go of the memory. No packet looks any more; a work item that still does finds nothing. Sleeps.
-    pub(crate) fn close(&self) {
-        drop(self.odp.lock().take());
+        // SAFETY: The umem is alive, and has its table.
+        to_result(unsafe { c::usb4_paged_bring(self.pages.odp.0.as_ptr(), first, last - first, write, fault) })
     }
 
     /// Walks the pages under a range, once all are known to be there.
@@ -217,7 +215,7 @@ impl PagedMemory {
         if len == 0 {
             return Ok(());
         }
-        let entries = self.table.entries.lock();
+        let entries = self.pages.table.entries.lock();
         let first = (self.first + at) >> PAGE_SHIFT;
         let last = (self.first + end).div_ceil(PAGE);
         let under = entries.get(first..last).ok_or(Miss::Outside)?;

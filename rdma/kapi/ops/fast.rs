@@ -42,10 +42,9 @@ unsafe extern "C" fn usb4_op_map_mr_sg(
 ) -> c_int {
     // SAFETY: The core passes a region of ours.
     let (region, size) = unsafe { (attached::<Region>((*mr.cast::<c::usb4_mr>()).inner), (*mr).page_size) };
-    let Some(fast) = region.fast() else {
+    if region.with_fast(|fast| fast.begin(size)).is_none() {
         return EINVAL.to_errno();
-    };
-    fast.begin(size);
+    }
     // SAFETY: The core passes a list of its kind, whose addresses are the kernel's, as the device has no DMA.
     unsafe { c::ib_sg_to_pages(mr, list, count, offset, Some(add_page)) }
 }
@@ -53,5 +52,5 @@ unsafe extern "C" fn usb4_op_map_mr_sg(
 unsafe extern "C" fn add_page(mr: *mut c::ib_mr, address: u64) -> c_int {
     // SAFETY: Called from `usb4_op_map_mr_sg` with its region.
     let region = unsafe { attached::<Region>((*mr.cast::<c::usb4_mr>()).inner) };
-    super::errno(region.fast().ok_or(EINVAL).and_then(|fast| fast.add(address)))
+    super::errno(region.with_fast(|fast| fast.add(address)).unwrap_or(Err(EINVAL)))
 }
