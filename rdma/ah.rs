@@ -102,7 +102,7 @@ struct State {
 /// An address handle.
 #[pin_data]
 pub(crate) struct Ah {
-    pd: u32,
+    pd: u64,
     /// 0: none.
     number: u32,
     #[pin]
@@ -113,7 +113,7 @@ impl Ah {
     /// A handle in `pd`. Only with `sleeps` it may wait for memory, and only then have a number. Any context else.
     pub(crate) fn create(
         device: &Device,
-        pd: u32,
+        pd: u64,
         wanted: &mut c::rdma_ah_attr,
         sleeps: bool,
         udata: Option<&Udata>,
@@ -181,7 +181,7 @@ impl Ah {
     }
 
     /// The path for a QP in `pd`.
-    pub(crate) fn path(&self, pd: u32, netdev: &Netdev, src_port: u16) -> Option<Path> {
+    pub(crate) fn path(&self, pd: u64, netdev: &Netdev, src_port: u16) -> Option<Path> {
         let flat = self.state.lock().flat;
         (self.pd == pd).then(|| attr::path(&flat, netdev, src_port))
     }

@@ -67,7 +67,8 @@ pub(crate) struct Device {
     gsi: Atomic<u32>,
     /// 1 while an rxe device over the same netdev may be older.
     second: Atomic<u32>,
-    pds: Atomic<u32>,
+    /// The next number that is given to nothing else ever.
+    serials: Atomic<u64>,
     srqs: Atomic<u32>,
     /// 1 once somebody with a right to it has asked for the device's end.
     leaving: Atomic<u32>,
@@ -104,7 +105,7 @@ impl Device {
                 gsi: Atomic::new(0),
                 second: Atomic::new(second),
                 windows <- Table::new(lock_class!(c"usb4_windows")),
-                pds: Atomic::new(1),
+                serials: Atomic::new(1),
                 srqs: Atomic::new(1),
                 leaving: Atomic::new(0),
                 icrc_errors: Atomic::new(0),
@@ -188,9 +189,10 @@ impl Device {
         (number != 0).then_some(number)
     }
 
-    /// A number for a protection domain.
-    pub(crate) fn new_pd(&self) -> u32 {
-        self.pds.fetch_add(1, Relaxed)
+    /// A number for a protection domain, or for a queue pair's life. What is not to open for others carries it, so it
+    /// does not come again: 64 bits last longer than a host.
+    pub(crate) fn new_serial(&self) -> u64 {
+        self.serials.fetch_add(1, Relaxed)
     }
 
     /// A number for a shared receive queue.

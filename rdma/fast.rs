@@ -25,7 +25,7 @@ pub(crate) const MAX_PAGES: u32 = 1024;
 #[derive(Clone, Copy)]
 pub(crate) struct Ask {
     pub(crate) key: Key,
-    pub(crate) pd: u32,
+    pub(crate) pd: u64,
     pub(crate) va: u64,
     pub(crate) len: u32,
     pub(crate) needed: Access,
@@ -71,7 +71,7 @@ pub(crate) struct Fast {
 
 impl Fast {
     /// A free region for `most` pages.
-    pub(crate) fn new(key: Key, pd: u32, most: u32, memory: KernelMemory) -> Result<Pin<KBox<Self>>> {
+    pub(crate) fn new(key: Key, pd: u64, most: u32, memory: KernelMemory) -> Result<Pin<KBox<Self>>> {
         if most == 0 || most > MAX_PAGES {
             return Err(EINVAL);
         }
@@ -117,7 +117,7 @@ impl Fast {
     }
 
     /// Carries a registration out, with the newest list. Under a QP's lock.
-    pub(crate) fn register(&self, wanted: &Registration, pd: u32) -> Result<(), Fault> {
+    pub(crate) fn register(&self, wanted: &Registration, pd: u64) -> Result<(), Fault> {
         let mut guard = self.active.lock();
         let active = &mut *guard;
         let mut staged = self.staged.lock();
@@ -138,7 +138,7 @@ impl Fast {
     }
 
     /// Takes the key back. Under a QP's lock.
-    pub(crate) fn invalidate(&self, key: Key, pd: u32) -> Result<(), Fault> {
+    pub(crate) fn invalidate(&self, key: Key, pd: u64) -> Result<(), Fault> {
         self.active.lock().region.invalidate(key, pd)
     }
 

@@ -13,7 +13,7 @@ use crate::{
         uverbs::Detail,
     },
     paging::Needs,
-    window,
+    window::{self, Life},
 };
 use core::sync::atomic::AtomicU64;
 use kernel::{
@@ -80,7 +80,7 @@ enum Backing {
 /// What a region is to be from now on.
 pub(crate) struct Change {
     /// The protection domain.
-    pub(crate) pd: u32,
+    pub(crate) pd: u64,
     /// Other user memory: start, length, and the address that peers know.
     pub(crate) range: Option<(u64, u64, u64)>,
     /// Other rights.
@@ -100,7 +100,7 @@ impl Region {
     /// Pins and publishes `length` bytes at `start`, known to the peer as `iova`.
     pub(crate) fn register(
         device: &Device,
-        pd: u32,
+        pd: u64,
         start: u64,
         length: u64,
         iova: u64,
@@ -125,7 +125,7 @@ impl Region {
     /// Maps and publishes a range of a dma-buf: offset, length, and the address that peers know.
     pub(crate) fn of_dmabuf(
         device: &Device,
-        pd: u32,
+        pd: u64,
         fd: i32,
         (offset, length, iova): (u64, u64, u64),
         access: i32,
@@ -204,14 +204,14 @@ impl Region {
     }
 
     /// Publishes a key for fast registration of up to `pages` pages of a kernel caller's memory.
-    pub(crate) fn for_fast(device: &Device, pd: u32, pages: u32, memory: KernelMemory) -> Result<Arc<Self>> {
+    pub(crate) fn for_fast(device: &Device, pd: u64, pages: u32, memory: KernelMemory) -> Result<Arc<Self>> {
         Self::publish(device, pd, (0, 0), Access::NONE, |key| {
             Ok(Backing::Fast(Fast::new(key, pd, pages, memory)?))
         })
     }
 
     /// Publishes the kernel's memory for local use in `pd`, which is a kernel caller's.
-    pub(crate) fn of_kernel(device: &Device, pd: u32, memory: KernelMemory, access: i32) -> Result<Arc<Self>> {
+    pub(crate) fn of_kernel(device: &Device, pd: u64, memory: KernelMemory, access: i32) -> Result<Arc<Self>> {
         let asked = u32::from_ne_bytes(access.to_ne_bytes());
         if asked & !c::ib_access_flags_IB_ACCESS_OPTIONAL & !c::ib_access_flags_IB_ACCESS_LOCAL_WRITE != 0 {
             // A key for all of this host's memory is not given to peers.
@@ -223,7 +223,7 @@ impl Region {
 
     fn publish(
         device: &Device,
-        pd: u32,
+        pd: u64,
         (base, length): (u64, u64),
         access: Access,
         memory: impl FnOnce(Key) -> Result<Backing>,
@@ -296,7 +296,7 @@ impl Region {
     /// # Errors
     ///
     /// `EOPNOTSUPP` for a region that is not paged, `EFAULT` outside of it, `EPERM` to write what is read-only.
-    pub(crate) fn advise(&self, pd: u32, va: u64, len: u32, write: bool, fault: bool) -> Result {
+    pub(crate) fn advise(&self, pd: u64, va: u64, len: u32, write: bool, fault: bool) -> Result {
         let memory = self.memory.enter().ok_or(EINVAL)?;
         let Backing::Paged(paged) = &*memory else {
             return Err(EOPNOTSUPP);
@@ -313,7 +313,7 @@ impl Region {
         [
             Detail::hex(c"base", self.view.base),
             Detail::hex(c"access", u64::from(self.view.access.0)),
-            Detail::hex(c"pd", u64::from(self.view.pd)),
+            Detail::hex(c"pd", self.view.pd),
             Detail::dec(c"windows", u64::try_from(self.windows.load(Relaxed)).unwrap_or(0)),
         ]
     }
@@ -324,7 +324,7 @@ impl Region {
     }
 
     /// A window is to be bound as `wanted`. True if the region admits it; then [`Self::on_unbind`] is owed.
-    pub(crate) fn on_bind(&self, wanted: &Bind, pd: u32, access: Access) -> bool {
+    pub(crate) fn on_bind(&self, wanted: &Bind, pd: u64, access: Access) -> bool {
         let writes = Access::REMOTE_WRITE.with(Access::REMOTE_ATOMIC);
         let may_write = access.0 & writes.0 == 0 || self.view.access.allows(Access::LOCAL_WRITE);
         let bindable = self.view.access.0 & c::ib_access_flags_IB_ACCESS_MW_BIND != 0;
@@ -430,9 +430,9 @@ pub(crate) struct Memory<'a> {
     /// Whose regions.
     pub(crate) device: &'a Device,
     /// In which protection domain.
-    pub(crate) pd: u32,
-    /// By which QP.
-    pub(crate) qp: u32,
+    pub(crate) pd: u64,
+    /// In which life of the QP.
+    pub(crate) life: &'a Life,
     /// Takes note of pages that are not there.
     pub(crate) needs: &'a Needs,
 }

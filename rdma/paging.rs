@@ -3,7 +3,8 @@
 //!
 //! A packet that meets an absent page changes nothing in the engine ([`Fault::Absent`]). It is parked, and those that
 //! come after it, while a work item brings the page; then all are handled as if they came now. A send whose buffer is
-//! absent waits untaken in its queue. One page fault is under way for a QP at a time.
+//! absent waits untaken in its queue. One page fault is under way for a QP at a time, and it ends with the QP's RESET
+//! or destruction: `roce::parking` decides.
 
 use crate::{
     kapi::{netdev::KeptFrame, paged},
@@ -12,10 +13,11 @@ use crate::{
 };
 use core::cell::Cell;
 use kernel::{prelude::*, sync::Arc};
-use roce::wqe::Fault;
+use roce::{
+    parking::{Errand, Parking},
+    wqe::Fault,
+};
 
-/// Packets of one QP that wait; what comes after them counts as lost.
-const PARKED: usize = 128;
 /// Brought at once, where the region is that long: a stream of packets faults once in so many pages.
 const AHEAD: usize = 1 << 20;
 
@@ -69,62 +71,74 @@ impl Needs {
 
 /// The page fault of a QP. Guarded by the QP's lock.
 pub(crate) struct Paging {
-    busy: bool,
-    /// The page fault that just ended was in vain: while its packets and sends are handled again.
-    hopeless: bool,
+    state: Parking,
     parked: KVec<KeptFrame>,
 }
 
 impl Paging {
     pub(crate) const fn new() -> Self {
         Self {
-            busy: false,
-            hopeless: false,
+            state: Parking::new(),
             parked: KVec::new(),
         }
     }
 
     /// Whether packets have to queue behind others.
     pub(crate) fn is_busy(&self) -> bool {
-        self.busy
+        self.state.is_busy()
     }
 
     /// For the next call of the engine.
     pub(crate) fn needs(&self) -> Needs {
-        Needs::new(self.hopeless)
-    }
-
-    /// What waited for the page fault has been handled.
-    pub(crate) fn settle(&mut self) {
-        self.hopeless = false;
+        Needs::new(self.state.is_hopeless())
     }
 
     /// Has `missing` brought for `qp`. False if nothing is under way; then somebody has to come again.
     pub(crate) fn bring(&mut self, qp: &Arc<Qp>, missing: Missing) -> bool {
-        if !self.busy {
+        if let Some(errand) = self.state.begin() {
             let qp = qp.clone();
-            let errand = move || {
+            let act = move || {
                 let Missing { region, at, len, write } = missing;
                 let done = region.bring(at, len, write);
                 drop(region);
-                Qp::on_paged(&qp, done.is_ok());
+                Qp::on_paged(&qp, &errand, done.is_ok());
             };
-            self.busy = paged::run_errand(errand).is_ok();
+            if paged::run_errand(act).is_err() {
+                self.state.give_up();
+            }
         }
-        self.busy
+        self.is_busy()
     }
 
     /// Keeps a packet for later. Without memory it is lost.
     pub(crate) fn park(&mut self, frame: KeptFrame) {
-        if self.parked.len() < PARKED {
+        if self.state.has_room(self.parked.len()) {
             let _ = self.parked.push(frame, GFP_ATOMIC);
         }
     }
 
+    /// Whether an errand is of this life of the QP.
+    pub(crate) fn is_current(&self, errand: &Errand) -> bool {
+        self.state.is_current(errand)
+    }
+
     /// The page fault is over: what waits.
-    pub(crate) fn finish(&mut self, done: bool) -> KVec<KeptFrame> {
-        self.busy = false;
-        self.hopeless = !done;
+    pub(crate) fn finish(&mut self, errand: &Errand, done: bool) -> KVec<KeptFrame> {
+        if self.state.finish(errand, done) {
+            core::mem::take(&mut self.parked)
+        } else {
+            KVec::new()
+        }
+    }
+
+    /// What waited for the page fault has been handled.
+    pub(crate) fn settle(&mut self, errand: &Errand) {
+        self.state.settle(errand);
+    }
+
+    /// The QP is reset, or no more. What waited, to be dropped.
+    pub(crate) fn renew(&mut self) -> KVec<KeptFrame> {
+        self.state.renew();
         core::mem::take(&mut self.parked)
     }
 }

@@ -19,7 +19,8 @@ use crate::{
     kapi::{
         netdev::Netdev,
         queue::Mapping,
-        sync::{wait_for_packets, BhLock, IrqLock},
+        revoke::Gate,
+        sync::{BhLock, IrqLock},
         tasklet::{Deferred, Tasklet},
         timer::{now, Timed, Timer},
         uverbs::{is_our_gid, udp_sport, KeptAttr, QpAttr, QpEvent, QpHandle},
@@ -30,6 +31,7 @@ use crate::{
     recv::{self, Payload},
     send::{self, Batch, NotBuilt, To, Way, BATCH},
     watch,
+    window::{self, Life},
     wq::{RecvQueue, SendQueue},
 };
 use kernel::{
@@ -43,6 +45,7 @@ use roce::{
     completion::{Event, Queue, WcStatus},
     counters::Counters,
     limits,
+    parking::Errand,
     qp::{QpKind, ReadResource, SendMessage, Slots, State as QpState},
     time::Instant,
     wire::{
@@ -123,13 +126,18 @@ impl State {
 pub(crate) struct Qp {
     number: u32,
     device: Arc<Device>,
-    pd: u32,
+    pd: u64,
     send_cq: Arc<Cq>,
     recv_cq: Arc<Cq>,
     kind: QpKind,
     signal_all: bool,
+    /// From creation, or RESET, to the next one or the end.
+    life: Life,
     #[pin]
     state: BhLock<State>,
+    /// What works on the QP by itself, and not in a softirq, is inside.
+    #[pin]
+    errands: Gate,
     #[pin]
     timer: Timer<Qp>,
     /// Acknowledges when the packets that came together have been handled.
@@ -309,7 +317,7 @@ impl Qp {
         Memory {
             device: &self.device,
             pd: self.pd,
-            qp: self.number,
+            life: &self.life,
             needs,
         }
     }
@@ -328,13 +336,20 @@ impl Qp {
     }
 
     /// The pages that were missed are there; or, without `done`, cannot be had. Process context.
-    pub(crate) fn on_paged(this: &Arc<Self>, done: bool) {
-        let parked = this.state.lock().paging.finish(done);
+    pub(crate) fn on_paged(this: &Arc<Self>, errand: &Errand, done: bool) {
+        // Whatever is used here, the core's device among it, is there until `close` has returned.
+        let Some(_inside) = this.errands.enter() else {
+            return;
+        };
+        let parked = this.state.lock().paging.finish(errand, done);
         for frame in &parked {
+            if !this.state.lock().paging.is_current(errand) {
+                break;
+            }
             recv::again(this, frame);
         }
         Self::drive(this, None, |engine, _, now, host| engine.handle_doorbell(now, host));
-        this.state.lock().paging.settle();
+        this.state.lock().paging.settle(errand);
     }
 
     /// Builds what may be sent now.
@@ -549,6 +564,8 @@ impl Qp {
                 reads.resize(wanted, ReadResource::EMPTY, GFP_KERNEL)?;
             }
         }
+        let mut parked = KVec::new();
+        let mut ended = None;
         {
             let mut guard = this.state.lock();
             let state = &mut *guard;
@@ -581,7 +598,13 @@ impl Qp {
                 state.rq.reset();
                 state.path = None;
                 state.kept.forget();
+                parked = state.paging.renew();
+                ended = this.life.renew(&this.device);
             }
+        }
+        drop(parked);
+        if let Some(life) = ended {
+            window::end(&this.device, life);
         }
         Self::drive(this, None, |engine, _, now, host| engine.handle_doorbell(now, host));
         Ok(())
@@ -607,12 +630,17 @@ impl Qp {
         if self.kind == QpKind::Gsi {
             self.device.set_gsi(0);
         }
-        let buried = {
+        let (buried, parked, ended) = {
             let mut state = self.state.lock();
             state.handle = None;
             state.count_stuck(false);
-            state.path.zip(state.engine.tombstone())
+            let buried = state.path.zip(state.engine.tombstone());
+            (buried, state.paging.renew(), self.life.renew(&self.device))
         };
+        drop(parked);
+        if let Some(life) = ended {
+            window::end(&self.device, life);
+        }
         let found = if let Some((path, stone)) = buried {
             if let Some(forgotten) = self.device.graves.bury(self.number, path, stone) {
                 drop(self.device.qps.release(forgotten));
@@ -623,7 +651,7 @@ impl Qp {
         };
         self.timer.close();
         self.after.close();
-        wait_for_packets();
+        self.errands.close();
         self.device.retire(self);
         let mappings = core::mem::take(&mut *self.mappings.lock());
         drop(mappings);

@@ -36,7 +36,7 @@ struct State {
 /// A shared receive queue.
 #[pin_data]
 pub(crate) struct Srq {
-    pd: u32,
+    pd: u64,
     max_sge: u32,
     #[pin]
     state: BhLock<State>,
@@ -60,7 +60,7 @@ impl Srq {
     /// A queue in domain `pd`, called `number`. `attr` becomes what it really has.
     pub(crate) fn create(
         handle: SrqHandle,
-        pd: u32,
+        pd: u64,
         number: u32,
         attr: &mut c::ib_srq_attr,
         caller: Caller<'_>,
@@ -104,7 +104,7 @@ impl Srq {
     }
 
     /// The protection domain of its buffers.
-    pub(crate) fn pd(&self) -> u32 {
+    pub(crate) fn pd(&self) -> u64 {
         self.pd
     }
 

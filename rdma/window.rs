@@ -1,13 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Memory windows: keys of their own for parts of regions, bound and taken back by requests in a send queue.
+//! `roce::mw` decides.
 //!
-//! ```text
-//!   type 1:  bind (any time, length 0 takes back)          any QP of the domain
-//!   type 2B: unbound --bind--> bound --invalidate--> unbound    the QP that bound it
-//! ```
-//!
-//! The low 8 bits of a window's key are its owner's; each bind may change them. A region cannot go while windows are
-//! bound to it.
+//! A region cannot go while windows are bound to it. What a QP's own windows show ends with its life, by destruction or
+//! RESET, and the region may go then.
 
 use crate::{
     device::{Device, Windows},
@@ -17,58 +13,74 @@ use crate::{
     },
     mr::{Memory, Region},
 };
-use kernel::{prelude::*, sync::Arc};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc,
+    },
+};
 use roce::{
     abi::{Bind, Local},
     keys::{Access, Key},
+    mw::{self, Holder},
     wqe::Fault,
 };
 
+pub(crate) use roce::mw::Kind;
+
 /// Keys of windows have it, those of regions do not.
 const WINDOW_FLAG: u32 = 0x8000_0000;
-/// Rights that a window may give. The owner's own, which changes nothing, may be asked for.
-const RIGHTS: u32 = Access::REMOTE_WRITE
-    .with(Access::LOCAL_WRITE)
-    .with(Access::REMOTE_READ)
-    .with(Access::REMOTE_ATOMIC)
-    .with(Access::FLUSH_GLOBAL)
-    .0;
 
 /// Whether a key is a window's, if it is anybody's.
 pub(crate) fn is_window(key: Key) -> bool {
     key.0 & WINDOW_FLAG != 0
 }
 
-/// Who may bind and use a window.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Type1,
-    Type2,
+/// A region that counts a window. Dropping it, in any context, counts it out.
+struct Bound(Arc<Region>);
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.0.on_unbind();
+    }
 }
 
-/// What a window shows.
-struct Bound {
-    region: Arc<Region>,
-    base: u64,
-    length: u64,
-    access: Access,
-    /// The QP that bound it.
-    qp: u32,
+/// The life of a QP, as its windows know it. Changed under the QP's lock.
+pub(crate) struct Life {
+    /// Given to nothing else of the device ever.
+    serial: Atomic<u64>,
+    /// 1 once a window of type 2 may have been bound in it.
+    binds: Atomic<u32>,
 }
 
-/// Guarded by the window's lock, which is taken under a QP's.
-struct State {
-    key: Key,
-    bound: Option<Bound>,
-    /// No binding any more.
-    closed: bool,
-}
-
-impl State {
-    fn unbind(&mut self) {
-        if let Some(bound) = self.bound.take() {
-            bound.region.on_unbind();
+impl Life {
+    /// The first of a QP.
+    pub(crate) fn new(device: &Device) -> Self {
+        Self {
+            serial: Atomic::new(device.new_serial()),
+            binds: Atomic::new(0),
         }
+    }
+
+    /// Begins another. The result is the old one's serial, if it may have left windows for [`end`].
+    pub(crate) fn renew(&self, device: &Device) -> Option<u64> {
+        let old = self.serial.xchg(device.new_serial(), Relaxed);
+        (self.binds.xchg(0, Relaxed) != 0).then_some(old)
+    }
+
+    /// As it is now.
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial.load(Relaxed)
+    }
+}
+
+/// A life has ended: takes back what was bound in it alone. Process context, no lock held.
+pub(crate) fn end(device: &Device, life: u64) {
+    let mut slot = 0;
+    while let Some((next, window)) = device.windows.next_from(slot) {
+        window.state.lock().on_end(life);
+        slot = next;
     }
 }
 
@@ -76,24 +88,24 @@ impl State {
 #[pin_data]
 pub(crate) struct Window {
     number: u32,
-    pd: u32,
     kind: Kind,
+    /// Taken under a QP's.
     #[pin]
-    state: BhLock<State>,
+    state: BhLock<mw::Window<Bound>>,
 }
 
 impl Window {
     /// An unbound window in domain `pd`.
-    pub(crate) fn create(device: &Device, pd: u32, kind: Kind) -> Result<Arc<Self>> {
+    pub(crate) fn create(device: &Device, pd: u64, kind: Kind) -> Result<Arc<Self>> {
         let slot = device.windows.reserve(kapi::pure::random())?;
         let number = Windows::number(slot, kapi::pure::random()) & (u32::MAX >> 8) | WINDOW_FLAG >> 8;
         let key = Key(number << 8 | kapi::pure::random() & 0xff);
+        let window = mw::Window::new(pd, kind, key);
         let made = Arc::pin_init(
             pin_init!(Self {
                 number,
-                pd,
                 kind,
-                state <- new_bh_lock!(State { key, bound: None, closed: false }, c"usb4_window"),
+                state <- new_bh_lock!(window, c"usb4_window"),
             }),
             GFP_KERNEL,
         );
@@ -111,16 +123,12 @@ impl Window {
 
     /// The key as it is.
     pub(crate) fn key(&self) -> u32 {
-        self.state.lock().key.0
+        self.state.lock().key().0
     }
 
     /// The end of a window, bound or not.
     pub(crate) fn close(&self, device: &Device) {
-        {
-            let mut state = self.state.lock();
-            state.closed = true;
-            state.unbind();
-        }
+        self.state.lock().close();
         drop(device.windows.release(self.number));
     }
 
@@ -134,67 +142,37 @@ impl Window {
         needed: Access,
     ) -> Result<(Arc<Region>, usize), Fault> {
         let state = self.state.lock();
-        let bound = state.bound.as_ref().ok_or(Fault::RemoteAccess)?;
-        let theirs = match self.kind {
-            Kind::Type1 => self.pd == memory.pd,
-            Kind::Type2 => bound.qp == memory.qp,
-        };
-        let offset = va.checked_sub(bound.base).ok_or(Fault::RemoteAccess)?;
-        let inside = offset
-            .checked_add(u64::from(len))
-            .is_some_and(|end| end <= bound.length);
-        if state.key != key || !theirs || !inside || !needed.is_remote() || !bound.access.allows(needed) {
-            return Err(Fault::RemoteAccess);
-        }
-        let at = bound.region.offset_of(va, len).ok_or(Fault::RemoteAccess)?;
-        Ok((bound.region.clone(), at))
+        let Bound(region) = state.admit(key, memory.holder(), va, len, needed)?;
+        let at = region.offset_of(va, len).ok_or(Fault::RemoteAccess)?;
+        Ok((region.clone(), at))
     }
 
     fn bind(&self, wanted: &Bind, memory: &Memory<'_>) -> Result<(), Fault> {
         // Looked for before the window's lock is taken: tables' locks are leaves.
         let region = memory.device.regions.find(wanted.region.0 >> 8);
-        let mut state = self.state.lock();
-        let free = self.kind == Kind::Type1 || state.bound.is_none();
-        if state.closed || state.key != wanted.window || self.pd != memory.pd || !free {
-            return Err(Fault::Bind);
+        if self.kind == Kind::Type2 {
+            memory.life.binds.store(1, Relaxed);
         }
-        if wanted.access & !RIGHTS != 0 {
-            return Err(Fault::Bind);
-        }
-        let bound = if wanted.length == 0 && self.kind == Kind::Type1 {
-            None
-        } else {
-            let region = region.ok_or(Fault::Bind)?;
-            let access = Access(wanted.access);
-            if wanted.length == 0 || !region.on_bind(wanted, self.pd, access) {
-                return Err(Fault::Bind);
-            }
-            Some(Bound {
-                region,
-                base: wanted.base,
-                length: wanted.length,
-                access,
-                qp: memory.qp,
-            })
-        };
-        state.unbind();
-        state.bound = bound;
-        state.key = Key(state.key.0 & !0xff | wanted.new.0 & 0xff);
-        Ok(())
+        self.state.lock().bind(wanted, memory.holder(), |access| {
+            region
+                .filter(|region| region.on_bind(wanted, memory.pd, access))
+                .map(Bound)
+        })
     }
 
     fn invalidate(&self, key: Key, memory: &Memory<'_>) -> bool {
-        let mut state = self.state.lock();
-        let ours = state.bound.as_ref().is_some_and(|bound| bound.qp == memory.qp);
-        if self.kind != Kind::Type2 || state.key != key || !ours {
-            return false;
-        }
-        state.unbind();
-        true
+        self.state.lock().invalidate(key, memory.holder())
     }
 }
 
 impl Memory<'_> {
+    fn holder(&self) -> Holder {
+        Holder {
+            pd: self.pd,
+            life: self.life.serial(),
+        }
+    }
+
     /// Takes the key of a window back that this QP's owner had given. False if there is none that can be.
     pub(crate) fn invalidate_window(&self, key: Key) -> bool {
         self.device

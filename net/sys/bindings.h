@@ -35,7 +35,7 @@ struct usb4_ucontext {
 
 struct usb4_pd {
 	struct ib_pd ib;
-	u32 number;
+	u64 number;
 };
 
 struct usb4_cq {

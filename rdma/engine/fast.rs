@@ -40,7 +40,7 @@ pub struct FastRegion {
 impl FastRegion {
     /// A free region of domain `pd` that will answer to `key`.
     #[must_use]
-    pub const fn new(key: Key, pd: u32) -> Self {
+    pub const fn new(key: Key, pd: u64) -> Self {
         Self {
             view: RegionView {
                 key,
@@ -72,7 +72,7 @@ impl FastRegion {
     ///
     /// [`Fault::Bind`] (memory management operation error), and nothing has changed: the region is not free, the key
     /// is another region's, the domain differs, or the range does not fit.
-    pub const fn register(&mut self, wanted: &Registration, pd: u32, room: u64) -> Result<(), Fault> {
+    pub const fn register(&mut self, wanted: &Registration, pd: u64, room: u64) -> Result<(), Fault> {
         let ours = self.view.key.0 & !OWNED == wanted.key.0 & !OWNED && self.view.pd == pd;
         if self.view.valid || !ours || wanted.length > room || wanted.base.checked_add(wanted.length).is_none() {
             return Err(Fault::Bind);
@@ -93,7 +93,7 @@ impl FastRegion {
     /// # Errors
     ///
     /// [`Fault::RemoteInvalid`]: another key, or another domain.
-    pub fn invalidate(&mut self, key: Key, pd: u32) -> Result<(), Fault> {
+    pub fn invalidate(&mut self, key: Key, pd: u64) -> Result<(), Fault> {
         if self.view.key != key || self.view.pd != pd {
             return Err(Fault::RemoteInvalid);
         }
@@ -106,7 +106,7 @@ impl FastRegion {
     /// # Errors
     ///
     /// As [`keys::check`].
-    pub const fn check(&self, key: Key, pd: u32, va: u64, length: u32, needed: Access) -> Result<u64, Fault> {
+    pub const fn check(&self, key: Key, pd: u64, va: u64, length: u32, needed: Access) -> Result<u64, Fault> {
         keys::check(&self.view, key, pd, va, length, needed)
     }
 }
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PD: u32 = 3;
+    const PD: u64 = 3;
     const KEY: Key = Key(0x0012_3400);
     const WANTED: Registration = Registration {
         key: Key(0x0012_3401),

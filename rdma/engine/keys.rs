@@ -61,7 +61,7 @@ pub struct RegionView {
     /// The full key the region answers to (lkey or rkey, whichever was presented).
     pub key: Key,
     /// Protection domain, as the caller numbers them.
-    pub pd: u32,
+    pub pd: u64,
     /// First address of the region in the address space the key names.
     pub base: u64,
     /// Length in bytes.
@@ -79,7 +79,7 @@ pub struct RegionView {
 ///
 /// [`Fault::RemoteAccess`] if a remote right was asked for, else [`Fault::LocalProtection`]: key or
 /// domain differ, a right is missing, or the range leaves the region.
-pub const fn check(region: &RegionView, key: Key, pd: u32, va: u64, length: u32, needed: Access) -> Result<u64, Fault> {
+pub const fn check(region: &RegionView, key: Key, pd: u64, va: u64, length: u32, needed: Access) -> Result<u64, Fault> {
     let refused = Err(if needed.is_remote() {
         Fault::RemoteAccess
     } else {

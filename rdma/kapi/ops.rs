@@ -234,7 +234,7 @@ unsafe extern "C" fn usb4_op_mmap_free(entry: *mut c::rdma_user_mmap_entry) {
 #[no_mangle]
 unsafe extern "C" fn usb4_op_alloc_pd(pd: *mut c::ib_pd, _udata: *mut c::ib_udata) -> c_int {
     // SAFETY: The PD was allocated by the core with our size.
-    unsafe { (*pd.cast::<c::usb4_pd>()).number = ibdev::device((*pd).device).new_pd() };
+    unsafe { (*pd.cast::<c::usb4_pd>()).number = ibdev::device((*pd).device).new_serial() };
     0
 }
 

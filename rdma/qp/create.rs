@@ -9,6 +9,7 @@ use crate::{
     host::Sender,
     kapi::{
         self,
+        revoke::Gate,
         sync::{new_bh_lock, new_irq_lock},
         tasklet::new_tasklet,
         timer::new_timer,
@@ -19,6 +20,7 @@ use crate::{
     post::Send,
     recv::MULTICAST,
     srq::Srq,
+    window::Life,
     wq::{RecvQueue, SendQueue},
 };
 use kernel::{
@@ -38,7 +40,7 @@ use usb4_bindings as c;
 /// What a QP is made of.
 pub(crate) struct NewQp {
     pub(crate) device: Arc<Device>,
-    pub(crate) pd: u32,
+    pub(crate) pd: u64,
     pub(crate) send_cq: Arc<Cq>,
     pub(crate) recv_cq: Arc<Cq>,
     pub(crate) srq: Option<Arc<Srq>>,
@@ -152,6 +154,7 @@ impl Qp {
                 (Some(state.sq.poster(memory)), state.rq.poster(memory))
             }
         };
+        let life = Life::new(&device);
         let qp = Arc::pin_init(
             pin_init!(Self {
                 number,
@@ -161,6 +164,8 @@ impl Qp {
                 recv_cq,
                 kind,
                 signal_all,
+                life,
+                errands <- Gate::new(),
                 state <- new_bh_lock!(state, c"usb4_qp"),
                 timer <- new_timer!(c"usb4_qp_timer"),
                 after <- new_tasklet!(c"usb4_qp_tasklet"),

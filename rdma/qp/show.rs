@@ -14,7 +14,7 @@ impl Qp {
         };
         [
             Detail::hex(c"number", u64::from(self.number)),
-            Detail::hex(c"pd", u64::from(self.pd)),
+            Detail::hex(c"pd", self.pd),
             Detail::dec(c"timeout", u64::from(attrs.timeout)),
             Detail::dec(c"retry_cnt", u64::from(attrs.retry_cnt)),
             Detail::dec(c"rnr_retry", u64::from(attrs.rnr_retry)),

@@ -14,7 +14,7 @@ const SEND_SLOT: usize = 256;
 const RECV_SLOT: usize = 128;
 const RECV_PLACES: usize = 4;
 /// The domain of the queue pair.
-const PD: u32 = 7;
+const PD: u64 = 7;
 /// Most calls of the host that one call of an engine may make.
 pub const MAX_CALLS: u32 = 40;
 static ZEROES: [u8; 1 << 16] = [0; 1 << 16];

@@ -10,7 +10,7 @@ use roce::qp::{Mtu, QpKind};
 use roce::wqe::{AtomicOp, Fault, FlushKind, SendOp};
 
 /// Protection domain of every queue pair; [`Region::Foreign`] belongs to another.
-pub const PD: u32 = 7;
+pub const PD: u64 = 7;
 
 /// Key of [`Region::Shared`].
 pub const SHARED: u32 = 0x504;
