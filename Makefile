@@ -13,9 +13,14 @@ cargo-ok := $(shell cargo --version 2>/dev/null | awk '{split($$2,v,"."); exit !
 ifeq ($(cargo-ok),yes)
 CARGO := cargo
 release := target/release
+STRESS-CARGO := cargo
+stress-release := target/release
 else
 CARGO := $(in-root) env RUSTFLAGS=-Ctarget-feature=+crt-static CARGO_BUILD_TARGET=x86_64-unknown-linux-gnu cargo
 release := target/x86_64-unknown-linux-gnu/release
+# usb4stress opens libibverbs at run time, in guests only, whose C library is the root's: it is not linked statically.
+STRESS-CARGO := $(in-root) env CARGO_TARGET_DIR=target/stress cargo
+stress-release := target/stress/release
 endif
 
 help: ## this list
@@ -37,9 +42,10 @@ setup-stock: ## the distro's kernel, its Rust metadata and QEMU, for the second 
 	$(setup)/setup stock
 	$(MAKE) --no-print-directory programs
 
-programs: ## usb4lab, fabricd and usb4fuzz
+programs: ## usb4lab, fabricd, and the programs that run in guests: usb4fuzz, usb4stress
 	$(CARGO) build --release --quiet -p lab -p fabricd -p fuzz-guest
-	@if [ $(release) != target/release ]; then mkdir -p target/release && cp $(release)/usb4lab $(release)/fabricd $(release)/usb4fuzz target/release/; fi
+	$(STRESS-CARGO) build --release --quiet -p stress
+	@if [ $(release) != target/release ]; then mkdir -p target/release && cp $(release)/usb4lab $(release)/fabricd $(release)/usb4fuzz $(stress-release)/usb4stress target/release/; fi
 
 # What is not set up yet is set up first. A prerequisite, as a recipe that did it would have been expanded before.
 build/kernel/lab/linux:
