@@ -19,11 +19,12 @@ mod paging;
 mod reach;
 mod services;
 mod stock;
+mod stress;
 mod tools;
 mod virtual_time;
 
 pub use data::{check_operations, devinfo};
-pub use life::Memory;
+pub use life::{memory, Memory};
 
 use crate::lab::Lab;
 use crate::spec::{Kernel, LabSpec, NetDriver, Profile, Tier, Topology};
@@ -162,6 +163,7 @@ pub fn all() -> Vec<Case> {
         failing::CASES,
         fair::CASES,
         fuzz::CASES,
+        stress::CASES,
         virtual_time::CASES,
         stock::CASES,
     ]

@@ -13,6 +13,7 @@ use crate::runner::{self, Plan, Which};
 use crate::soak;
 use crate::spec::{Kernel, LabSpec, NetDriver, Profile, Tier, Topology};
 use crate::stat;
+use crate::stress;
 use crate::suite;
 use crate::sweep::Sweep;
 use crate::verbs::Kind;
@@ -167,6 +168,27 @@ enum Command {
         kernel: Kernel,
         #[arg(long, default_value_t = 1)]
         seed: u64,
+    },
+    /// Threads and processes that do everything at once on both hosts, while cables, netdevs, links and processes come and go
+    Stress {
+        #[arg(long, default_value_t = 10.0)]
+        minutes: f64,
+        #[arg(long, value_enum, default_value_t = Kernel::Lab)]
+        kernel: Kernel,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Only this round of the run that the other options describe
+        #[arg(long)]
+        round: Option<u64>,
+        /// Write the counts to this file
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Further words for usb4stress, such as `--threads 2 --attackers 0`
+        #[arg(long, default_value = "", allow_hyphen_values = true)]
+        words: String,
+        /// Name of the lab, whose logs stay if the run fails
+        #[arg(long, default_value = "stress")]
+        name: String,
     },
     /// rdma-core's own test suite over our device and over stock rxe, side by side
     Pyverbs {
@@ -422,6 +444,30 @@ impl Cli {
                 }
                 if !outcome.wrong.is_empty() {
                     return Ok(ExitCode::FAILURE);
+                }
+            }
+            Command::Stress {
+                minutes,
+                kernel,
+                seed,
+                round,
+                json,
+                words,
+                name,
+            } => {
+                let plan = stress::Plan {
+                    name,
+                    kernel,
+                    seed,
+                    seconds: minutes * 60.0,
+                    round,
+                    words,
+                    loud: true,
+                };
+                let outcome = plan.run()?;
+                println!("{}", outcome.json());
+                if let Some(path) = json {
+                    std::fs::write(&path, outcome.json().to_string()).with_context(|| format!("{}", path.display()))?;
                 }
             }
             Command::Pyverbs { modules, write, ours } => suite::run(ours, &modules, write)?,

@@ -31,6 +31,7 @@ mod runner;
 mod soak;
 mod spec;
 mod stat;
+mod stress;
 mod suite;
 mod sweep;
 mod tiers;

@@ -102,6 +102,13 @@ pub fn fuzzer() -> Result<PathBuf> {
     Ok(beside)
 }
 
+/// The program that does everything at once in guests.
+pub fn stress() -> Result<PathBuf> {
+    let beside = env::current_exe()?.with_file_name("usb4stress");
+    present(&beside, "usb4stress", "make programs")?;
+    Ok(beside)
+}
+
 fn chosen(variable: &str, default: &str) -> Result<PathBuf> {
     match env::var_os(variable) {
         Some(path) => std::path::absolute(path).with_context(|| variable.to_string()),

@@ -28,6 +28,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("gid", include_str!("../guest/gid")),
     ("clean", include_str!("../guest/clean")),
     ("wait-listen", include_str!("../guest/wait-listen")),
+    ("mend", include_str!("../guest/mend")),
     ("mkinitramfs", include_str!("../guest/mkinitramfs")),
     ("netdevs", include_str!("../guest/netdevs")),
     ("one.py", include_str!("../guest/one.py")),
