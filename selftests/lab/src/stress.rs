@@ -12,6 +12,7 @@ use crate::log::Mark;
 use crate::paths;
 use crate::runner::kernel_trouble;
 use crate::spec::{ipv4, ipv6, Kernel, LabSpec, NetDriver};
+use crate::tiers;
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::{json, Value};
 use std::collections::BTreeMap;
@@ -28,8 +29,9 @@ const DEVICE: &str = "usb4r0";
 const ROUND: f64 = 60.0;
 /// The round before memory is counted.
 const WARM: f64 = 8.0;
-/// What a program gets beyond its own time, seconds.
-const GRACE: u64 = 120;
+/// What a program gets beyond its own time, seconds; and what one of its calls may take. Times a kernel's slowness.
+const GRACE: u64 = 60;
+const STALL: u32 = 30;
 /// Objects of a slab cache that may come and go by themselves.
 const SLACK: i64 = 60;
 /// Status of a program that was killed.
@@ -141,7 +143,7 @@ impl Plan {
             self.round(lab, &marks, round, length, &mut outcome).with_context(|| {
                 format!(
                     "round {round} of {rounds}; replay: usb4lab stress --kernel {} --seed {} --minutes {} --round {round}",
-                    self.kernel_name(),
+                    self.kernel.name(),
                     self.seed,
                     self.seconds / 60.0
                 )
@@ -161,6 +163,10 @@ impl Plan {
                 .compare(&after[host], SLACK)
                 .with_context(|| format!("host {host} at the end"))?;
         }
+        if let Some(leaks) = tiers::leaks(lab)? {
+            bail!("kmemleak lists\n{leaks}");
+        }
+        tiers::still_checking(lab)?;
         if let Some(trouble) = kernel_trouble(&marks)? {
             bail!("a kernel complained:\n{trouble}");
         }
@@ -180,10 +186,6 @@ impl Plan {
             );
         }
         Ok(outcome)
-    }
-
-    fn kernel_name(&self) -> String {
-        format!("{:?}", self.kernel).to_lowercase()
     }
 
     /// What the kernels hold with no link and no program.
@@ -276,11 +278,12 @@ impl Plan {
             let (seed, left) = (seed * 100 + turn, left.max(1.0));
             let peer = ipv4(0, 1 - host);
             let line = format!(
-                "rm -f {REPORT}; exec nice -n 5 {PROGRAM} {DEVICE} --seconds {left:.1} --seed {seed} --peer {peer} --report {REPORT} {}",
+                "rm -f {REPORT}; exec nice -n 5 {PROGRAM} {DEVICE} --seconds {left:.1} --seed {seed} --peer {peer} --report {REPORT} --stall {} {}",
+                STALL * self.kernel.slowness(),
                 self.words
             );
             let killed = kills.load(SeqCst);
-            let limit = Duration::from_secs(left as u64 + GRACE);
+            let limit = Duration::from_secs(left as u64 + GRACE * u64::from(self.kernel.slowness()));
             let start = Instant::now();
             let ended: Output = lab.run(host, &["/bin/sh", "-c", &line], limit)?;
             let report = lab.run(host, &["cat", REPORT], USUAL)?;

@@ -27,6 +27,7 @@ const SMP: &[&str] = &[
     "life_pull_replug",
     "fuzz_uverbs",
     "fuzz_queues",
+    "stress_short",
 ];
 
 /// On kasan: what reaches freed or foreign memory if anything does.
@@ -39,6 +40,7 @@ const KASAN: &[&str] = &[
     "life_rmmod_traffic",
     "fuzz_uverbs",
     "fuzz_queues",
+    "stress_short",
 ];
 
 /// What cannot run on a kernel, and why.

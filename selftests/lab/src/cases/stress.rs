@@ -6,24 +6,38 @@ use crate::spec::Tier;
 use crate::stress::Plan;
 use anyhow::Result;
 
-pub const CASES: &[Case] = &[Case {
-    name: "stress_short",
-    about: "threads and processes use, change and end everything while cables, netdevs and links change; keys that ended open nothing",
-    bench: Bench::Own,
-    tier: Tier::Fast,
-    long: false,
-    run: short,
-}];
+pub const CASES: &[Case] = &[
+    case(
+        "stress_short",
+        "threads and processes use, change and end everything while cables, netdevs and links change; keys that ended open nothing",
+        false,
+        |context| play(context, 20.0),
+    ),
+    case(
+        "stress_ten_minutes",
+        "the same for ten minutes",
+        true,
+        |context| play(context, 600.0),
+    ),
+];
 
-/// Seconds that are judged; as long again goes into starting, warming up and counting.
-const SHORT: f64 = 20.0;
+const fn case(name: &'static str, about: &'static str, long: bool, run: fn(&Context) -> Result<()>) -> Case {
+    Case {
+        name,
+        about,
+        bench: Bench::Own,
+        tier: Tier::Fast,
+        long,
+        run,
+    }
+}
 
-fn short(context: &Context) -> Result<()> {
+fn play(context: &Context, seconds: f64) -> Result<()> {
     let plan = Plan {
         name: format!("stress-{}", std::process::id()),
         kernel: context.kernel,
         seed: context.seed,
-        seconds: SHORT,
+        seconds,
         round: None,
         words: String::new(),
         loud: false,
