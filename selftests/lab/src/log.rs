@@ -58,6 +58,7 @@ const SIGNS: &[&str] = &[
 const HARMLESS: &[&str] = &[
     "device links to tunneled native ports are missing",
     "lockdep: fixing up",
+    "RCU lockdep checking is enabled",
     "Lock dependency validator",
     "kmemleak: Kernel memory leak detector initialized",
     "KernelAddressSanitizer initialized",
