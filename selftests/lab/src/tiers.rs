@@ -11,14 +11,12 @@ use std::time::Duration;
 
 /// On smp: what creates, destroys and races, and one of each path of data.
 const SMP: &[&str] = &[
-    "net_native",
     "net_rdma_over_ours",
     "net_life",
     "data_operations",
     "services_ours",
     "reach_netdev",
     "device_events",
-    "tools_pyverbs",
     "error_dead_process",
     "paging",
     "fault_delay_reorder",
