@@ -72,6 +72,8 @@ pub(crate) struct Device {
     srqs: Atomic<u32>,
     /// 1 once somebody with a right to it has asked for the device's end.
     leaving: Atomic<u32>,
+    /// 1 once there is no listing any more. Written under the listing's lock.
+    stopped: Atomic<u32>,
     icrc_errors: Atomic<u64>,
     /// Times that the port went down, and whether it is.
     downs: Atomic<u64>,
@@ -108,6 +110,7 @@ impl Device {
                 serials: Atomic::new(1),
                 srqs: Atomic::new(1),
                 leaving: Atomic::new(0),
+                stopped: Atomic::new(0),
                 icrc_errors: Atomic::new(0),
                 downs: Atomic::new(0),
                 down: Atomic::new(1),
@@ -134,10 +137,15 @@ impl Device {
         *self.hook.lock() = Some(hook);
     }
 
-    /// Lists the device's QPs in a directory of debugfs. Without memory for it there is no list.
+    /// Lists the device's QPs in a directory of debugfs, unless [`Self::stop`] came first. Without memory for it there is
+    /// no list.
     pub(crate) fn list(this: &Arc<Self>, dir: &Dir) {
-        let file = KBox::pin_init(dir.read_only_file(c"qps", Listing(this.clone())), GFP_KERNEL);
-        *this.listing.lock() = file.ok();
+        let mut listing = this.listing.lock();
+        // The file holds the device: made after the end it would keep both for ever.
+        if this.stopped.load(Relaxed) == 0 {
+            let file = KBox::pin_init(dir.read_only_file(c"qps", Listing(this.clone())), GFP_KERNEL);
+            *listing = file.ok();
+        }
     }
 
     /// The device's end is wanted: by the user, with its netdev, or with the module.
@@ -152,7 +160,11 @@ impl Device {
 
     /// Hears and sends nothing any more. May be called again.
     pub(crate) fn stop(&self) {
-        let listing = self.listing.lock().take();
+        let listing = {
+            let mut listing = self.listing.lock();
+            self.stopped.store(1, Relaxed);
+            listing.take()
+        };
         drop(listing);
         let hook = self.hook.lock().take();
         drop(hook);

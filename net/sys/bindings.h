@@ -15,6 +15,7 @@
 #include <linux/netfilter.h>
 #include <linux/random.h>
 #include <linux/rcupdate.h>
+#include <linux/rtnetlink.h>
 #include <linux/skbuff.h>
 #include <linux/spinlock.h>
 #include <linux/vmalloc.h>

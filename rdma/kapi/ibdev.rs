@@ -12,7 +12,7 @@
 //! C headers: `include/rdma/{ib_verbs,rdma_netlink}.h`.
 
 use super::{
-    netdev::{self, Netdev},
+    netdev::{self, Netdev, Rtnl},
     paged::Paging,
 };
 use crate::device::Device;
@@ -102,64 +102,88 @@ pub(super) fn add(name: &CStr, netdev: &Netdev) -> Result {
         pr_info!("a link goes over the netdev below a VLAN, and has the VLAN's addresses as well\n");
         return Err(EPERM);
     }
+    let ib = prepare(netdev)?;
+    // SAFETY: `prepare` set our half, which lasts until the list's reference is given up by `dealloc`.
+    let device = unsafe { device_arc(ib.as_ptr()) };
+    // SAFETY: Allocated by `usb4_ib_alloc` and not registered before.
+    if let Err(err) = to_result(unsafe { c::usb4_ib_register(ib.as_ptr(), name.as_char_ptr()) }) {
+        device.leave();
+        // SAFETY: Registration failed, so the device is still ours to end; this calls `dealloc_driver`.
+        unsafe { c::ib_dealloc_device(ib.as_ptr()) };
+        return Err(err);
+    }
+    // The name is this device's since it is registered. From here on anybody may end the device, which ends the listing.
+    let dir = DEVICES.lock().debug.as_ref().map(|debug| debug.subdir(name));
+    if let Some(dir) = dir {
+        Device::list(&device, &dir);
+    }
+    end_if_stopped(&device);
+    Ok(())
+}
+
+/// Makes a device that hears its netdev and is in the list, so that every event of the netdev reaches it, but is not yet
+/// registered. Under RTNL from the look at the netdev on: it can neither go nor change its namespace unseen.
+fn prepare(netdev: &Netdev) -> Result<NonNull<c::ib_device>> {
+    let _rtnl = Rtnl::lock();
+    if !netdev.is_registered() {
+        return Err(ENODEV);
+    }
+    let is_taken = |listed: &Listed| {
+        // SAFETY: Entries leave the list before their device's half of ours goes.
+        unsafe { device(listed.0.as_ptr()) }.netdev().as_ref() == Some(netdev)
+    };
+    if DEVICES.lock().listed.iter().any(is_taken) {
+        // A second hook would come before the first one's, and take its packets.
+        return Err(EEXIST);
+    }
     // SAFETY: The netdev is held.
     let ib = NonNull::new(unsafe { c::usb4_ib_alloc(netdev.as_ptr()) }).ok_or(ENOMEM)?;
-    let done = register(name, ib, netdev);
+    let done = fill(ib, netdev);
     if done.is_err() {
-        forget(ib);
         // SAFETY: Our half is there if `inner` is set; nobody else ends it before the next line.
         unsafe {
             if !(*ib.cast::<c::usb4_device>().as_ptr()).inner.is_null() {
                 device(ib.as_ptr()).leave();
             }
         }
-        // SAFETY: Registration failed, so the device is still ours to end; this calls `dealloc_driver`.
+        // SAFETY: Never registered, so it is ours to end; this calls `dealloc_driver`.
         unsafe { c::ib_dealloc_device(ib.as_ptr()) };
     }
-    done
+    done.map(|()| ib)
 }
 
-fn register(name: &CStr, ib: NonNull<c::ib_device>, netdev: &Netdev) -> Result {
+/// Gives the core's half ours, its place in the list and its hook. Under RTNL.
+fn fill(ib: NonNull<c::ib_device>, netdev: &Netdev) -> Result {
     let raw = Arc::into_raw(Device::new(IbDev(ib), netdev)?);
     // SAFETY: The device is not yet known to anybody else; `inner` keeps `raw` alive until `dealloc_driver`.
     unsafe { (*ib.cast::<c::usb4_device>().as_ptr()).inner = raw.cast_mut().cast() };
     // SAFETY: `inner` keeps it.
-    unsafe { &*raw }.on_port(netdev.port_state() == c::ib_port_state_IB_PORT_ACTIVE);
+    let device = unsafe { &*raw };
+    device.on_port(netdev.port_state() == c::ib_port_state_IB_PORT_ACTIVE);
+    DEVICES.lock().listed.push(Listed(ib), GFP_KERNEL)?;
+    // SAFETY: `ib` is alive; the list's reference is given back by whoever removes the entry.
+    unsafe { c::usb4_ib_get_ref(ib.as_ptr()) };
     // SAFETY: `dealloc_driver` drops the hook before the device.
-    unsafe { (*raw).listen(netdev::Hook::new(netdev, raw)?) };
-    {
-        let mut registry = DEVICES.lock();
-        for listed in registry.listed.iter() {
-            // SAFETY: Entries leave the list before their device's half of ours goes.
-            if unsafe { device(listed.0.as_ptr()) }.netdev().as_ref() == Some(netdev) {
-                // The first one's hook would take the second one's packets.
-                return Err(EEXIST);
-            }
-        }
-        registry.listed.push(Listed(ib), GFP_KERNEL)?;
-        // SAFETY: `ib` is alive; the list's reference is given back by whoever removes the entry.
-        unsafe { c::usb4_ib_get_ref(ib.as_ptr()) };
-    }
-    let dir = DEVICES.lock().debug.as_ref().map(|debug| debug.subdir(name));
-    if let Some(dir) = dir {
-        // SAFETY: Nobody ends our half before it is registered.
-        Device::list(&unsafe { device_arc(ib.as_ptr()) }, &dir);
-    }
-    // SAFETY: Allocated by `usb4_ib_alloc` and not registered before.
-    to_result(unsafe { c::usb4_ib_register(ib.as_ptr(), name.as_char_ptr()) })?;
-    if !netdev.is_registered() {
-        // The netdev's end may have been announced before the registration could be undone by it.
-        unregister_soon(ib);
-    }
+    device.listen(unsafe { netdev::Hook::new(netdev, raw)? });
     Ok(())
 }
 
-/// Removes a device from the list. False if it was not there.
-fn forget(ib: NonNull<c::ib_device>) -> bool {
+/// Ends a registered device whose netdev went, or changed its namespace, before it was registered: the event found
+/// nothing to unregister.
+fn end_if_stopped(device: &Device) {
+    let registry = DEVICES.lock();
+    let ours = device.ib().0;
+    if device.netdev().is_none() && registry.listed.iter().any(|listed| listed.0 == ours) {
+        unregister_soon(ours);
+    }
+}
+
+/// Removes a device from the list, if it is there.
+fn forget(ib: NonNull<c::ib_device>) {
     let mut registry = DEVICES.lock();
     let devices = &mut registry.listed;
     let Some(at) = devices.iter().position(|listed| listed.0 == ib) else {
-        return false;
+        return;
     };
     let last = devices.len() - 1;
     devices.swap(at, last);
@@ -167,7 +191,6 @@ fn forget(ib: NonNull<c::ib_device>) -> bool {
     drop(registry);
     // SAFETY: The list's reference.
     unsafe { c::usb4_ib_put_ref(ib.as_ptr()) };
-    true
 }
 
 /// Has a workqueue of the core unregister the device, if it is registered.

@@ -15,7 +15,7 @@ use kernel::{
         atomic::{Acquire, Atomic, Relaxed, Release},
         Arc,
     },
-    types::Opaque,
+    types::{NotThreadSafe, Opaque},
 };
 use roce::wire::udp::ETHERNET_LEN;
 use usb4_bindings as c;
@@ -33,6 +33,24 @@ pub(crate) fn wait_for_frames() {
         unsafe { c::usb4_sleep_ms(1) };
     }
     super::sync::wait_for_packets();
+}
+
+/// The kernel's lock over the life of all netdevs, held until this is dropped. Sleeps.
+pub(super) struct Rtnl(NotThreadSafe);
+
+impl Rtnl {
+    pub(super) fn lock() -> Self {
+        // SAFETY: Process context; `drop` unlocks.
+        unsafe { c::rtnl_lock() };
+        Self(NotThreadSafe)
+    }
+}
+
+impl Drop for Rtnl {
+    fn drop(&mut self) {
+        // SAFETY: Locked by `lock`, by this thread.
+        unsafe { c::rtnl_unlock() };
+    }
 }
 
 /// A held reference to a netdev.
