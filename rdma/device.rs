@@ -9,6 +9,7 @@ use crate::{
         ibdev::IbDev,
         netdev::{Hook, Netdev, RxFrame, Verdict},
         sync::{lock_class, new_bh_lock, new_irq_lock, BhLock, IrqLock},
+        uverbs::is_our_gid,
     },
     mcast::Groups,
     mr::Region,
@@ -23,7 +24,7 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{
-        atomic::{Atomic, Relaxed},
+        atomic::{Acquire, Atomic, Relaxed, Release},
         Arc, Mutex,
     },
 };
@@ -70,6 +71,8 @@ pub(crate) struct Device {
     /// The next number that is given to nothing else ever.
     serials: Atomic<u64>,
     srqs: Atomic<u32>,
+    /// 1 once the core has the device.
+    registered: Atomic<u32>,
     /// 1 once somebody with a right to it has asked for the device's end.
     leaving: Atomic<u32>,
     /// 1 once there is no listing any more. Written under the listing's lock.
@@ -109,6 +112,7 @@ impl Device {
                 windows <- Table::new(lock_class!(c"usb4_windows")),
                 serials: Atomic::new(1),
                 srqs: Atomic::new(1),
+                registered: Atomic::new(0),
                 leaving: Atomic::new(0),
                 stopped: Atomic::new(0),
                 icrc_errors: Atomic::new(0),
@@ -180,6 +184,20 @@ impl Device {
     /// The netdev, while it is there.
     pub(crate) fn netdev(&self) -> Option<Netdev> {
         self.netdev.lock().clone()
+    }
+
+    /// Registered with the core, whose table of addresses is there from now on.
+    pub(crate) fn on_registered(&self) {
+        self.registered.store(1, Release);
+    }
+
+    /// Whether `gid` is an address of the device on its netdev, or on the VLAN `tag` above it. Any context.
+    pub(crate) fn has_address(&self, gid: &[u8; 16], tag: u32) -> bool {
+        if self.registered.load(Acquire) == 0 {
+            return false;
+        }
+        let netdev = self.netdev().and_then(|netdev| netdev.tagged(tag));
+        netdev.is_some_and(|netdev| is_our_gid(self.ib, &netdev, gid))
     }
 
     /// Who is queue pair 1 from now on; 0: nobody.

@@ -75,27 +75,29 @@ impl Graves {
         Some(core::mem::replace(place, full.0).number)
     }
 
-    /// Answers a packet for a destroyed QP, if it comes from its peer and has an answer. Its ICRC is right; it came over
-    /// `netdev` in the VLAN `tag`.
-    pub(crate) fn receive(&self, packet: &Packet, datagram: &Datagram, netdev: &Netdev, tag: u32) {
+    /// Answers a packet for a destroyed QP, if it has an answer. Its ICRC is right; it came over `netdev` in the VLAN
+    /// `tag`. False if it does not come from that QP's peer.
+    pub(crate) fn receive(&self, packet: &Packet, datagram: &Datagram, netdev: &Netdev, tag: u32) -> bool {
         let (transmit, path, ip_id) = {
             let mut ring = self.ring.lock();
             let number = packet.bth.dest.value();
             let Some(grave) = ring.graves.iter_mut().find(|grave| grave.number == number) else {
-                return;
+                return false;
             };
-            if grave.until < now() || grave.path.tag != tag || !datagram.addresses.is_reverse_of(&grave.path.addresses)
-            {
-                return;
+            if grave.path.tag != tag || !datagram.addresses.is_reverse_of(&grave.path.addresses) {
+                return false;
+            }
+            if grave.until < now() {
+                return true;
             }
             let Some(transmit) = grave.stone.answer(packet) else {
-                return;
+                return true;
             };
             grave.ip_id = grave.ip_id.wrapping_add(1);
             (transmit, grave.path, grave.ip_id)
         };
         let Some(netdev) = netdev.tagged(tag) else {
-            return;
+            return true;
         };
         let way = Way {
             netdev: &netdev,
@@ -105,6 +107,7 @@ impl Graves {
         if let Ok(frame) = send::build_bare(&transmit, &way) {
             frame.send(To::of(&path, false));
         }
+        true
     }
 
     /// Whether a QP of this number is remembered.

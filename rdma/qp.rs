@@ -23,7 +23,7 @@ use crate::{
         sync::{BhLock, IrqLock},
         tasklet::{Deferred, Tasklet},
         timer::{now, Timed, Timer},
-        uverbs::{is_our_gid, udp_sport, KeptAttr, QpAttr, QpEvent, QpHandle},
+        uverbs::{udp_sport, KeptAttr, QpAttr, QpEvent, QpHandle},
     },
     mr::Memory,
     paging::{Needs, Paging},
@@ -49,7 +49,7 @@ use roce::{
     qp::{QpKind, ReadResource, SendMessage, Slots, State as QpState},
     time::Instant,
     wire::{
-        udp::{Datagram, Path},
+        udp::Path,
         Packet,
     },
     wqe::{Fault, Route},
@@ -185,7 +185,7 @@ impl Qp {
     pub(crate) fn posted(this: &Arc<Self>) -> Result {
         let read = [this.send_cq.read_up_to(), this.recv_cq.read_up_to()];
         let mut may_send = false;
-        Self::drive(this, None, |engine, _, now, host| {
+        Self::drive(this, None, |engine, now, host| {
             may_send = !matches!(engine.state(), QpState::Reset | QpState::Init | QpState::Rtr);
             engine.handle_post(now, host.sq.posted(read));
         });
@@ -194,39 +194,30 @@ impl Qp {
 
     /// Sends what was put off: before a change of state, which would forget the acknowledgement that the peer waits for.
     pub(crate) fn flush(this: &Arc<Self>) {
-        Self::drive(this, None, |_, _, _, _| ());
+        Self::drive(this, None, |_, _, _| ());
     }
 
-    /// A packet for this QP, whose ICRC is right.
-    pub(crate) fn receive(this: &Arc<Self>, packet: &Packet, datagram: &Datagram, payload: &Payload<'_>) {
-        if packet.bth.pkey & 0x7fff != context::PKEY & 0x7fff {
-            return;
-        }
-        let tag = payload.tag();
-        if this.kind.is_datagram() && !this.is_for_us(datagram, tag) {
-            return;
-        }
-        Self::drive(this, Some(payload), |engine, path, now, host| {
-            let is_from = |path: &Path| path.tag == tag && datagram.addresses.is_reverse_of(&path.addresses);
-            if this.kind.is_datagram() || path.is_some_and(is_from) {
+    /// Has one path, and hears its other end only.
+    pub(crate) fn is_connected(&self) -> bool {
+        !self.kind.is_datagram()
+    }
+
+    /// A packet for this QP, whose ICRC is right; for datagrams, also the address. False if it is not for this QP: a
+    /// connected one, and another path than its own.
+    pub(crate) fn receive(this: &Arc<Self>, packet: &Packet, payload: &Payload<'_>) -> bool {
+        packet.bth.pkey & 0x7fff == context::PKEY & 0x7fff
+            && Self::drive(this, Some(payload), |engine, now, host| {
                 engine.handle_packet(now, packet, host);
-            }
-        });
+            })
     }
 
     /// A packet for a group that this QP hears, whose ICRC is right.
     pub(crate) fn receive_group(this: &Arc<Self>, packet: &Packet, payload: &Payload<'_>) {
         if this.kind.is_datagram() && packet.bth.pkey & 0x7fff == context::PKEY & 0x7fff {
-            Self::drive(this, Some(payload), |engine, _, now, host| {
+            Self::drive(this, Some(payload), |engine, now, host| {
                 engine.handle_packet(now, packet, host);
             });
         }
-    }
-
-    /// Whether a datagram that came in the VLAN `tag` is addressed to the device.
-    fn is_for_us(&self, datagram: &Datagram, tag: u32) -> bool {
-        let netdev = self.device.netdev().and_then(|netdev| netdev.tagged(tag));
-        netdev.is_some_and(|netdev| is_our_gid(self.device.ib(), &netdev, &datagram.addresses.dst_gid()))
     }
 
     /// The stack has let go of a frame. Any context but hard interrupts.
@@ -238,23 +229,28 @@ impl Qp {
         }
     }
 
-    /// Lets `act` work on the engine, then does what came of it.
+    /// Lets `act` work on the engine, then does what came of it. False if the payload did not come along the path of a
+    /// connected QP: nothing is done then.
     fn drive(
         this: &Arc<Self>,
         payload: Option<&Payload<'_>>,
-        act: impl FnOnce(&mut Engine, Option<&Path>, Instant, &mut Lent<'_>),
-    ) {
+        act: impl FnOnce(&mut Engine, Instant, &mut Lent<'_>),
+    ) -> bool {
         let netdev = this.device.netdev();
         let mut batch = Batch::new();
         {
             let mut guard = this.state.lock();
             let state = &mut *guard;
             if state.handle.is_none() {
-                return;
+                return true;
+            }
+            let is_along = |payload: &Payload<'_>| state.path.as_ref().is_some_and(|path| payload.is_along(path));
+            if this.is_connected() && !payload.is_none_or(is_along) {
+                return false;
             }
             if let (Some(payload), true) = (payload, state.paging.is_busy()) {
                 state.paging.park(payload.keep());
-                return;
+                return true;
             }
             let needs = state.paging.needs();
             let mut host = Lent {
@@ -269,23 +265,23 @@ impl Qp {
             }
             let before = watch::before(&state.engine);
             state.engine.handle_company(STUCK.load(Relaxed));
-            act(&mut state.engine, state.path.as_ref(), Instant(now()), &mut host);
+            act(&mut state.engine, Instant(now()), &mut host);
             this.bring(state, &needs, payload);
             watch::after(before, &state.engine, &this.device, this.number);
             state.count_stuck(state.engine.is_stuck());
             let woke = this.settle(state);
             if state.sending {
-                return;
+                return true;
             }
             // Once somebody has been woken, softirqs that are put off come after him.
             if payload.is_some() && !woke && state.engine.may_wait() {
                 this.after.schedule();
-                return;
+                return true;
             }
             this.fill(state, netdev.as_ref(), &mut batch);
             if batch.len() == 0 {
                 this.rearm(state);
-                return;
+                return true;
             }
             state.sending = true;
         }
@@ -309,7 +305,7 @@ impl Qp {
             } else {
                 this.after.schedule();
             }
-            return;
+            return true;
         }
     }
 
@@ -348,7 +344,7 @@ impl Qp {
             }
             recv::again(this, frame);
         }
-        Self::drive(this, None, |engine, _, now, host| engine.handle_doorbell(now, host));
+        Self::drive(this, None, |engine, now, host| engine.handle_doorbell(now, host));
         this.state.lock().paging.settle(errand);
     }
 
@@ -606,7 +602,7 @@ impl Qp {
         if let Some(life) = ended {
             window::end(&this.device, life);
         }
-        Self::drive(this, None, |engine, _, now, host| engine.handle_doorbell(now, host));
+        Self::drive(this, None, |engine, now, host| engine.handle_doorbell(now, host));
         Ok(())
     }
 
@@ -663,7 +659,7 @@ impl Timed for Qp {
     fn on_timer(&self) {
         if let Some(this) = self.device.qps.find(self.number) {
             let waiting = self.in_flight.load(Relaxed) > 0;
-            Self::drive(&this, None, |engine, _, now, host| {
+            Self::drive(&this, None, |engine, now, host| {
                 if waiting {
                     engine.handle_backlog(now);
                 }
@@ -678,7 +674,7 @@ impl Timed for Qp {
 impl Deferred for Qp {
     fn on_softirq(&self) {
         if let Some(this) = self.device.qps.find(self.number) {
-            Self::drive(&this, None, |_, _, _, _| {});
+            Self::drive(&this, None, |_, _, _| {});
         }
     }
 }

@@ -15,7 +15,7 @@ use roce::{
     psn::Qpn,
     wire::{
         icrc::Icrc,
-        udp::{self, Datagram},
+        udp::{self, Addresses, Datagram, Path},
         Bth, Packet, WireError,
     },
     wqe::Span,
@@ -29,7 +29,8 @@ const ETHERTYPES: [u16; 2] = [0x0800, 0x86dd];
 /// IPv6 and UDP headers and all transport headers.
 const HEAD: usize = udp::IPV6_LEN + udp::UDP_LEN + 64;
 
-/// Takes the frame if it is RoCEv2 for a QP of ours.
+/// Takes the frame if it is RoCEv2, addressed to this device, and for a QP of ours. What only passes through, to another
+/// host or to another address of this one, belongs to the stack, which routes or bridges it.
 pub(crate) fn receive(device: &Device, frame: &RxFrame) -> Verdict {
     if !ETHERTYPES.contains(&frame.ethertype()) || !frame.is_plain() {
         return Verdict::Pass;
@@ -54,45 +55,105 @@ pub(crate) fn receive(device: &Device, frame: &RxFrame) -> Verdict {
     let Some(Ok(bth)) = transport.first_chunk::<{ Bth::LEN }>().map(Bth::parse) else {
         return Verdict::Pass;
     };
+    let whole = transport.get(..datagram.transport.len as usize).unwrap_or(transport);
+    let incoming = Incoming {
+        device,
+        frame,
+        head,
+        transport: whole,
+        datagram: &datagram,
+    };
     // Numbers without our flag are those of an rxe device over the same netdev.
     let number = match bth.dest {
-        MULTICAST if device.groups.has(&datagram.addresses.dst_gid()) => Some(MULTICAST.value()),
-        MULTICAST => None,
+        MULTICAST => return incoming.to_group(),
         GSI => device.gsi(),
         dest => Some(dest.value()).filter(|number| number & QPN_FLAG != 0),
     };
-    let Some(number) = number else {
-        return Verdict::Pass;
-    };
-    let is_group = number == MULTICAST.value();
-    let qp = device.qps.find(number);
-    if qp.is_none() && !is_group && !device.graves.has(number) {
-        return Verdict::Taken;
+    match number {
+        Some(number) => incoming.to_number(number),
+        None => Verdict::Pass,
     }
-    match icrc(frame, head, &datagram) {
-        Some((computed, carried)) if computed == carried => {}
-        _ => {
-            device.on_icrc_error();
-            return Verdict::Taken;
+}
+
+/// A RoCEv2 frame whose ICRC has not been looked at.
+struct Incoming<'a> {
+    device: &'a Device,
+    frame: &'a RxFrame,
+    /// What the frame begins with, from the IP header on.
+    head: &'a [u8],
+    /// Of that, the transport.
+    transport: &'a [u8],
+    datagram: &'a Datagram,
+}
+
+impl Incoming<'_> {
+    /// For a queue pair, or one that is no more.
+    fn to_number(&self, number: u32) -> Verdict {
+        let qp = self.device.qps.find(number);
+        let knows_path = match &qp {
+            Some(qp) => qp.is_connected(),
+            None => self.device.graves.has(number),
+        };
+        // A connected QP takes what comes from its peer to its own address: only where that is not so, the table of the
+        // device's addresses is asked.
+        if !knows_path && !self.is_ours() {
+            return Verdict::Pass;
+        }
+        let mut heard = false;
+        if self.is_intact() {
+            if let Some(packet) = self.packet() {
+                heard = match &qp {
+                    Some(qp) => Qp::receive(qp, &packet, &self.payload()),
+                    None => self.device.netdev().is_some_and(|netdev| {
+                        let graves = &self.device.graves;
+                        graves.receive(&packet, self.datagram, &netdev, self.frame.tag())
+                    }),
+                };
+            }
+        } else if self.is_ours() {
+            self.device.on_icrc_error();
+        }
+        if !heard && knows_path && !self.is_ours() {
+            return Verdict::Pass;
+        }
+        Verdict::Taken
+    }
+
+    /// For the members of a group. Others hear it as well: the stack, the other ports of a bridge, an rxe device over the
+    /// same netdev.
+    fn to_group(&self) -> Verdict {
+        if self.device.groups.has(&self.datagram.addresses.dst_gid()) {
+            if !self.is_intact() {
+                self.device.on_icrc_error();
+            } else if let Some(packet) = self.packet() {
+                let groups = &self.device.groups;
+                groups.receive(self.device, &packet, self.datagram, &self.payload());
+            }
+        }
+        Verdict::Pass
+    }
+
+    /// Whether the destination is an address of the device, in the VLAN that brought the frame.
+    fn is_ours(&self) -> bool {
+        self.device
+            .has_address(&self.datagram.addresses.dst_gid(), self.frame.tag())
+    }
+
+    fn is_intact(&self) -> bool {
+        icrc(self.frame, self.head, self.datagram).is_some_and(|(computed, carried)| computed == carried)
+    }
+
+    fn packet(&self) -> Option<Packet> {
+        Packet::parse(self.transport, self.datagram.transport.len as usize).ok()
+    }
+
+    fn payload(&self) -> Payload<'_> {
+        Payload {
+            frame: self.frame,
+            start: self.datagram.transport.offset as usize,
+            addresses: self.datagram.addresses,
         }
     }
-    let len = datagram.transport.len as usize;
-    let transport = transport.get(..len).unwrap_or(transport);
-    if let Ok(packet) = Packet::parse(transport, len) {
-        let payload = Payload { frame, start };
-        if let Some(qp) = qp {
-            Qp::receive(&qp, &packet, &datagram, &payload);
-        } else if is_group {
-            device.groups.receive(device, &packet, &datagram, &payload);
-        } else if let Some(netdev) = device.netdev() {
-            device.graves.receive(&packet, &datagram, &netdev, frame.tag());
-        }
-    }
-    // A multicast is for all: an rxe device over the same netdev may have members of the group as well.
-    if is_group && device.netdev().is_some_and(|netdev| netdev.has_rxe()) {
-        return Verdict::Pass;
-    }
-    Verdict::Taken
 }
 
 /// Brings `qp` a frame once more that it could not handle when it came.
@@ -110,7 +171,16 @@ pub(crate) fn again(qp: &Arc<Qp>, frame: &RxFrame) {
     let len = datagram.transport.len as usize;
     let transport = head.get(start..).unwrap_or(&[]);
     if let Ok(packet) = Packet::parse(transport.get(..len).unwrap_or(transport), len) {
-        Qp::receive(qp, &packet, &datagram, &Payload { frame, start });
+        let addresses = datagram.addresses;
+        Qp::receive(
+            qp,
+            &packet,
+            &Payload {
+                frame,
+                start,
+                addresses,
+            },
+        );
     }
 }
 
@@ -135,9 +205,16 @@ pub(crate) struct Payload<'a> {
     frame: &'a RxFrame,
     /// Where the BTH is.
     start: usize,
+    addresses: Addresses,
 }
 
 impl Payload<'_> {
+    /// Whether it came from the other end of `path` to this one. Ethernet addresses may change while a path stays the
+    /// same, so they do not count.
+    pub(crate) fn is_along(&self, path: &Path) -> bool {
+        path.tag == self.tag() && self.addresses.is_reverse_of(&path.addresses)
+    }
+
     /// Bytes of the IP packet.
     pub(crate) fn ip_len(&self) -> u64 {
         self.frame.len() as u64

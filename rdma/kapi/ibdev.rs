@@ -112,6 +112,7 @@ pub(super) fn add(name: &CStr, netdev: &Netdev) -> Result {
         unsafe { c::ib_dealloc_device(ib.as_ptr()) };
         return Err(err);
     }
+    device.on_registered();
     // The name is this device's since it is registered. From here on anybody may end the device, which ends the listing.
     let dir = DEVICES.lock().debug.as_ref().map(|debug| debug.subdir(name));
     if let Some(dir) = dir {

@@ -19,6 +19,21 @@ pub const CASES: &[Case] = &[
         vlan,
     ),
     pair(
+        "reach_transit",
+        "RC and rdma_cm through a router whose netdevs have devices of their own",
+        transit,
+    ),
+    pair(
+        "reach_bridge",
+        "a device over a bridge, and another over a port of it: neither takes what is for others",
+        bridge,
+    ),
+    pair(
+        "reach_taken",
+        "a link whose name or netdev is taken harms neither, and one whose netdev moves away meanwhile does not stay",
+        taken,
+    ),
+    pair(
         "reach_netdev",
         "the device follows its netdev: name, MTU, carrier, speed, another namespace, the end",
         netdev,
@@ -113,6 +128,19 @@ fn follow(context: &Context, step: &str) -> Result<()> {
 fn vlan(context: &Context) -> Result<()> {
     follow(context, "vlan")?;
     follow(context, "vlan rxe")
+}
+
+fn transit(context: &Context) -> Result<()> {
+    follow(context, "transit")
+}
+
+fn bridge(context: &Context) -> Result<()> {
+    follow(context, "bridge")
+}
+
+fn taken(context: &Context) -> Result<()> {
+    follow(context, "again")?;
+    follow(context, "moved")
 }
 
 fn netdev(context: &Context) -> Result<()> {
