@@ -196,6 +196,7 @@ unsigned long usb4_spin_lock_irqsave(spinlock_t *lock);
 void usb4_spin_unlock_irqrestore(spinlock_t *lock, unsigned long flags);
 void usb4_tasklet_schedule(struct tasklet_struct *tasklet);
 void usb4_rcu_wait(void);
+void usb4_rcu_tasks_wait(void);
 void usb4_sleep_ms(unsigned int ms);
 
 /* The netdev and its packets. */

@@ -565,6 +565,7 @@ unsigned long usb4_spin_lock_irqsave(spinlock_t *lock)
 void usb4_spin_unlock_irqrestore(spinlock_t *lock, unsigned long flags) { spin_unlock_irqrestore(lock, flags); }
 void usb4_tasklet_schedule(struct tasklet_struct *tasklet) { tasklet_schedule(tasklet); }
 void usb4_rcu_wait(void) { synchronize_rcu_expedited(); }
+void usb4_rcu_tasks_wait(void) { synchronize_rcu_tasks(); }
 void usb4_sleep_ms(unsigned int ms) { msleep(ms); }
 
 /* ---- the netdev and its packets ---- */

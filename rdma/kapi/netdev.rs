@@ -32,7 +32,10 @@ pub(crate) fn wait_for_frames() {
         // SAFETY: Process context.
         unsafe { c::usb4_sleep_ms(1) };
     }
-    super::sync::wait_for_packets();
+    // The last one counted itself out from within this module: whoever ran that, a softirq or a task that was preempted
+    // in it, has returned from here when every task has given up its processor by itself.
+    // SAFETY: Process context.
+    unsafe { c::usb4_rcu_tasks_wait() };
 }
 
 /// The kernel's lock over the life of all netdevs, held until this is dropped. Sleeps.
