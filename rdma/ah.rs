@@ -10,6 +10,7 @@ use crate::{
     device::{Ahs, Device},
     kapi::{
         self,
+        hint::hint,
         netdev::Netdev,
         sync::{new_irq_lock, IrqLock},
         uverbs::{flat_path, path_of, AhAttr, Udata},
@@ -93,6 +94,11 @@ impl Vector {
     }
 }
 
+fn refuse(device: &Device) -> Error {
+    hint!(device, "address handle: {}", attr::NO_PATH);
+    EINVAL
+}
+
 /// Guarded by the handle's lock.
 struct State {
     flat: c::usb4_path,
@@ -119,7 +125,7 @@ impl Ah {
         udata: Option<&Udata>,
     ) -> Result<Arc<Self>> {
         let netdev = device.netdev().ok_or(ENODEV)?;
-        let flat = flat_path(wanted, &netdev).ok_or(EINVAL)?;
+        let flat = flat_path(wanted, &netdev).ok_or_else(|| refuse(device))?;
         let kept = AhAttr::keep(wanted);
         let reply = udata.filter(|udata| udata.out_len() >= 8);
         if udata.is_some_and(|udata| udata.in_len() != 0) {
@@ -162,7 +168,7 @@ impl Ah {
     /// Leads elsewhere from now on.
     pub(crate) fn modify(&self, device: &Device, wanted: &mut c::rdma_ah_attr) -> Result {
         let netdev = device.netdev().ok_or(ENODEV)?;
-        let flat = flat_path(wanted, &netdev).ok_or(EINVAL)?;
+        let flat = flat_path(wanted, &netdev).ok_or_else(|| refuse(device))?;
         let kept = AhAttr::keep(wanted);
         *self.state.lock() = State { flat, kept };
         Ok(())
@@ -194,6 +200,7 @@ impl Ah {
             dmac: flat.dmac,
             dgid: flat.dgid,
             flow_label: flat.flow_label,
+            // No address has a greater index: `context::query_port`.
             sgid_index: u8::try_from(flat.sgid_index).ok()?,
             hop_limit: flat.hop_limit,
             traffic_class: flat.traffic_class,

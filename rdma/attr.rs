@@ -17,6 +17,10 @@ use roce::{
 };
 use usb4_bindings as c;
 
+/// Why an address vector means no path.
+pub(crate) const NO_PATH: &str =
+    "the source is no RoCEv2 address of the netdev or of a VLAN directly above it, or not of the destination's family";
+
 /// The engine's path from the core's. `netdev` is the device's.
 pub(crate) fn path(flat: &c::usb4_path, netdev: &Netdev, src_port: u16) -> Path {
     let v4 = |gid: &[u8; 16]| {
@@ -46,8 +50,19 @@ pub(crate) fn path(flat: &c::usb4_path, netdev: &Netdev, src_port: u16) -> Path 
     }
 }
 
-/// Checks the attributes of a modify and puts them in the engine's terms.
-pub(crate) fn read_modify(is: State, kind: QpKind, attr: &QpAttr<'_>, mask: u32, port_mtu: u32) -> Result<Modify> {
+/// Checks the attributes of a modify and puts them in the engine's terms. `port_mtu` is for datagrams; a connection has
+/// the MTU that it is told.
+///
+/// # Errors
+///
+/// Why not, for the log.
+pub(crate) fn read_modify(
+    is: State,
+    kind: QpKind,
+    attr: &QpAttr<'_>,
+    mask: u32,
+    port_mtu: u32,
+) -> Result<Modify, &'static str> {
     let fields = attr.fields();
     let has = |bit: u32| mask & bit != 0;
     let is = u32::from(is as u8);
@@ -61,14 +76,17 @@ pub(crate) fn read_modify(is: State, kind: QpKind, attr: &QpAttr<'_>, mask: u32,
     } else {
         is
     };
-    if from != is || !modify_is_allowed(from, to, u32::from(kind as u8), mask) {
-        return Err(EINVAL);
+    if from != is {
+        return Err("it is not in the state that the caller takes it to be in");
+    }
+    if !modify_is_allowed(from, to, u32::from(kind as u8), mask) {
+        return Err("no such transition, or not with these attributes");
     }
     if has(c::ib_qp_attr_mask_IB_QP_PORT) && fields.port_num != 1 {
-        return Err(EINVAL);
+        return Err("the only port is 1");
     }
     if has(c::ib_qp_attr_mask_IB_QP_PKEY_INDEX) && fields.pkey_index != 0 {
-        return Err(EINVAL);
+        return Err("the only index of a P_Key is 0");
     }
     let state = match to {
         0 => State::Reset,
@@ -78,11 +96,10 @@ pub(crate) fn read_modify(is: State, kind: QpKind, attr: &QpAttr<'_>, mask: u32,
         4 => State::Sqd,
         5 => State::Sqe,
         6 => State::Err,
-        _ => return Err(EINVAL),
+        _ => return Err("no such state"),
     };
     let path_mtu = if has(c::ib_qp_attr_mask_IB_QP_PATH_MTU) {
-        let fits = context::mtu_bytes(fields.path_mtu).is_some_and(|bytes| bytes <= port_mtu);
-        Some(Mtu::from_enum(fields.path_mtu).filter(|_| fits).ok_or(EINVAL)?)
+        Some(Mtu::from_enum(fields.path_mtu).ok_or("no such path MTU")?)
     } else if kind.is_datagram() && state == State::Rtr {
         context::mtu_code(port_mtu).and_then(Mtu::from_enum)
     } else {

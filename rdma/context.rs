@@ -161,11 +161,6 @@ pub(crate) fn mtu_code(bytes: u32) -> Option<u32> {
     MTU_CODES.iter().find(|(b, _)| *b == bytes).map(|(_, code)| *code)
 }
 
-/// Bytes of an `enum ib_mtu`.
-pub(crate) fn mtu_bytes(code: u32) -> Option<u32> {
-    MTU_CODES.iter().find(|(_, c)| *c == code).map(|(bytes, _)| *bytes)
-}
-
 /// The smallest InfiniBand rate (`enum ib_port_speed`, `enum ib_port_width`) that is not below `mbps`.
 fn rate(mbps: u32) -> (u32, u32) {
     match mbps {

@@ -17,6 +17,7 @@ use crate::{
     device::Device,
     host::{Lent, Sender},
     kapi::{
+        hint::hint,
         netdev::Netdev,
         queue::Mapping,
         revoke::Gate,
@@ -46,7 +47,7 @@ use roce::{
     counters::Counters,
     limits,
     parking::Errand,
-    qp::{QpKind, ReadResource, SendMessage, Slots, State as QpState},
+    qp::{ModifyError, Mtu, QpKind, ReadResource, SendMessage, Slots, State as QpState},
     time::Instant,
     wire::{
         udp::Path,
@@ -548,8 +549,13 @@ impl Qp {
             | c::ib_qp_attr_mask_IB_QP_RATE_LIMIT
             | c::ib_qp_attr_mask_IB_QP_CAP);
         if unknown || mask & !c::ib_qp_attr_mask_IB_QP_ATTR_STANDARD_BITS != 0 {
+            hint!(this.device, "QP {:#x}: attributes {:#x}: no path migration, no rate limit", this.number, mask);
             return Err(EOPNOTSUPP);
         }
+        let refuse = |why: &str| {
+            hint!(this.device, "QP {:#x}: {}", this.number, why);
+            EINVAL
+        };
         let netdev = this.device.netdev().ok_or(ENODEV)?;
         Self::flush(this);
         // Memory for the peer's READs is as large as it was ever asked to be.
@@ -572,17 +578,33 @@ impl Qp {
                 } else {
                     state.kept.fields().dest_qp_num
                 };
-                let flat = wanted.path(&netdev).ok_or(EINVAL)?;
+                let flat = wanted.path(&netdev).ok_or_else(|| refuse(attr::NO_PATH))?;
                 let src_port = udp_sport(flat.flow_label, this.number, dest);
                 Some(attr::path(&flat, &netdev, src_port))
             } else {
                 None
             };
-            let out = netdev.tagged(path.map_or(0, |path| path.tag)).ok_or(EINVAL)?;
-            let port_mtu = context::active_mtu(out.mtu());
-            let modify = attr::read_modify(state.engine.state(), this.kind, &wanted, mask, port_mtu)?;
+            let out = netdev.tagged(path.map_or(0, |path| path.tag));
+            let port_mtu = context::active_mtu(out.ok_or_else(|| refuse("its VLAN is down"))?.mtu());
+            let modify = attr::read_modify(state.engine.state(), this.kind, &wanted, mask, port_mtu).map_err(refuse)?;
             let before = watch::before(&state.engine);
-            state.engine.modify(Instant(now()), &modify).map_err(|_| EINVAL)?;
+            state.engine.modify(Instant(now()), &modify).map_err(|err| {
+                refuse(match err {
+                    ModifyError::Transition => "no such transition",
+                    ModifyError::Missing => "an attribute that the new state needs was never given",
+                    ModifyError::Range => "an attribute is out of range",
+                })
+            })?;
+            if let Some(mtu) = modify.path_mtu.map(Mtu::bytes).filter(|mtu| *mtu > port_mtu) {
+                // Both ends count packets by the MTU that they agreed on, so this one must not take a smaller one.
+                hint!(
+                    this.device,
+                    "QP {:#x}: the path's MTU is {} and the port's {}: of longer messages than that none leave; give the netdevs one MTU",
+                    this.number,
+                    mtu,
+                    port_mtu
+                );
+            }
             watch::after(before, &state.engine, &this.device, this.number);
             if let Some(path) = path {
                 state.path = Some(path);

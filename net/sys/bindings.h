@@ -126,6 +126,7 @@ void usb4_ib_event(struct ib_device *ib, struct ib_cq *cq, struct ib_qp *qp, enu
 void usb4_ib_port_event(struct ib_device *ib, struct net_device *ndev);
 void usb4_link_register(void);
 void usb4_link_unregister(void);
+bool usb4_hint_may_tell(void);
 const char *usb4_ib_name(const struct ib_device *ib);
 void usb4_relink_later(unsigned int ms);
 void usb4_relink_cancel(void);

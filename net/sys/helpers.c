@@ -13,6 +13,7 @@
 #include <linux/if_vlan.h>
 #include <linux/iosys-map.h>
 #include <linux/module.h>
+#include <linux/ratelimit.h>
 #include <linux/rtnetlink.h>
 #include <net/addrconf.h>
 #include <net/net_namespace.h>
@@ -241,6 +242,15 @@ void usb4_ib_event(struct ib_device *ib, struct ib_cq *cq, struct ib_qp *qp, enu
 void usb4_ib_port_event(struct ib_device *ib, struct net_device *ndev) { ib_dispatch_port_state_event(ib, ndev); }
 void usb4_link_register(void) { rdma_link_register(&usb4_link_ops); }
 void usb4_link_unregister(void) { rdma_link_unregister(&usb4_link_ops); }
+
+/* Lines in the log for users' mistakes. */
+bool usb4_hint_may_tell(void)
+{
+	static DEFINE_RATELIMIT_STATE(limit, 5 * HZ, 10);
+
+	return __ratelimit(&limit);
+}
+
 const char *usb4_ib_name(const struct ib_device *ib) { return dev_name(&ib->dev); }
 
 void usb4_relink_later(unsigned int ms)

@@ -67,6 +67,13 @@ impl IbDev {
     pub(super) fn as_ptr(self) -> *mut c::ib_device {
         self.0.as_ptr()
     }
+
+    /// The name that it has now.
+    pub(crate) fn name(&self) -> &CStr {
+        // SAFETY: Valid by the invariant. A string that is replaced by another name stays readable for the core's own
+        // messages as well.
+        unsafe { CStr::from_char_ptr(c::usb4_ib_name(self.as_ptr())) }
+    }
 }
 
 /// Our half of a device of the core.
@@ -94,13 +101,17 @@ pub(super) unsafe fn device_arc(ib: *mut c::ib_device) -> Arc<Device> {
 
 /// `rdma link add`: makes a device over `netdev`.
 pub(super) fn add(name: &CStr, netdev: &Netdev) -> Result {
+    // The core's netlink has no place for the reason, so it goes to the log.
+    let refuse = |errno: Error, why: &str| {
+        pr_info!("no link {}: {}\n", name, why);
+        Err(errno)
+    };
     if !netdev.is_usable() {
-        return Err(EINVAL);
+        return refuse(EINVAL, "its netdev has no Ethernet addresses");
     }
     if netdev.is_vlan() {
         // The core gives addresses of a VLAN only to a device over the netdev below.
-        pr_info!("a link goes over the netdev below a VLAN, and has the VLAN's addresses as well\n");
-        return Err(EPERM);
+        return refuse(EPERM, "name the netdev below the VLAN, whose device has the VLAN's addresses as well");
     }
     let ib = prepare(netdev)?;
     // SAFETY: `prepare` set our half, which lasts until the list's reference is given up by `dealloc`.
@@ -135,6 +146,7 @@ fn prepare(netdev: &Netdev) -> Result<NonNull<c::ib_device>> {
     };
     if DEVICES.lock().listed.iter().any(is_taken) {
         // A second hook would come before the first one's, and take its packets.
+        pr_info!("no second link over one netdev\n");
         return Err(EEXIST);
     }
     // SAFETY: The netdev is held.

@@ -18,6 +18,7 @@ mod resource;
 mod srq;
 
 use super::{
+    hint::hint,
     ibdev,
     netdev::{self, Netdev, RxFrame, Verdict},
     queue,
@@ -270,7 +271,14 @@ unsafe extern "C" fn usb4_op_create_cq(
             attach(&mut ours.inner, new);
             0
         }
-        Err(err) => err.to_errno(),
+        Err(err) => {
+            if err == EINVAL {
+                // SAFETY: The parent is alive.
+                let device = unsafe { ibdev::device(ours.ib.device) };
+                hint!(device, "no CQ of {} completions: 1 to {} are possible", attr.cqe, context::MAX_CQE);
+            }
+            err.to_errno()
+        }
     }
 }
 
@@ -440,7 +448,25 @@ unsafe extern "C" fn usb4_op_create_qp(
             attach(&mut ours.inner, new);
             0
         }
-        Err(err) => err.to_errno(),
+        Err(err) => {
+            if err == EINVAL {
+                let cap = &init.cap;
+                hint!(
+                    // SAFETY: The parent is alive.
+                    unsafe { ibdev::device(ours.ib.device) },
+                    "no QP of {} sends in {} pieces or {} inline bytes, {} receives in {} pieces: most are {}, {}, {}; or it is of another user ABI",
+                    cap.max_send_wr,
+                    cap.max_send_sge,
+                    cap.max_inline_data,
+                    cap.max_recv_wr,
+                    cap.max_recv_sge,
+                    context::MAX_WR,
+                    context::MAX_SGE,
+                    context::MAX_INLINE
+                );
+            }
+            err.to_errno()
+        }
     }
 }
 
