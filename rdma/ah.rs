@@ -90,7 +90,14 @@ impl Vector {
         let flat = path_of(device.ib(), &wanted, netdev)?;
         let is_v4 = self.dgid.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
         let network = if is_v4 { NETWORK_IPV4 } else { NETWORK_IPV6 };
-        (self.network == network && (flat.ipv6 == 0) == is_v4).then(|| attr::path(&flat, netdev, src_port))
+        (self.network == network && (flat.ipv6 == 0) == is_v4).then(|| {
+            let mut path = attr::path(&flat, src_port);
+            // The sender's handle may be older than the peer's Ethernet address.
+            if let Some(hop) = device.next_hop(netdev, &path, false) {
+                path.dst_mac = hop;
+            }
+            path
+        })
     }
 }
 
@@ -187,9 +194,22 @@ impl Ah {
     }
 
     /// The path for a QP in `pd`.
-    pub(crate) fn path(&self, pd: u64, netdev: &Netdev, src_port: u16) -> Option<Path> {
+    pub(crate) fn path(&self, pd: u64, src_port: u16) -> Option<Path> {
         let flat = self.state.lock().flat;
-        (self.pd == pd).then(|| attr::path(&flat, netdev, src_port))
+        (self.pd == pd).then(|| attr::path(&flat, src_port))
+    }
+
+    /// Leads to where its next hop is now.
+    pub(crate) fn renew(&self, look_up: &mut impl FnMut(&Path, bool) -> Option<[u8; 6]>) {
+        let old = attr::path(&self.state.lock().flat, 0);
+        let Some(hop) = look_up(&old, false) else {
+            return;
+        };
+        let mut state = self.state.lock();
+        // It may have been modified since.
+        if attr::path(&state.flat, 0).leads_as(&old) {
+            state.flat.dmac = hop;
+        }
     }
 
     /// As a vector in a send.

@@ -3,10 +3,7 @@
 
 use crate::{
     context,
-    kapi::{
-        netdev::Netdev,
-        uverbs::{modify_is_allowed, KeptAttr, QpAttr},
-    },
+    kapi::uverbs::{modify_is_allowed, KeptAttr, QpAttr},
 };
 use kernel::prelude::*;
 use roce::{
@@ -21,15 +18,14 @@ use usb4_bindings as c;
 pub(crate) const NO_PATH: &str =
     "the source is no RoCEv2 address of the netdev or of a VLAN directly above it, or not of the destination's family";
 
-/// The engine's path from the core's. `netdev` is the device's.
-pub(crate) fn path(flat: &c::usb4_path, netdev: &Netdev, src_port: u16) -> Path {
+/// The engine's path from the core's. Its own Ethernet address is put in where a frame is built (`send::Way`).
+pub(crate) fn path(flat: &c::usb4_path, src_port: u16) -> Path {
     let v4 = |gid: &[u8; 16]| {
         let [.., a, b, c, d] = *gid;
         [a, b, c, d]
     };
     Path {
-        // A VLAN may have an address of its own.
-        src_mac: if flat.tag == 0 { netdev.mac() } else { flat.smac },
+        src_mac: [0; 6],
         dst_mac: flat.dmac,
         addresses: if flat.ipv6 != 0 {
             Addresses::V6 {

@@ -28,6 +28,7 @@ use kernel::{
         Arc, Mutex,
     },
 };
+use roce::{hops::Hops, wire::udp::Path};
 
 /// QPs by QPN: 17 bits of slot, 6 random bits and the top bit, which keeps our numbers away from those of an rxe
 /// device over the same netdev.
@@ -198,6 +199,40 @@ impl Device {
         }
         let netdev = self.netdev().and_then(|netdev| netdev.tagged(tag));
         netdev.is_some_and(|netdev| is_our_gid(self.ib, &netdev, gid))
+    }
+
+    /// Has the paths of queue pairs and address handles lead to where their next hops are now: `all`, or those of queue
+    /// pairs whose peer was late.
+    pub(crate) fn renew(&self, all: bool) {
+        let Some(netdev) = self.netdev() else {
+            return;
+        };
+        let mut hops = Hops::new();
+        let mut look_up =
+            |path: &Path, doubt| hops.find(path, doubt, |path, doubt| self.next_hop(&netdev, path, doubt));
+        let mut slot = 0;
+        while let Some((next, qp)) = self.qps.next_from(slot) {
+            qp.renew(all, &mut look_up);
+            slot = next;
+        }
+        slot = 0;
+        while let Some((next, ah)) = self.ahs.next_from(slot).filter(|_| all) {
+            ah.renew(&mut look_up);
+            slot = next;
+        }
+    }
+
+    /// The Ethernet address where a path out of the device's netdev leads now, if that is known. `doubt`: its peer was late.
+    pub(crate) fn next_hop(&self, netdev: &Netdev, path: &Path, doubt: bool) -> Option<[u8; 6]> {
+        let out = netdev.tagged(path.tag)?;
+        if path.is_multicast() {
+            return None;
+        }
+        // To an address of the netdev itself: what has its own Ethernet address as destination is looped.
+        if self.has_address(&path.addresses.dst_gid(), path.tag) {
+            return Some(out.mac());
+        }
+        out.next_hop(&path.addresses, doubt)
     }
 
     /// Who is queue pair 1 from now on; 0: nobody.

@@ -99,6 +99,10 @@ impl Graves {
         let Some(netdev) = netdev.tagged(tag) else {
             return true;
         };
+        let path = Path {
+            src_mac: netdev.mac(),
+            ..path
+        };
         let way = Way {
             netdev: &netdev,
             path: &path,

@@ -21,6 +21,7 @@ use crate::{
         netdev::Netdev,
         queue::Mapping,
         revoke::Gate,
+        route::renew_late,
         sync::{BhLock, IrqLock},
         tasklet::{Deferred, Tasklet},
         timer::{now, Timed, Timer},
@@ -49,10 +50,7 @@ use roce::{
     parking::Errand,
     qp::{ModifyError, Mtu, QpKind, ReadResource, SendMessage, Slots, State as QpState},
     time::Instant,
-    wire::{
-        udp::Path,
-        Packet,
-    },
+    wire::{udp::Path, Packet},
     wqe::{Fault, Route},
 };
 use usb4_bindings as c;
@@ -148,6 +146,8 @@ pub(crate) struct Qp {
     in_flight: Atomic<i32>,
     /// Sending waits until fewer frames are in the stack; 0: it does not wait.
     stalled: Atomic<i32>,
+    /// 1 once the peer was late with an answer: its Ethernet address may have changed.
+    late: Atomic<i32>,
     /// 1 while receives are flushed as they are posted.
     flushes: Atomic<i32>,
     /// Withdrawn where one may sleep.
@@ -386,7 +386,7 @@ impl Qp {
                 Some(route) => self.route(route, host.sq, netdev),
                 None => state.path,
             };
-            let Some(path) = path else {
+            let Some(mut path) = path else {
                 let before = watch::before(&state.engine);
                 state
                     .engine
@@ -401,6 +401,7 @@ impl Qp {
                 state.engine.handle_unbuilt(now, &transmit);
                 continue;
             };
+            path.src_mac = out.mac();
             state.ip_id = state.ip_id.wrapping_add(1);
             let way = Way {
                 netdev: out,
@@ -440,7 +441,7 @@ impl Qp {
         let src_port = 0xc000 | u16::try_from(self.number & 0x3fff).unwrap_or(0);
         match route.ah {
             0 => sq.vector(route.slot)?.path(&self.device, netdev, src_port),
-            number => self.device.ahs.find(number)?.path(self.pd, netdev, src_port),
+            number => self.device.ahs.find(number)?.path(self.pd, src_port),
         }
     }
 
@@ -549,7 +550,12 @@ impl Qp {
             | c::ib_qp_attr_mask_IB_QP_RATE_LIMIT
             | c::ib_qp_attr_mask_IB_QP_CAP);
         if unknown || mask & !c::ib_qp_attr_mask_IB_QP_ATTR_STANDARD_BITS != 0 {
-            hint!(this.device, "QP {:#x}: attributes {:#x}: no path migration, no rate limit", this.number, mask);
+            hint!(
+                this.device,
+                "QP {:#x}: attributes {:#x}: no path migration, no rate limit",
+                this.number,
+                mask
+            );
             return Err(EOPNOTSUPP);
         }
         let refuse = |why: &str| {
@@ -580,7 +586,7 @@ impl Qp {
                 };
                 let flat = wanted.path(&netdev).ok_or_else(|| refuse(attr::NO_PATH))?;
                 let src_port = udp_sport(flat.flow_label, this.number, dest);
-                Some(attr::path(&flat, &netdev, src_port))
+                Some(attr::path(&flat, src_port))
             } else {
                 None
             };
@@ -626,6 +632,23 @@ impl Qp {
         }
         Self::drive(this, None, |engine, now, host| engine.handle_doorbell(now, host));
         Ok(())
+    }
+
+    /// Leads to where its next hop is now, in a pass over `all` paths or only over those whose peer was late.
+    pub(crate) fn renew(&self, all: bool, look_up: &mut impl FnMut(&Path, bool) -> Option<[u8; 6]>) {
+        let late = self.late.xchg(0, Full) != 0;
+        let path = self.state.lock().path;
+        let Some(old) = path.filter(|_| all || late) else {
+            return;
+        };
+        let Some(hop) = look_up(&old, late) else {
+            return;
+        };
+        let mut state = self.state.lock();
+        // It may have been modified since.
+        if let Some(path) = state.path.as_mut().filter(|path| path.leads_as(&old)) {
+            path.dst_mac = hop;
+        }
     }
 
     /// Answers `query_qp`.
@@ -681,14 +704,21 @@ impl Timed for Qp {
     fn on_timer(&self) {
         if let Some(this) = self.device.qps.find(self.number) {
             let waiting = self.in_flight.load(Relaxed) > 0;
+            let mut late = false;
             Self::drive(&this, None, |engine, now, host| {
                 if waiting {
                     engine.handle_backlog(now);
                 }
+                let before = engine.counters().timeouts;
                 engine.handle_timeout(now, host);
+                late = engine.counters().timeouts != before;
                 // A kernel caller's sends are announced this way.
                 engine.handle_doorbell(now, host);
             });
+            if late {
+                self.late.store(1, Relaxed);
+                renew_late();
+            }
         }
     }
 }

@@ -77,7 +77,6 @@ struct usb4_mmap {
 /* An address vector in one flat piece. */
 struct usb4_path {
 	u8 dmac[6];
-	u8 smac[6];
 	u32 tag; /* of the VLAN: EtherType, number; 0: none */
 	u8 ipv6;
 	u8 hop_limit;
@@ -206,6 +205,8 @@ bool usb4_netdev_usable(const struct net_device *ndev);
 void usb4_netdev_hold(struct net_device *ndev);
 void usb4_netdev_put(struct net_device *ndev);
 u32 usb4_netdev_mtu(const struct net_device *ndev);
+void usb4_netdev_announce(struct net_device *ndev);
+bool usb4_netdev_carries(const struct net_device *ndev, const struct net_device *upper);
 u32 usb4_netdev_ifindex(const struct net_device *ndev);
 struct net_device *usb4_netdev_vlan(struct net_device *ndev, u32 tag);
 const u8 *usb4_netdev_address(const struct net_device *ndev);
@@ -213,6 +214,11 @@ bool usb4_netdev_is_up(const struct net_device *ndev);
 bool usb4_netdev_is_registered(const struct net_device *ndev);
 u32 usb4_netdev_port_state(struct net_device *ndev);
 u32 usb4_netdev_speed(struct net_device *ndev);
+bool usb4_next_hop(struct net_device *ndev, bool ipv6, const u8 *from, const u8 *to, bool doubt, u8 *mac);
+void usb4_renew_soon(unsigned int ms);
+void usb4_renew_cancel(void);
+int usb4_netevent_register(void);
+void usb4_netevent_unregister(void);
 int usb4_hook_register(struct nf_hook_ops *ops, struct net_device *ndev, void *priv);
 void usb4_hook_unregister(struct nf_hook_ops *ops, struct net_device *ndev);
 

@@ -334,10 +334,8 @@ bool usb4_path_from_ah(struct usb4_path *path, struct rdma_ah_attr *ah, struct n
 	rcu_read_lock();
 	out = rcu_dereference(sgid->ndev);
 	ours = out == ndev || (out && usb4_vlan_is_over(out, ndev));
-	if (ours) {
-		ether_addr_copy(path->smac, out->dev_addr);
+	if (ours)
 		path->tag = out == ndev ? 0 : usb4_vlan_tag(out);
-	}
 	rcu_read_unlock();
 	if (!ours)
 		return false;
@@ -592,6 +590,15 @@ u32 usb4_netdev_mtu(const struct net_device *ndev) { return READ_ONCE(ndev->mtu)
 const u8 *usb4_netdev_address(const struct net_device *ndev) { return ndev->dev_addr; }
 bool usb4_netdev_is_up(const struct net_device *ndev) { return ndev->flags & IFF_UP; }
 bool usb4_netdev_is_registered(const struct net_device *ndev) { return ndev->reg_state == NETREG_REGISTERED; }
+/* Tells the peers its addresses, by gratuitous ARP and unsolicited advertisements. Under RTNL. */
+void usb4_netdev_announce(struct net_device *ndev) { __netdev_notify_peers(ndev); }
+
+/* Itself, or a VLAN directly above it. */
+bool usb4_netdev_carries(const struct net_device *ndev, const struct net_device *upper)
+{
+	return upper == ndev || usb4_vlan_is_over(upper, ndev);
+}
+
 u32 usb4_netdev_ifindex(const struct net_device *ndev) { return ndev->ifindex; }
 u32 usb4_netdev_port_state(struct net_device *ndev) { return ib_get_curr_port_state(ndev); }
 

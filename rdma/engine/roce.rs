@@ -50,6 +50,7 @@ pub mod cork;
 pub mod counters;
 pub mod fast;
 pub mod group;
+pub mod hops;
 pub mod keys;
 pub mod limits;
 pub mod mw;

@@ -14,6 +14,7 @@
 use super::{
     netdev::{self, Netdev, Rtnl},
     paged::Paging,
+    route::{self, Changes},
 };
 use crate::device::Device;
 use core::ptr::{self, NonNull};
@@ -111,7 +112,10 @@ pub(super) fn add(name: &CStr, netdev: &Netdev) -> Result {
     }
     if netdev.is_vlan() {
         // The core gives addresses of a VLAN only to a device over the netdev below.
-        return refuse(EPERM, "name the netdev below the VLAN, whose device has the VLAN's addresses as well");
+        return refuse(
+            EPERM,
+            "name the netdev below the VLAN, whose device has the VLAN's addresses as well",
+        );
     }
     let ib = prepare(netdev)?;
     // SAFETY: `prepare` set our half, which lasts until the list's reference is given up by `dealloc`.
@@ -266,6 +270,26 @@ pub(super) fn relink() {
     }
 }
 
+/// Has the paths of every device lead to where their next hops are now. See [`Device::renew`].
+#[no_mangle]
+extern "C" fn usb4_op_renew() {
+    let all = route::take_all();
+    let registry = DEVICES.lock();
+    for listed in registry.listed.iter() {
+        // SAFETY: Entries leave the list before their device's half of ours goes.
+        unsafe { device(listed.0.as_ptr()) }.renew(all);
+    }
+}
+
+/// Whether a device of ours sends by the netdev.
+fn is_below_ours(netdev: &Netdev) -> bool {
+    DEVICES.lock().listed.iter().any(|listed| {
+        // SAFETY: Entries leave the list before their device's half of ours goes.
+        let own = unsafe { device(listed.0.as_ptr()) }.netdev();
+        own.is_some_and(|own| own.carries(netdev))
+    })
+}
+
 /// Something happened to a netdev. Called under RTNL.
 ///
 /// # Safety
@@ -274,8 +298,15 @@ pub(super) fn relink() {
 pub(super) unsafe fn netdev_event(event: usize, ndev: NonNull<c::net_device>) {
     // SAFETY: By the caller's promise.
     let netdev = unsafe { Netdev::hold(ndev) };
+    let event = u32::try_from(event).unwrap_or(0);
+    if event == c::netdev_cmd_NETDEV_CHANGEADDR && is_below_ours(&netdev) {
+        // Peers learn the new address from what is broadcast only, and who just listens broadcasts nothing. This host has
+        // forgotten its neighbours, and asks for them again.
+        netdev.announce();
+        route::renew_all();
+    }
     let mut registry = DEVICES.lock();
-    if u32::try_from(event) == Ok(c::netdev_cmd_NETDEV_UNREGISTER) {
+    if event == c::netdev_cmd_NETDEV_UNREGISTER {
         registry.relinks.retain(|relink| relink.netdev != netdev);
     }
     for listed in registry.listed.iter() {
@@ -284,18 +315,16 @@ pub(super) unsafe fn netdev_event(event: usize, ndev: NonNull<c::net_device>) {
         if device.netdev().as_ref() != Some(&netdev) {
             continue;
         }
-        match u32::try_from(event) {
-            Ok(c::netdev_cmd_NETDEV_UNREGISTER) => {
+        match event {
+            c::netdev_cmd_NETDEV_UNREGISTER => {
                 device.leave();
                 device.stop();
                 unregister_soon(listed.0);
             }
-            Ok(
-                c::netdev_cmd_NETDEV_UP
-                | c::netdev_cmd_NETDEV_DOWN
-                | c::netdev_cmd_NETDEV_CHANGE
-                | c::netdev_cmd_NETDEV_CHANGEMTU,
-            ) => {
+            c::netdev_cmd_NETDEV_UP
+            | c::netdev_cmd_NETDEV_DOWN
+            | c::netdev_cmd_NETDEV_CHANGE
+            | c::netdev_cmd_NETDEV_CHANGEMTU => {
                 device.on_port(netdev.port_state() == c::ib_port_state_IB_PORT_ACTIVE);
                 // SAFETY: The reference keeps the device registered during the call.
                 unsafe {
@@ -314,7 +343,10 @@ pub(super) unsafe fn netdev_event(event: usize, ndev: NonNull<c::net_device>) {
 ///
 /// Ends in this order: no new links; every device unregistered, which ends its users; no netdev events; no frame of
 /// ours left in the stack.
-pub(crate) struct Module(Paging);
+pub(crate) struct Module {
+    _changes: Changes,
+    _paging: Paging,
+}
 
 impl Module {
     /// Offers the link type.
@@ -323,11 +355,15 @@ impl Module {
         // SAFETY: Called once, from the module's init.
         unsafe { DEVICES.init() };
         DEVICES.lock().debug = Some(Dir::new(c"usb4_rdma"));
+        let changes = Changes::hear()?;
         // SAFETY: The list is ready.
         to_result(unsafe { c::usb4_notifier_register() })?;
         // SAFETY: As above.
         unsafe { c::usb4_link_register() };
-        Ok(Self(paging))
+        Ok(Self {
+            _changes: changes,
+            _paging: paging,
+        })
     }
 }
 

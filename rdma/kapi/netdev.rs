@@ -4,7 +4,7 @@
 //! Frames in are seen by a netfilter ingress hook on this one netdev, before the IP stack, so nothing here needs the
 //! UDP port that stock rxe may have. Frames out are built whole and given to `dev_queue_xmit`.
 //!
-//! C headers: `include/linux/{netdevice,skbuff,netfilter}.h`.
+//! C headers: `include/linux/{netdevice,skbuff,netfilter}.h`, `include/net/{route,neighbour}.h`.
 
 use crate::{device::Device, qp::Qp, send::To};
 use core::{ops::Deref, ptr, ptr::NonNull, slice};
@@ -17,7 +17,7 @@ use kernel::{
     },
     types::{NotThreadSafe, Opaque},
 };
-use roce::wire::udp::ETHERNET_LEN;
+use roce::wire::udp::{Addresses, ETHERNET_LEN};
 use usb4_bindings as c;
 
 /// `NET_XMIT_DROP`: the queue of the netdev is full.
@@ -122,6 +122,30 @@ impl Netdev {
     pub(crate) fn ignore(&self, mac: &[u8; 6]) {
         // SAFETY: As in `hear`. It fails only for what was not heard.
         let _ = unsafe { c::dev_mc_del(self.as_ptr(), mac.as_ptr()) };
+    }
+
+    /// Whether `upper` is this one, or a VLAN directly above it.
+    pub(super) fn carries(&self, upper: &Self) -> bool {
+        // SAFETY: Both valid by the invariant.
+        unsafe { c::usb4_netdev_carries(self.as_ptr(), upper.as_ptr()) }
+    }
+
+    /// Tells the peers its addresses. Under RTNL.
+    pub(super) fn announce(&self) {
+        // SAFETY: Valid by the invariant.
+        unsafe { c::usb4_netdev_announce(self.as_ptr()) }
+    }
+
+    /// The Ethernet address of the next hop between two addresses. `None` while it is not known; then it is asked for, as
+    /// it is if the caller has a `doubt` about what is known. Does not sleep, but may send.
+    pub(crate) fn next_hop(&self, addresses: &Addresses, doubt: bool) -> Option<[u8; 6]> {
+        let (from, to) = (addresses.src_gid(), addresses.dst_gid());
+        let ipv6 = matches!(addresses, Addresses::V6 { .. });
+        let mut mac = [0; 6];
+        // SAFETY: Valid by the invariant; the GIDs are read and the address written, with their lengths.
+        let known =
+            unsafe { c::usb4_next_hop(self.as_ptr(), ipv6, from.as_ptr(), to.as_ptr(), doubt, mac.as_mut_ptr()) };
+        known.then_some(mac)
     }
 
     /// Administratively up.

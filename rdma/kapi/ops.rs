@@ -275,7 +275,12 @@ unsafe extern "C" fn usb4_op_create_cq(
             if err == EINVAL {
                 // SAFETY: The parent is alive.
                 let device = unsafe { ibdev::device(ours.ib.device) };
-                hint!(device, "no CQ of {} completions: 1 to {} are possible", attr.cqe, context::MAX_CQE);
+                hint!(
+                    device,
+                    "no CQ of {} completions: 1 to {} are possible",
+                    attr.cqe,
+                    context::MAX_CQE
+                );
             }
             err.to_errno()
         }

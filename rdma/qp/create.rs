@@ -171,6 +171,7 @@ impl Qp {
                 after <- new_tasklet!(c"usb4_qp_tasklet"),
                 in_flight: Atomic::new(0),
                 stalled: Atomic::new(0),
+                late: Atomic::new(0),
                 flushes: Atomic::new(0),
                 mappings <- new_mutex!([rq_mapping, sq_mapping], "usb4_qp_mappings"),
                 sends <- new_irq_lock!(sends, c"usb4_sends"),

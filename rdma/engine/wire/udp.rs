@@ -67,6 +67,15 @@ impl Addresses {
         }
     }
 
+    /// The GID of the source.
+    #[must_use]
+    pub const fn src_gid(&self) -> [u8; 16] {
+        match *self {
+            Self::V6 { src, .. } => src,
+            Self::V4 { src: [a, b, c, d], .. } => [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d],
+        }
+    }
+
     /// Whether the datagram goes the opposite way of `path`.
     #[must_use]
     pub fn is_reverse_of(&self, path: &Self) -> bool {
@@ -108,6 +117,20 @@ pub struct Path {
     pub flow_label: u32,
     /// The VLAN: EtherType in the upper 16 bits, number in the lower. 0: none. The netdev puts it into the frame.
     pub tag: u32,
+}
+
+impl Path {
+    /// Whether both have the same next hop: the same addresses in the same VLAN.
+    #[must_use]
+    pub fn leads_as(&self, other: &Self) -> bool {
+        self.addresses == other.addresses && self.tag == other.tag
+    }
+
+    /// Whether it leads to a group, whose Ethernet address follows from its GID and never changes.
+    #[must_use]
+    pub fn is_multicast(&self) -> bool {
+        multicast_mac(&self.addresses.dst_gid()).is_some()
+    }
 }
 
 /// Finished Ethernet, IP and UDP header bytes for one packet.
@@ -447,6 +470,31 @@ mod tests {
         assert_eq!(multicast_mac(&v6), Some([0x33, 0x33, 0xc0, 1, 2, 3]));
         v6[0] = 0xfe;
         assert_eq!(multicast_mac(&v6), None);
+    }
+
+    #[test]
+    fn a_path_leads_where_its_addresses_do() {
+        for path in [v4(), v6()] {
+            let renewed = Path {
+                src_mac: [2, 0, 0, 0, 0, 8],
+                dst_mac: [2, 0, 0, 0, 0, 9],
+                ..path
+            };
+            assert!(renewed.leads_as(&path) && !path.is_multicast());
+            assert!(!Path { tag: 5, ..path }.leads_as(&path));
+        }
+        assert!(!v4().leads_as(&v6()));
+        let group = Addresses::V4 {
+            src: [10, 0, 0, 1],
+            dst: [239, 1, 2, 3],
+        };
+        let to_group = Path {
+            addresses: group,
+            ..v4()
+        };
+        assert!(to_group.is_multicast() && !to_group.leads_as(&v4()));
+        assert_eq!(group.src_gid(), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1]);
+        assert_eq!(v6().addresses.src_gid()[15], 1);
     }
 
     #[test]

@@ -433,7 +433,31 @@ def events(context, gid_index, netdev):
     after("the device is taken away", e.IBV_EVENT_DEVICE_FATAL)
 
 
-SCENES = {f.__name__: f for f in (mcast, dmabuf, rereg, absent, events)}
+def address(context, gid_index, netdev):
+    """The netdev's Ethernet address changes: a queue pair and an address handle made before still reach the device."""
+    pd = PD(context)
+    pair, side = Connected(context, pd, gid_index), Datagrams(context, pd)
+    gid = str(context.query_gid(1, gid_index))
+    route = GlobalRoute(dgid=GID(gid), sgid_index=gid_index, hop_limit=8)
+    handle = AH(pd, attr=AHAttr(port_num=1, is_global=1, gr=route, dlid=0))
+
+    def datagram(data):
+        side.mr.write(data, len(data), 3072)
+        wr = SendWR(wr_id=100, opcode=e.IBV_WR_SEND, num_sge=1, send_flags=e.IBV_SEND_SIGNALED,
+                    sg=[SGE(side.mr.buf + 3072, len(data), side.mr.lkey)])
+        wr.set_wr_ud(handle, side.qp.qp_num, QKEY)
+        side.qp.post_send(wr)
+        return side.heard(0.5)
+
+    for data in (b"before", b"after"):
+        expect(f"{data}: WRITE", pair.write(data, (pair.mr.buf + 32768, pair.mr.rkey)) == SUCCESS)
+        got = datagram(data)
+        expect(f"{data}: heard {got}", got == [data])
+        subprocess.run(["ip", "link", "set", netdev, "address", "02:00:00:00:77:99"], check=True)
+        time.sleep(0.3)
+
+
+SCENES = {f.__name__: f for f in (mcast, dmabuf, rereg, absent, events, address)}
 
 
 def main():

@@ -29,6 +29,16 @@ pub const CASES: &[Case] = &[
         bridge,
     ),
     pair(
+        "reach_address",
+        "Ethernet addresses change at both ends under RC, rdma_cm and UD",
+        address,
+    ),
+    pair(
+        "reach_mtu",
+        "rdma_cm between netdevs of different MTU, ours with ours and with rxe",
+        mtu,
+    ),
+    pair(
         "reach_taken",
         "a link whose name or netdev is taken harms neither, and one whose netdev moves away meanwhile does not stay",
         taken,
@@ -136,6 +146,15 @@ fn transit(context: &Context) -> Result<()> {
 
 fn bridge(context: &Context) -> Result<()> {
     follow(context, "bridge")
+}
+
+fn address(context: &Context) -> Result<()> {
+    follow(context, "address")
+}
+
+fn mtu(context: &Context) -> Result<()> {
+    follow(context, "mtu")?;
+    follow(context, "mtu rxe")
 }
 
 fn taken(context: &Context) -> Result<()> {
