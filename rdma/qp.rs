@@ -425,7 +425,9 @@ impl Qp {
                         break;
                     }
                 }
-                Err(NotBuilt::Lost) => {
+                // As if the wire had lost it: the timer's retries end, and the user is told.
+                Err(NotBuilt::TooLong) if transmit.request_psn().is_some() => state.tally.lost += 1,
+                Err(NotBuilt::TooLong | NotBuilt::Lost) => {
                     state.tally.lost += 1;
                     state.engine.handle_unbuilt(now, &transmit);
                 }

@@ -111,6 +111,8 @@ impl To {
 pub(crate) enum NotBuilt {
     /// Its payload cannot be read.
     Fault(Fault),
+    /// Longer than the netdev's frames are: it will not do better until the MTU is another.
+    TooLong,
     /// No memory now; a retry will come.
     Lost,
 }
@@ -155,7 +157,7 @@ fn build_with(
     let total = below + transport_len + Icrc::LEN;
     // A path MTU agreed before the netdev's shrank: drivers need not bear such a frame.
     if total > way.netdev.mtu() as usize + ETHERNET_LEN {
-        return Err(NotBuilt::Lost);
+        return Err(NotBuilt::TooLong);
     }
     let mut frame = TxFrame::new(way.netdev, total).ok_or(NotBuilt::Lost)?;
     let transport = transmit.header.as_bytes();

@@ -580,7 +580,7 @@ void usb4_sleep_ms(unsigned int ms) { msleep(ms); }
 
 bool usb4_netdev_usable(const struct net_device *ndev)
 {
-	return ndev->type == ARPHRD_ETHER && ndev->addr_len == ETH_ALEN && !(ndev->flags & IFF_LOOPBACK);
+	return (ndev->type == ARPHRD_ETHER || ndev->type == ARPHRD_LOOPBACK) && ndev->addr_len == ETH_ALEN;
 }
 
 bool usb4_netdev_is_vlan(const struct net_device *ndev) { return is_vlan_dev(ndev); }

@@ -84,7 +84,7 @@ impl Netdev {
         self.0.as_ptr()
     }
 
-    /// An Ethernet device with an address, and not the loopback.
+    /// An Ethernet device with an address, or the loopback, whose frames have Ethernet headers too.
     pub(crate) fn is_usable(&self) -> bool {
         // SAFETY: Valid by the invariant.
         unsafe { c::usb4_netdev_usable(self.as_ptr()) }

@@ -34,6 +34,11 @@ pub const CASES: &[Case] = &[
         address,
     ),
     pair(
+        "reach_loopback",
+        "a device over lo: RC, UC, UD, rdma_cm; what a link cannot be over is said in the log",
+        loopback,
+    ),
+    pair(
         "reach_mtu",
         "rdma_cm between netdevs of different MTU, ours with ours and with rxe",
         mtu,
@@ -150,6 +155,10 @@ fn bridge(context: &Context) -> Result<()> {
 
 fn address(context: &Context) -> Result<()> {
     follow(context, "address")
+}
+
+fn loopback(context: &Context) -> Result<()> {
+    follow(context, "lo")
 }
 
 fn mtu(context: &Context) -> Result<()> {
