@@ -207,6 +207,7 @@ void usb4_netdev_put(struct net_device *ndev);
 u32 usb4_netdev_mtu(const struct net_device *ndev);
 void usb4_netdev_announce(struct net_device *ndev);
 bool usb4_netdev_carries(const struct net_device *ndev, const struct net_device *upper);
+const void *usb4_netdev_namespace(const struct net_device *ndev);
 u32 usb4_netdev_ifindex(const struct net_device *ndev);
 struct net_device *usb4_netdev_vlan(struct net_device *ndev, u32 tag);
 const u8 *usb4_netdev_address(const struct net_device *ndev);

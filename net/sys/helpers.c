@@ -599,6 +599,7 @@ bool usb4_netdev_carries(const struct net_device *ndev, const struct net_device 
 	return upper == ndev || usb4_vlan_is_over(upper, ndev);
 }
 
+const void *usb4_netdev_namespace(const struct net_device *ndev) { return dev_net(ndev); }
 u32 usb4_netdev_ifindex(const struct net_device *ndev) { return ndev->ifindex; }
 u32 usb4_netdev_port_state(struct net_device *ndev) { return ib_get_curr_port_state(ndev); }
 

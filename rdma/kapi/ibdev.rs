@@ -140,8 +140,9 @@ pub(super) fn add(name: &CStr, netdev: &Netdev) -> Result {
 /// Makes a device that hears its netdev and is in the list, so that every event of the netdev reaches it, but is not yet
 /// registered. Under RTNL from the look at the netdev on: it can neither go nor change its namespace unseen.
 fn prepare(netdev: &Netdev) -> Result<NonNull<c::ib_device>> {
+    let asked_in = netdev.namespace();
     let _rtnl = Rtnl::lock();
-    if !netdev.is_registered() {
+    if !netdev.is_registered() || netdev.namespace() != asked_in {
         return Err(ENODEV);
     }
     let is_taken = |listed: &Listed| {

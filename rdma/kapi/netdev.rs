@@ -96,6 +96,12 @@ impl Netdev {
         unsafe { c::usb4_netdev_is_vlan(self.as_ptr()) }
     }
 
+    /// Which network namespace it is in; under RTNL it stays there.
+    pub(super) fn namespace(&self) -> usize {
+        // SAFETY: Valid by the invariant; only the address counts.
+        unsafe { c::usb4_netdev_namespace(self.as_ptr()) as usize }
+    }
+
     /// Not on its way out.
     pub(crate) fn is_registered(&self) -> bool {
         // SAFETY: Valid by the invariant.
