@@ -66,6 +66,16 @@ const HARMLESS: &[&str] = &[
     "DMA-API: debugging enabled",
 ];
 
+/// Heads of whole reports that are the kernel's own, with the cause. What is between KASAN's two rules is passed over.
+const EXCEPTED: &[&str] = &[
+    // Kernel 7.3: tb_xdp_properties_response() frees its answer when it has been sent, while the request that points to
+    // it is in the control channel's queue, where the next packet from the peer is compared with it.
+    "BUG: KASAN: slab-use-after-free in tb_xdomain_match+",
+];
+
+/// What KASAN prints before and after a report.
+const RULE: &str = "==================";
+
 /// Lines of context shown after the first bad one.
 const CONTEXT: usize = 30;
 
@@ -115,10 +125,23 @@ impl Mark {
 
 /// The first troubling line of `text` with what follows it, or None.
 pub fn trouble(text: &str) -> Option<String> {
-    let lines: Vec<&str> = text.lines().collect();
+    let lines = without_excepted(text);
     let first = lines.iter().position(|line| is_trouble(line))?;
     let end = lines.len().min(first + CONTEXT);
     Some(lines[first..end].join("\n"))
+}
+
+/// The lines that belong to no report that is excepted.
+fn without_excepted(text: &str) -> Vec<&str> {
+    let mut lines = Vec::new();
+    let mut left = text.lines();
+    while let Some(line) = left.next() {
+        match EXCEPTED.iter().any(|head| line.contains(head)) {
+            true => drop(left.by_ref().find(|line| line.contains(RULE))),
+            false => lines.push(line),
+        }
+    }
+    lines
 }
 
 fn is_trouble(line: &str) -> bool {
@@ -167,6 +190,20 @@ mod tests {
                 Some(&*format!("[    1.0] {head}"))
             );
         }
+    }
+
+    #[test]
+    fn an_excepted_report_hides_nothing_but_itself() {
+        let rule = "=".repeat(66);
+        let own = "BUG: KASAN: slab-use-after-free in tb_xdomain_match+0x1f0/0x24e";
+        let report = |head: &str| format!("{rule}\n{head}\nCall Trace:\n [<0>] f\n{rule}\n");
+        assert_eq!(trouble(&report(own)), None);
+        let other = "BUG: KASAN: slab-use-after-free in usb4_op_pages_gone+0x1/0x2";
+        let shown = trouble(&(report(own) + &report(other))).unwrap();
+        assert!(shown.starts_with(other), "{shown}");
+        assert!(trouble(&(report(own) + "WARNING: late\n"))
+            .unwrap()
+            .starts_with("WARNING: late"));
     }
 
     #[test]

@@ -114,7 +114,7 @@ pub fn run(plan: &Plan) -> Result<Tally> {
                 println!("FAILED   {seconds:6.1} s\n{}", indent(&said));
                 println!("    replay: {}", replay(plan, &case));
                 // Most warnings are printed once only: what follows gets a kernel that has not complained yet.
-                shared = None;
+                keep_state(shared.take(), case.name);
                 Verdict::Failed(said)
             }
         };
@@ -185,6 +185,22 @@ fn prepare<'a>(plan: &Plan, case: &Case, shared: &'a mut Option<(Bench, Context)
     match shared {
         Some((_, context)) => Ok(context),
         None => bail!("no lab"),
+    }
+}
+
+/// Ends a lab in which a case has failed, and puts its state, logs included, where the next lab does not take its place.
+fn keep_state(shared: Option<(Bench, Context)>, case: &str) {
+    let Some(lab) = shared.and_then(|(_, context)| context.lab) else {
+        return;
+    };
+    let state = lab.state.clone();
+    drop(lab);
+    let mut name = state.file_name().unwrap_or_default().to_os_string();
+    name.push(format!("-{case}"));
+    let kept = state.with_file_name(name);
+    let _ = std::fs::remove_dir_all(&kept);
+    if std::fs::rename(&state, &kept).is_ok() {
+        println!("    logs: {}", kept.display());
     }
 }
 

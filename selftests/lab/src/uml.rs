@@ -212,7 +212,8 @@ fn boot_words(spec: &LabSpec) -> Vec<String> {
             "slab_debug=FZP".into(),
         ],
         // The stub that runs programs under seccomp dies at once when clang has compiled it.
-        Kernel::Kasan => vec!["seccomp=off".into()],
+        // KASAN would fall silent after its first report, which may be one that log.rs excepts.
+        Kernel::Kasan => vec!["seccomp=off".into(), "kasan_multi_shot".into()],
     }
 }
 
