@@ -3,6 +3,7 @@
 //!
 //! The forms are those of `rdma/ib_user_verbs.h`; the driver's parts those of `rdma/rdma_user_rxe.h`.
 
+use crate::queues::Known;
 use crate::rng::Rng;
 use crate::sys::{self, Arena};
 use crate::table::{Kind, Object, Table};
@@ -280,6 +281,14 @@ pub fn learn(command: &Command, answer: Answer, context: &Context<'_>, table: &M
         table.remove(kind, handle);
     }
     let Some(kind) = command.makes else { return };
+    if matches!(kind, Kind::Mr | Kind::Mw) {
+        // Where a region's memory begins stands in the command; a window's is not known yet.
+        let place = command.core.0.get(24..32).and_then(|bytes| bytes.try_into().ok());
+        table.note(Known {
+            key: answer.word(context, 4),
+            address: place.map_or(context.memory.address(), u64::from_ne_bytes),
+        });
+    }
     table.add(Object {
         kind,
         handle: answer.word(context, 0),

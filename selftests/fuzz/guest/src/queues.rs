@@ -41,18 +41,64 @@ struct World<'a> {
 
 /// One round.
 pub fn round(target: &Target, rng: &mut Rng, tally: &mut Tally) -> Result<(), Error> {
-    let mut world = World::new(target, rng)?;
+    let kind = rng.pick(&[2, 2, 2, 3, 4]);
+    let mut world = World::new(target, kind, rng)?;
     for _ in 0..100 + rng.below(300) {
         world.step(rng);
     }
     tally.calls += world.calls;
     tally.accepted += world.accepted;
+    let known = world.known();
     // The kernel tidies up behind us, in its own order.
+    drop(world);
+    tally.attempts += attack(target, &known, rng)?;
     Ok(())
 }
 
+/// A key that is or was somebody's, and where its memory begins.
+#[derive(Clone, Copy)]
+pub struct Known {
+    pub key: u32,
+    pub address: u64,
+}
+
+/// Keys tried at the end of a round.
+const TRIED: usize = 12;
+
+/// A user with a domain of its own, in which no key gives what the others would: none of them may open anything. How
+/// many were tried.
+pub fn attack(target: &Target, known: &[Known], rng: &mut Rng) -> Result<u64, Error> {
+    const RC: u8 = 2;
+    if known.is_empty() {
+        return Ok(0);
+    }
+    let mut attacker = World::new(target, RC, rng)?;
+    let mut tried = 0;
+    // Its own key opens its own memory, or a refusal of the others would mean nothing.
+    let own = attacker.known()[0];
+    if !attacker.opens(own, rng)? {
+        return Err("the attacker's own key opens nothing".into());
+    }
+    for _ in 0..TRIED.min(known.len()) {
+        let one = rng.pick(known);
+        // Keys are random: one of the attacker's own may be the same.
+        if attacker.known().iter().any(|own| own.key & !0xff == one.key & !0xff) {
+            continue;
+        }
+        tried += 1;
+        if attacker.opens(one, rng)? {
+            return Err(format!(
+                "key {:#x} opened memory at {:#x} for another domain",
+                one.key, one.address
+            )
+            .into());
+        }
+    }
+    Ok(tried)
+}
+
 impl<'a> World<'a> {
-    fn new(target: &'a Target, rng: &mut Rng) -> Result<Self, Error> {
+    fn new(target: &'a Target, kind: u8, rng: &mut Rng) -> Result<Self, Error> {
         let context = Context::open(target, rng)?;
         let mut world = Self {
             context,
@@ -62,7 +108,7 @@ impl<'a> World<'a> {
             pairs: Vec::new(),
             completions: Vec::new(),
             shared_recvs: None,
-            kind: rng.pick(&[2, 2, 2, 3, 4]),
+            kind,
             calls: 0,
             accepted: 0,
         };
@@ -101,6 +147,59 @@ impl<'a> World<'a> {
         }
         world.connect(rng)?;
         Ok(world)
+    }
+
+    /// Its keys.
+    fn known(&self) -> Vec<Known> {
+        let regions = self.regions.iter().map(|&(key, address, _)| Known { key, address });
+        let (_, address, _) = self.regions[0];
+        let windows = self.windows.iter().map(|&key| Known { key, address });
+        regions.chain(windows).collect()
+    }
+
+    /// Whether a READ through a key of others brings anything.
+    fn opens(&mut self, known: Known, rng: &mut Rng) -> Result<bool, Error> {
+        const READ: u32 = 4;
+        const SIGNALED: u32 = 2;
+        const LEN: u32 = 32;
+        /// What the place of the result is filled with, and how long an answer may take.
+        const BLANK: u8 = 0xa5;
+        const LOOKS: u32 = 200;
+        for pair in 0..2 {
+            self.move_to(self.pairs[pair].handle, 0, rng);
+        }
+        self.connect(rng)?;
+        let (own, at, _) = self.regions[2];
+        let place = (at - self.context.memory.address()) as usize;
+        self.context.memory.write(place, &[BLANK; LEN as usize]);
+        let mut wqe = Bytes::default();
+        wqe.u64(1).u32(0).u32(READ).u32(SIGNALED).u32(0);
+        wqe.u64(known.address).u32(known.key).u32(0).pad(184);
+        wqe.u32(LEN).u32(LEN).u32(0).u32(1).u32(0).u32(0).pad(208);
+        wqe.u64(at).u32(LEN).u32(own);
+        let ring = &self.pairs[0].sends;
+        let (slot, mask, producer) = (1usize << (ring.word(0) & 15), ring.word(4), ring.word(PRODUCER));
+        ring.write(DATA + (producer & mask) as usize * slot, &wqe.0);
+        ring.write(PRODUCER, &((producer.wrapping_add(1)) & mask).to_ne_bytes());
+        let completed = |world: &Self| -> Vec<u32> { world.completions.iter().map(|cq| cq.word(PRODUCER)).collect() };
+        let before = completed(self);
+        self.doorbell(0, rng);
+        for _ in 0..LOOKS {
+            if completed(self) != before {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_micros(100));
+        }
+        self.poll_all();
+        let blank = u32::from_ne_bytes([BLANK; 4]);
+        Ok((0..LEN as usize / 4).any(|word| self.context.memory.word(place + 4 * word) != blank))
+    }
+
+    /// User space takes all completions.
+    fn poll_all(&self) {
+        for ring in &self.completions {
+            ring.write(CONSUMER, &ring.word(PRODUCER).to_ne_bytes());
+        }
     }
 
     /// A command that must succeed.

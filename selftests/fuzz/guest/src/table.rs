@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! What the kernel has given us so far.
 
+use crate::queues::Known;
 use crate::rng::Rng;
 use crate::sys::{self, Arena};
 
@@ -29,6 +30,8 @@ pub struct Object {
 #[derive(Default)]
 pub struct Table {
     objects: Vec<Object>,
+    /// Keys of regions and windows that are or were.
+    pub known: Vec<Known>,
     /// Queues that we share with the device.
     pub shared: Vec<Arena>,
 }
@@ -45,6 +48,13 @@ impl Table {
             self.objects.push(object);
         } else if object.kind == Kind::Channel {
             sys::close(object.handle as i32);
+        }
+    }
+
+    /// A key that others may not use, now or later.
+    pub fn note(&mut self, known: Known) {
+        if self.known.len() < MOST {
+            self.known.push(known);
         }
     }
 
