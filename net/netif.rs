@@ -33,12 +33,10 @@ use tbip::{
     frame::Seq,
     limits::{MAX_PACKET, MAX_SUPER_PACKET},
     moderate::{self, Load},
+    reaper::{Look, LOOK_AFTER},
     stock::Settings,
     time::Instant,
 };
-
-/// Nanoseconds after which frames sent are taken back if nothing else did.
-const REAP_AFTER: u64 = 1_000_000;
 
 /// Nanoseconds after which a ring that could not be filled for want of memory is filled again.
 const REFILL_AFTER: u64 = 10_000_000;
@@ -94,13 +92,15 @@ struct TxSide {
     live: bool,
     /// We stopped the queue.
     stopped: bool,
-    /// Frames were taken back since the timer last looked.
-    reaped: bool,
+    /// Between [`Netif::begin`] and [`Netif::quiesce`]: the rings run.
+    runs: bool,
     counters: TxCounters,
 }
 
 struct RxSide {
     path: Option<Rx>,
+    /// As the transmit side's.
+    runs: bool,
     load: Load,
     counters: RxCounters,
 }
@@ -123,8 +123,6 @@ pub(crate) struct Netif {
     config: BhLock<Config>,
     #[pin]
     timer: Timer<Netif>,
-    /// The timer is armed for frames sent.
-    watched: AtomicBool,
     /// The receive ring waits for memory.
     starved: AtomicBool,
     /// The credit that heads carry.
@@ -141,11 +139,12 @@ impl Netif {
             path: None,
             live: false,
             stopped: false,
-            reaped: false,
+            runs: false,
             counters: TxCounters::default(),
         };
         let rx = RxSide {
             path: None,
+            runs: false,
             load: Load::new(),
             counters: RxCounters::default(),
         };
@@ -165,7 +164,6 @@ impl Netif {
                 tx <- new_bh_lock!(tx, c"usb4_netif_tx"),
                 config <- new_bh_lock!(config, c"usb4_netif_config"),
                 timer <- new_timer!(c"usb4_netif_timer"),
-                watched: AtomicBool::new(false),
                 starved: AtomicBool::new(false),
                 credit: AtomicU32::new(0),
                 peer: AtomicU8::new(Peer::None as u8),
@@ -197,11 +195,12 @@ impl Netif {
 
     // The link's session. -------------------------------------------------------------------------------------------
 
-    /// There are rings, which run: fills the receive ring. Frames may come from the return on.
+    /// There are rings, which do not run yet: makes all that they need and posts the receive buffers. What can fail fails
+    /// here, where no hardware knows of a page.
     pub(crate) fn prepare(&self, lane: Lane, wire: Wire) -> Result {
         let dma = self.link.dma();
-        let (rx, credit) = Rx::new(lane.rx.clone(), &wire, dma, &self.netdev)?;
         let tx = Tx::new(lane.tx.clone(), &wire, dma)?;
+        let (rx, credit) = Rx::new(lane.rx.clone(), &wire, dma, &self.netdev)?;
         let peer = match wire {
             Wire::Native { .. } => Peer::Native,
             Wire::Stock { settings } if settings.has(Settings::FRAMES_64K) => Peer::Stock64k,
@@ -220,15 +219,29 @@ impl Netif {
             side.live = false;
             side.stopped = true;
         }
+        self.config.lock().lane = Some(lane);
+        Ok(())
+    }
+
+    /// The rings run: the hardware is told of the buffers. Frames may come from the return on.
+    pub(crate) fn begin(&self) {
         {
-            let mut config = self.config.lock();
-            set_throttle(&lane.rx, config.coalesce.rx_usecs);
-            set_throttle(&lane.tx, config.coalesce.tx_usecs);
-            config.lane = Some(lane);
+            let mut side = self.rx.lock();
+            side.runs = true;
+            if let Some(rx) = &mut side.path {
+                rx.begin();
+            }
+        }
+        self.tx.lock().runs = true;
+        {
+            let config = self.config.lock();
+            if let Some(lane) = &config.lane {
+                set_throttle(&lane.rx, config.coalesce.rx_usecs);
+                set_throttle(&lane.tx, config.coalesce.tx_usecs);
+            }
         }
         self.netdev.enable_poll();
         self.netdev.schedule_poll();
-        Ok(())
     }
 
     /// The peer takes frames.
@@ -245,16 +258,23 @@ impl Netif {
     /// The peer takes no frames any more.
     pub(crate) fn halt(&self) {
         self.netdev.set_carrier(false);
+        // Before the queue is stopped: a poll on another processor wakes a live one that has room.
+        {
+            let mut side = self.tx.lock();
+            side.live = false;
+            side.stopped = true;
+        }
         self.netdev.disable_queue();
-        let mut side = self.tx.lock();
-        side.live = false;
-        side.stopped = true;
     }
 
     /// From the return on nobody touches the rings.
     pub(crate) fn quiesce(&self) {
         self.halt();
         self.netdev.disable_poll();
+        // The last poll lets interrupts through after the core has counted it as done, perhaps on another processor, and
+        // the timer looks at what is on its way: both see under the locks that the rings are about to stop.
+        self.rx.lock().runs = false;
+        self.tx.lock().runs = false;
         let lane = self.config.lock().lane.take();
         drop(lane);
     }
@@ -303,8 +323,8 @@ impl Netif {
             path,
             live,
             stopped,
-            reaped,
             counters,
+            ..
         } = &mut *side;
         let Some(tx) = path.as_mut().filter(|_| *live) else {
             counters.dropped += 1;
@@ -312,7 +332,7 @@ impl Netif {
         };
         // What was sent before is taken back at the sender's cost, when there is enough of it to be worth a look.
         if tx.in_flight() >= REAP_BATCH {
-            *reaped |= tx.reap(&self.netdev, false) != 0;
+            tx.reap(&self.netdev, false);
         }
         let credit = Seq(self.credit.load(Ordering::Relaxed));
         let (told, back) = match tx.send(&self.netdev, skb, credit, counters) {
@@ -321,7 +341,7 @@ impl Netif {
             Err(Refused::Busy(skb)) => (true, Some(skb)),
         };
         if !tx.has_room() {
-            *reaped |= tx.reap(&self.netdev, false) != 0;
+            tx.reap(&self.netdev, false);
         }
         if !tx.has_room() {
             self.netdev.stop_queue();
@@ -334,9 +354,8 @@ impl Netif {
         if told || *stopped {
             tx.doorbell(counters);
         }
-        if tx.held() != 0 && !self.watched.load(Ordering::Relaxed) {
-            self.watched.store(true, Ordering::Relaxed);
-            self.timer.arm(timer::now() + REAP_AFTER);
+        if tx.poll_timer(&self.netdev) {
+            self.timer.arm(timer::now() + LOOK_AFTER.0);
         }
         back.map_or(Xmit::Taken, Xmit::Busy)
     }
@@ -346,7 +365,9 @@ impl Netif {
         let mut batch = Batch::new();
         let found = {
             let mut side = self.rx.lock();
-            let RxSide { path, load, counters } = &mut *side;
+            let RxSide {
+                path, load, counters, ..
+            } = &mut *side;
             let found = path
                 .as_mut()
                 .map(|rx| rx.poll(budget, &self.netdev, &mut batch, counters))
@@ -386,8 +407,8 @@ impl Netif {
             path,
             live,
             stopped,
-            reaped,
             counters,
+            ..
         } = &mut *side;
         let Some(tx) = path.as_mut() else {
             return;
@@ -395,7 +416,7 @@ impl Netif {
         if let Some(limit) = found.credit {
             tx.handle_credit(limit);
         }
-        *reaped |= tx.reap(&self.netdev, true) != 0;
+        tx.reap(&self.netdev, true);
         if *live {
             if let Some(give) = found.give {
                 tx.give_credit(give, found.give_now, counters);
@@ -416,16 +437,17 @@ impl Netif {
     fn let_interrupts(&self) {
         let again = {
             let side = self.rx.lock();
-            side.path.as_ref().is_some_and(|rx| {
+            side.path.as_ref().filter(|_| side.runs).is_some_and(|rx| {
                 rx.poll_complete();
                 rx.has_completed()
             })
         };
         let more = {
             let side = self.tx.lock();
-            side.path.as_ref().is_some_and(|tx| {
+            side.path.as_ref().filter(|_| side.runs).is_some_and(|tx| {
                 tx.poll_complete();
-                side.stopped && side.live && tx.has_completed()
+                // Stopped by us, or by the stack's limit of bytes on their way.
+                self.netdev.is_throttled() && side.live && tx.has_completed()
             })
         };
         if again || more {
@@ -548,19 +570,18 @@ fn set_throttle(ring: &Ring, usecs: u32) {
 
 impl Timed for Netif {
     fn on_timer(&self) {
-        let (idle, due) = {
+        let (look, probe) = {
             let mut side = self.tx.lock();
-            let reaped = core::mem::take(&mut side.reaped);
-            let (held, probe) = side.path.as_ref().map_or((0, None), |tx| (tx.held(), tx.probe_at()));
-            // Under way by itself: no need to look, but to look again later.
-            (held == 0, !reaped && held != 0 || probe.is_some())
+            side.path.as_mut().map_or((Look::default(), false), |tx| {
+                (tx.handle_timer(&self.netdev), tx.probe_at().is_some())
+            })
         };
-        self.watched.store(!idle, Ordering::Relaxed);
-        if due || self.starved.swap(false, Ordering::Relaxed) {
-            self.wake();
+        if look.again {
+            self.timer.arm(timer::now() + LOOK_AFTER.0);
         }
-        if !idle {
-            self.timer.arm(timer::now() + REAP_AFTER);
+        let starved = self.starved.swap(false, Ordering::Relaxed);
+        if look.poll || probe || starved {
+            self.wake();
         }
     }
 }

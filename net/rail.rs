@@ -4,14 +4,15 @@
 //! ```text
 //!   Rig::new      rings allocated            (the interface is set up)
 //!   take_transmit transmit HopID
-//!   open          receive HopID, rings started, netdev prepared (buffers posted), paths enabled
+//!   open          receive HopID, netdev prepared (buffers posted), rings started and told of them, paths enabled
 //!   close         netdev quiesced, paths disabled, rings stopped, buffers dropped, receive HopID
 //!   drop          transmit HopID, rings freed
 //! ```
 //!
 //! Paths are enabled last, so that no frame comes to a ring without buffers, and disabled before the rings stop, so
 //! that what is on its way has somewhere to go: a path that is full does not always come down. `thunderbolt_net` of
-//! Linux 7.3 does the same.
+//! Linux 7.3 does the same. What may fail for want of memory comes before the rings run: a page that a running ring
+//! has been told of is not the driver's to give up.
 
 use crate::{
     kapi::{
@@ -38,10 +39,11 @@ const NAMED_HOPS: u16 = 32;
 
 /// What a link holds of the host interface and of the cable.
 pub(crate) struct Rig {
-    xd: Xdomain,
     lane: Lane,
     transmit: Option<HopId>,
     open: Option<Paths>,
+    // Last: the cable outlives its rings.
+    xd: Xdomain,
 }
 
 impl Rig {
@@ -116,21 +118,21 @@ impl Rig {
                 OpenError::Other
             });
         }
+        if netif.prepare(self.lane.clone(), wire).is_err() {
+            self.xd.free_receive_hop(receive);
+            return Err(OpenError::Other);
+        }
         let native = matches!(wire, Wire::Native { .. });
         // A stock peer's transmit ring takes no part in flow control, so neither does ours with it.
         self.lane.tx.start(e2e && native);
         self.lane.rx.start(e2e);
+        netif.begin();
         let paths = Paths {
             transmit,
             transmit_ring: self.lane.tx.hop(),
             receive,
             receive_ring: self.lane.rx.hop(),
         };
-        if netif.prepare(self.lane.clone(), wire).is_err() {
-            self.stop_rings();
-            self.xd.free_receive_hop(receive);
-            return Err(OpenError::Other);
-        }
         if self.xd.enable_paths(&paths).is_err() {
             netif.quiesce();
             self.stop_rings();

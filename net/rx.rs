@@ -114,7 +114,8 @@ pub(crate) struct Rx {
 }
 
 impl Rx {
-    /// The receive side of `ring`, which runs, with all descriptors posted, and the credit that they are worth. Sleeps.
+    /// The receive side of `ring`, which does not run yet, with all descriptors posted, and the credit that they are worth.
+    /// Sleeps.
     pub(crate) fn new(ring: Arc<Ring>, wire: &Wire, dma: Device, netdev: &Netdev) -> Result<(Self, Seq)> {
         let ring = RxRing::new(ring)?;
         let pool = Pool::new(netdev, dma, ring.size())?;
@@ -149,8 +150,12 @@ impl Rx {
             let page = rx.pool.page().ok_or(ENOMEM)?;
             rx.ring.post(page.address(), page).map_err(|_| ENOSPC)?;
         }
-        rx.ring.doorbell();
         Ok((rx, credit))
+    }
+
+    /// The ring runs: tells the hardware of what was posted.
+    pub(crate) fn begin(&mut self) {
+        self.ring.doorbell();
     }
 
     /// Takes what has come, until `budget` packets are complete.

@@ -26,6 +26,7 @@ use tbip::{
     cut::{cut, pieces, Cut},
     frame::{self, Checksum, Ctrl, Eth, Header, Kind, Seq},
     limits::{MAX_FRAME, MAX_PAGES, MAX_SUPER_PACKET},
+    reaper::{Look, Reaper},
     stock::{self, frame::Segments, Settings},
     time::Instant,
     train::Train,
@@ -33,9 +34,6 @@ use tbip::{
 
 /// Most frames of one packet, on either wire.
 pub(crate) const MAX_TRAIN: usize = MAX_PAGES + 1;
-
-/// Bytes on their way after which one frame raises an interrupt, if nothing else has the ring looked at before.
-const UNSEEN_BYTES: usize = 512 * 1024;
 
 /// What a descriptor in flight owns. The mapping goes before the packet that it maps.
 pub(crate) struct Owner {
@@ -87,8 +85,7 @@ pub(crate) struct Tx {
     held: usize,
     /// Something was posted since the hardware was last told.
     untold: bool,
-    /// Bytes posted since the ring was last looked at or an interrupt was asked for.
-    unseen: usize,
+    reaper: Reaper,
 }
 
 impl Tx {
@@ -117,7 +114,7 @@ impl Tx {
             mode,
             held: 0,
             untold: false,
-            unseen: 0,
+            reaper: Reaper::new(),
         })
     }
 
@@ -365,14 +362,11 @@ impl Tx {
         counters.packets += 1;
         counters.bytes += u64::from(bytes);
         counters.frames += u64::from(frames);
-        self.unseen += bytes as usize;
         self.held += usize::from(owner.skb.is_some());
-        // Usually the ring is looked at by the next packet in or out, and no interrupt is needed.
-        let interrupt = self.unseen >= UNSEEN_BYTES || !self.has_room() || netdev.is_throttled();
-        if interrupt {
-            self.unseen = 0;
-            counters.interrupts += 1;
-        }
+        // The queue stops after this frame, which takes one descriptor more.
+        let waits = self.ring.room() <= MAX_TRAIN || !self.has_credit() || netdev.is_throttled();
+        let interrupt = self.reaper.handle_packet(bytes as usize, waits);
+        counters.interrupts += u64::from(interrupt);
         let address = self.slots.ready(slot, len);
         let _ = self.post(address, len, eof, interrupt, owner);
         now || interrupt
@@ -494,8 +488,8 @@ impl Tx {
         }
     }
 
-    /// Takes back what the hardware has sent. `napi`: in the poll. Frames taken back.
-    pub(crate) fn reap(&mut self, netdev: &Netdev, napi: bool) -> usize {
+    /// Takes back what the hardware has sent. `napi`: in the poll.
+    pub(crate) fn reap(&mut self, netdev: &Netdev, napi: bool) {
         let (mut frames, mut packets, mut bytes) = (0, 0, 0u32);
         while let Some(owner) = self.ring.reap() {
             frames += 1;
@@ -513,10 +507,27 @@ impl Tx {
         if packets != 0 {
             netdev.completed(packets, bytes);
         }
-        if frames != 0 {
-            self.unseen = 0;
-        }
-        frames
+        self.reaper.handle_reaped(frames);
+    }
+
+    /// Whether somebody waits for frames on their way: the stack, for packets that they hold or because the queue is
+    /// stopped, be it by us or by the limit of bytes on their way.
+    fn is_waited_for(&self, netdev: &Netdev) -> bool {
+        self.held != 0 || self.in_flight() != 0 && netdev.is_throttled()
+    }
+
+    /// Whether the timer is to be armed, for [`tbip::reaper::LOOK_AFTER`] from now.
+    #[must_use]
+    pub(crate) fn poll_timer(&mut self, netdev: &Netdev) -> bool {
+        let waited_for = self.is_waited_for(netdev);
+        self.reaper.poll_timer(waited_for)
+    }
+
+    /// The timer has fired.
+    #[must_use]
+    pub(crate) fn handle_timer(&mut self, netdev: &Netdev) -> Look {
+        let waited_for = self.is_waited_for(netdev);
+        self.reaper.handle_timer(waited_for)
     }
 
     /// Tells the hardware of what was posted.
@@ -530,11 +541,6 @@ impl Tx {
     /// Frames that are not taken back yet.
     pub(crate) fn in_flight(&self) -> usize {
         self.ring.in_flight()
-    }
-
-    /// Packets of the stack that are not taken back yet.
-    pub(crate) fn held(&self) -> usize {
-        self.held
     }
 
     /// Whether [`Self::reap`] would find something.

@@ -163,10 +163,9 @@ impl Ring {
         unsafe { (*self.raw.as_ptr()).hop }
     }
 
-    /// Has the ring run, from its first descriptor on. Not while it runs. Sleeps.
+    /// Has the ring run, from its first descriptor on. Not while it runs. What its cursor has posted before, the hardware
+    /// sees with the first doorbell after. Sleeps.
     pub(crate) fn start(&self, e2e: bool) {
-        self.head.store(0, Ordering::Relaxed);
-        self.tail.store(0, Ordering::Relaxed);
         // The first poll clears what is left of former times.
         self.masked.store(self.own_vector, Ordering::Relaxed);
         // SAFETY: The ring is valid and stopped. `self` is in an `Arc` that outlives the ring's interrupts: they end
@@ -300,6 +299,8 @@ impl<T> Cursor<T> {
         for _ in 0..ring.size {
             owners.push(None, GFP_KERNEL)?;
         }
+        ring.head.store(0, Ordering::Relaxed);
+        ring.tail.store(0, Ordering::Relaxed);
         Ok(Self {
             ring,
             owners,
@@ -374,7 +375,7 @@ impl<T> Cursor<T> {
 pub(crate) struct TxRing<T>(Cursor<T>);
 
 impl<T> TxRing<T> {
-    /// The cursor of `ring`, which has just been started or is going to be.
+    /// The cursor of `ring`, which is going to be started.
     pub(crate) fn new(ring: Arc<Ring>) -> Result<Self> {
         Ok(Self(Cursor::new(ring)?))
     }
@@ -460,7 +461,7 @@ impl Completion {
 pub(crate) struct RxRing<T>(Cursor<T>);
 
 impl<T> RxRing<T> {
-    /// The cursor of `ring`, which has just been started or is going to be.
+    /// The cursor of `ring`, which is going to be started.
     pub(crate) fn new(ring: Arc<Ring>) -> Result<Self> {
         Ok(Self(Cursor::new(ring)?))
     }

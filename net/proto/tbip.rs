@@ -51,6 +51,7 @@ pub mod login;
 pub mod moderate;
 pub mod native;
 pub mod rail;
+pub mod reaper;
 pub mod steer;
 pub mod stock;
 pub mod time;
