@@ -38,6 +38,7 @@ use kernel::{
 };
 use tbip::{
     stock::Settings,
+    time::Instant,
     wire::{Ends, Message, MessageBuf},
 };
 
@@ -46,6 +47,9 @@ const LETTERS: usize = 8;
 
 /// Longest wait for the end of a goodbye.
 const GOODBYE_MS: u32 = 400;
+
+/// Nanoseconds after which a netdev that could not be made is tried for again.
+const NETIF_RETRY: u64 = 1_000_000_000;
 
 /// Re-scan of the rings: at first, and at most when nothing moves.
 const RESCAN_MIN: u64 = 4_000_000;
@@ -160,6 +164,9 @@ pub(crate) struct Link {
     netif: Mutex<Option<Arc<Netif>>>,
     #[pin]
     settled: Mutex<Settled>,
+    /// Whether [`Link::end`] is through. Held meanwhile.
+    #[pin]
+    ended: Mutex<bool>,
     #[pin]
     changed: CondVar,
     #[pin]
@@ -168,8 +175,8 @@ pub(crate) struct Link {
     rescan: Timer<Link>,
     #[pin]
     worker: Worker<Link>,
-    /// No netdev could be made: once is enough.
-    barren: AtomicBool,
+    /// No netdev could be made: not before then. 0 if none was tried for in vain.
+    barren: AtomicU64,
     traffic: AtomicBool,
     up: AtomicBool,
     stranded: AtomicU64,
@@ -202,6 +209,17 @@ fn find(is: impl Fn(&Link) -> bool) -> Option<Arc<Link>> {
     links::with(|links| links.iter().find(|link| is(link)).cloned())
 }
 
+/// The one link of a cable: `link`, or the one that another service's probe has put on the list meanwhile.
+fn share(link: Arc<Link>) -> Result<Arc<Link>> {
+    links::with(|links| match links.iter().find(|other| other.xd == link.xd) {
+        Some(other) => Ok(other.clone()),
+        None => {
+            links.push(link.clone(), GFP_KERNEL)?;
+            Ok(link)
+        }
+    })
+}
+
 /// The peer at `xd` offers a service.
 pub(crate) fn bind(xd: Xdomain, kind: Kind) -> Result {
     let link = match find(|link| link.xd == xd) {
@@ -211,8 +229,7 @@ pub(crate) fn bind(xd: Xdomain, kind: Kind) -> Result {
             let link = Arc::pin_init(Link::new(xd, ends), GFP_KERNEL)?;
             link.worker.own(&link);
             link.rescan.own(&link);
-            links::with(|links| links.push(link.clone(), GFP_KERNEL))?;
-            link
+            share(link)?
         }
     };
     link.ask(|wish| match kind {
@@ -232,19 +249,19 @@ pub(crate) fn unbind(xd: &Xdomain, kind: Kind) {
     }
 }
 
-/// Links to which `is` applies end: the device that they are on goes away. Sleeps.
+/// Links to which `is` applies end: the device that they are on goes away. When this returns they have ended, whoever
+/// ended them. Sleeps.
 pub(crate) fn gone(is: impl Fn(&Xdomain) -> bool) {
-    loop {
-        let link = links::with(|links| {
-            let at = links.iter().position(|link| is(&link.xd))?;
+    while let Some(link) = find(|link| is(&link.xd)) {
+        // On the list until it has ended: answers to its goodbye are heard, and who comes meanwhile waits as well.
+        link.end();
+        let listed = links::with(|links| {
+            let at = links.iter().position(|other| Arc::ptr_eq(other, &link))?;
             let last = links.len() - 1;
             links.swap(at, last);
             links.pop()
         });
-        match link {
-            Some(link) => link.end(),
-            None => return,
-        }
+        drop(listed);
     }
 }
 
@@ -328,11 +345,12 @@ impl Link {
             session <- new_mutex!(Session::new(), "usb4_link_session"),
             netif <- new_mutex!(None, "usb4_link_netif"),
             settled <- new_mutex!(settled, "usb4_link_settled"),
+            ended <- new_mutex!(false, "usb4_link_ended"),
             changed <- new_condvar!("usb4_link_changed"),
             watch <- new_irq_lock!(watch, c"usb4_link_watch"),
             rescan <- new_timer!(c"usb4_rescan"),
             worker <- Worker::new(),
-            barren: AtomicBool::new(false),
+            barren: AtomicU64::new(0),
             traffic: AtomicBool::new(false),
             up: AtomicBool::new(false),
             stranded: AtomicU64::new(0),
@@ -376,8 +394,12 @@ impl Link {
         }
     }
 
-    /// The end: netdev, rings, goodbye, worker. The link is in no list any more.
+    /// The end: netdev, rings, goodbye, worker. Once; who comes second waits for it.
     fn end(&self) {
+        let mut ended = self.ended.lock();
+        if *ended {
+            return;
+        }
         let generation = self.ask(|wish| wish.dying = true);
         // Whether there is a netdev is certain from here on.
         self.worker.flush();
@@ -392,6 +414,7 @@ impl Link {
         // The netdev's share in the link, and the link's in the netdev.
         let netif = self.netif.lock().take();
         drop(netif);
+        *ended = true;
     }
 
     fn deliver(&self, bytes: &[u8]) {
@@ -437,6 +460,8 @@ impl Link {
         {
             let mut watch = self.watch.lock();
             watch.lane = Some(lane.clone());
+            watch.tx = Look::default();
+            watch.rx = Look::default();
             watch.period = RESCAN_MIN;
         }
         self.rescan.arm(timer::now() + RESCAN_MIN);
@@ -527,7 +552,7 @@ impl Link {
         self.ask(|wish| {
             wish.fault = true;
             // A stock link knows no epochs; it logs out and in.
-            wish.restart = !wish.native;
+            wish.restart |= !wish.native;
         });
     }
 
@@ -553,7 +578,7 @@ impl Link {
             return Err(EINVAL);
         }
         self.ask(|wish| {
-            wish.restart = (wish.tx, wish.rx) != (tx, rx);
+            wish.restart |= (wish.tx, wish.rx) != (tx, rx);
             wish.tx = tx;
             wish.rx = rx;
         });
@@ -577,18 +602,22 @@ impl Link {
         if let Some(netif) = &*self.netif.lock() {
             return Some(netif.clone());
         }
-        if wish.dying || wish.kind().is_none() || self.barren.load(Ordering::Relaxed) {
+        let barren = self.barren.load(Ordering::Relaxed);
+        if wish.dying || wish.kind().is_none() || timer::now() < barren {
             return None;
         }
         let this = find(|link| ptr::eq(link, self))?;
         match Netif::new(this) {
             Ok(netif) => {
+                self.barren.store(0, Ordering::Relaxed);
                 *self.netif.lock() = Some(netif.clone());
                 Some(netif)
             }
             Err(err) => {
-                self.barren.store(true, Ordering::Relaxed);
-                pr_err!("{}: no network device: {:?}\n", self.name(), err);
+                self.barren.store(timer::now() + NETIF_RETRY, Ordering::Relaxed);
+                if barren == 0 {
+                    pr_err!("{}: no network device: {:?}; trying again\n", self.name(), err);
+                }
                 None
             }
         }
@@ -606,7 +635,11 @@ impl Works for Link {
             now
         };
         let netif = self.netif(&wish);
-        let due = session.run(self, netif.as_ref(), &wish);
+        let mut due = session.run(self, netif.as_ref(), &wish);
+        let barren = self.barren.load(Ordering::Relaxed);
+        if barren != 0 && !wish.dying {
+            due = Some(due.map_or(Instant(barren), |due| due.min(Instant(barren))));
+        }
         {
             let mut settled = self.settled.lock();
             settled.generation = wish.generation;

@@ -66,6 +66,11 @@ impl Net {
                 return Ok(None);
             }
             Err(err) => {
+                // Services may have been bound before it failed.
+                control::stop();
+                if err == ENOMEM {
+                    return Err(err);
+                }
                 pr_warn!("no USB4 cables: {:?}; RDMA works over other devices\n", err);
                 return Ok(None);
             }
