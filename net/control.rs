@@ -511,6 +511,11 @@ impl Link {
         });
     }
 
+    /// The interface has another address.
+    pub(crate) fn set_mac(&self, mac: [u8; 6]) {
+        self.ask(|wish| wish.mac = mac);
+    }
+
     /// The interface is set down. Returns when nobody uses the rings; the goodbye goes on. Sleeps.
     pub(crate) fn close(&self) {
         let generation = self.ask(|wish| wish.open = false);

@@ -316,6 +316,11 @@ impl Netif {
         self.link.close();
     }
 
+    /// The interface has got another address.
+    pub(crate) fn mac_changed(&self) {
+        self.link.set_mac(self.netdev.mac());
+    }
+
     /// Sends a packet. Softirqs are off.
     pub(crate) fn xmit(&self, skb: TxSkb) -> Xmit {
         let mut side = self.tx.lock();

@@ -102,6 +102,11 @@ impl Session {
     /// One run. Returns when the next is due, if not before for another reason.
     pub(crate) fn run(&mut self, link: &Link, netif: Option<&Arc<Netif>>, wish: &Wish) -> Option<Instant> {
         self.follow(link, netif, wish);
+        match &mut self.machine {
+            Machine::None => {}
+            Machine::Stock(login, _) => login.set_mac(Mac(wish.mac)),
+            Machine::Native(rail) => rail.set_mac(Mac(wish.mac)),
+        }
         let mut letters = 0;
         while let Some(letter) = link.next_letter() {
             self.hear(&letter);

@@ -208,6 +208,12 @@ unsafe extern "C" fn usb4_op_nd_stop(inner: *mut c_void) {
 }
 
 #[no_mangle]
+unsafe extern "C" fn usb4_op_nd_mac(inner: *mut c_void) {
+    // SAFETY: As above; RTNL is held, so the address stays while it is read.
+    unsafe { netif(inner) }.mac_changed();
+}
+
+#[no_mangle]
 unsafe extern "C" fn usb4_op_nd_xmit(inner: *mut c_void, skb: *mut c::sk_buff) -> c_int {
     let Some(skb) = NonNull::new(skb) else {
         return c::netdev_tx_NETDEV_TX_OK as c_int;

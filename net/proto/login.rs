@@ -204,6 +204,11 @@ impl Login {
         }
     }
 
+    /// Our Ethernet address from now on. The next answer to a login tells it.
+    pub fn set_mac(&mut self, mac: Mac) {
+        self.config.mac = mac;
+    }
+
     /// End: close the rings and say goodbye. Over when [`Login::stopped`].
     pub fn stop(&mut self, now: Instant) {
         match self.phase {

@@ -31,7 +31,7 @@ use crate::limits::{
 };
 use crate::native::{Abilities, Decoded, Features, Foreign, Kind, Level, Status};
 use crate::time::{Duration, Instant};
-use crate::wire::{bump, Ends, HopId, Message, MessageBuf, Route, WireError};
+use crate::wire::{bump, Ends, HopId, Mac, Message, MessageBuf, Route, WireError};
 
 /// How many replaced epochs of the peer are remembered.
 const RETIRED: usize = 8;
@@ -258,6 +258,11 @@ impl Rail {
             self.wanted = Wanted::Up;
             self.renew(now);
         }
+    }
+
+    /// Our Ethernet address from now on. The next message tells it.
+    pub fn set_mac(&mut self, mac: Mac) {
+        self.config.abilities.mac = mac;
     }
 
     /// End: close the rings, say goodbye. Over when [`Rail::stopped`].

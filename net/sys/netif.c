@@ -22,11 +22,12 @@ struct usb4_nd_priv {
 	struct net_device *ndev;
 	struct napi_struct napi;
 	struct delayed_work announce;
-	int announcements; /* still to be made */
+	atomic_t announcements; /* still to be made */
 };
 
 int usb4_op_nd_open(void *inner);
 void usb4_op_nd_stop(void *inner);
+void usb4_op_nd_mac(void *inner);
 int usb4_op_nd_xmit(void *inner, struct sk_buff *skb);
 int usb4_op_nd_poll(void *inner, int budget);
 void usb4_op_nd_timeout(void *inner);
@@ -50,6 +51,34 @@ static void *inner_of(struct net_device *ndev)
 	return priv->inner;
 }
 
+/* ---- announcements ---- */
+
+/*
+ * Tells the peer who is here when the carrier has come, or the address has changed. A question for an address that was asked before the peer was
+ * there is repeated after a second only; the announcement answers it. A peer that knows the old address sends to it, and
+ * what is not for us is dropped, until its entry is old. Twice: at the first, the stack may not have
+ * taken note of the carrier yet, and drops what is sent.
+ */
+static void usb4_nd_announce(struct work_struct *work)
+{
+	struct usb4_nd_priv *priv = container_of(to_delayed_work(work), struct usb4_nd_priv, announce);
+	struct net_device *ndev = priv->ndev;
+
+	rtnl_lock();
+	if (ndev->reg_state == NETREG_REGISTERED && netif_running(ndev) && netif_carrier_ok(ndev)) {
+		__netdev_notify_peers(ndev);
+		if (atomic_dec_return(&priv->announcements) > 0)
+			schedule_delayed_work(&priv->announce, msecs_to_jiffies(150));
+	}
+	rtnl_unlock();
+}
+
+static void usb4_nd_announce_soon(struct usb4_nd_priv *priv)
+{
+	atomic_set(&priv->announcements, 2);
+	mod_delayed_work(system_percpu_wq, &priv->announce, msecs_to_jiffies(10));
+}
+
 /* ---- the device's table ---- */
 
 static int usb4_nd_open(struct net_device *ndev) { return usb4_op_nd_open(inner_of(ndev)); }
@@ -57,6 +86,18 @@ static int usb4_nd_open(struct net_device *ndev) { return usb4_op_nd_open(inner_
 static int usb4_nd_stop(struct net_device *ndev)
 {
 	usb4_op_nd_stop(inner_of(ndev));
+	return 0;
+}
+
+/* The core tells everybody else, and those after this: the announcement waits for them, as it takes RTNL. */
+static int usb4_nd_set_mac(struct net_device *ndev, void *addr)
+{
+	int err = eth_mac_addr(ndev, addr);
+
+	if (err)
+		return err;
+	usb4_op_nd_mac(inner_of(ndev));
+	usb4_nd_announce_soon(netdev_priv(ndev));
 	return 0;
 }
 
@@ -125,7 +166,7 @@ static const struct net_device_ops usb4_nd_ops = {
 	.ndo_tx_timeout = usb4_nd_timeout,
 	.ndo_features_check = usb4_nd_features_check,
 	.ndo_get_stats64 = usb4_nd_get_stats64,
-	.ndo_set_mac_address = eth_mac_addr,
+	.ndo_set_mac_address = usb4_nd_set_mac,
 	.ndo_validate_addr = eth_validate_addr,
 	.ndo_get_phys_port_name = usb4_nd_port_name,
 };
@@ -228,25 +269,6 @@ static const struct ethtool_ops usb4_nd_ethtool_ops = {
 /* ---- the device's life ---- */
 
 /* The headroom that other drivers ask for is not needed: what is not page data is copied behind the frame header. */
-/*
- * Tells the peer who is here when the carrier has come. A question for an address that was asked before the peer was
- * there is repeated after a second only; the announcement answers it. Twice: at the first, the stack may not have
- * taken note of the carrier yet, and drops what is sent.
- */
-static void usb4_nd_announce(struct work_struct *work)
-{
-	struct usb4_nd_priv *priv = container_of(to_delayed_work(work), struct usb4_nd_priv, announce);
-	struct net_device *ndev = priv->ndev;
-
-	rtnl_lock();
-	if (ndev->reg_state == NETREG_REGISTERED && netif_running(ndev) && netif_carrier_ok(ndev)) {
-		__netdev_notify_peers(ndev);
-		if (--priv->announcements > 0)
-			schedule_delayed_work(&priv->announce, msecs_to_jiffies(150));
-	}
-	rtnl_unlock();
-}
-
 struct net_device *usb4_nd_alloc(struct device *parent, const u8 *mac)
 {
 	struct net_device *ndev = alloc_etherdev(sizeof(struct usb4_nd_priv));
@@ -292,7 +314,7 @@ void usb4_nd_unregister(struct net_device *ndev)
 	struct usb4_nd_priv *priv = netdev_priv(ndev);
 
 	unregister_netdev(ndev);
-	cancel_delayed_work_sync(&priv->announce);
+	disable_delayed_work_sync(&priv->announce);
 }
 
 void usb4_nd_free(struct net_device *ndev) { free_netdev(ndev); }
@@ -314,9 +336,7 @@ void usb4_nd_carrier(struct net_device *ndev, bool on)
 
 	if (on) {
 		netif_carrier_on(ndev);
-		cancel_delayed_work(&priv->announce);
-		WRITE_ONCE(priv->announcements, 2);
-		schedule_delayed_work(&priv->announce, msecs_to_jiffies(10));
+		usb4_nd_announce_soon(priv);
 	} else {
 		netif_carrier_off(ndev);
 	}

@@ -252,3 +252,16 @@ fn a_message_of_another_cable_is_not_ours() {
     let wrong = Control::login(HopId(3)).message(&ends(B, A), 0, 0);
     assert_eq!(login.handle_message(ms(0), wrong.as_bytes()), Err(WireError::Value));
 }
+
+#[test]
+fn another_address_is_told_in_the_next_answer() {
+    let mut login = machine();
+    bring_up(&mut login, 9);
+    login.set_mac(Mac([6; 6]));
+    from_peer(&mut login, ms(10), Control::login(HopId(9)), 0, 2);
+    let mac = Mac([6; 6]);
+    assert_eq!(
+        sent(&mut login, ms(10)),
+        Some((Control::LoginResponse { status: 0, mac }, 0, 2))
+    );
+}

@@ -2,7 +2,7 @@
 //! Unit tests of the rail machine: two machines back to back, without loss.
 
 use super::*;
-use crate::wire::{Mac, Uuid};
+use crate::wire::Uuid;
 
 const A: Uuid = Uuid([0xa; 16]);
 const B: Uuid = Uuid([0xb; 16]);
@@ -293,4 +293,18 @@ fn a_message_of_another_cable_is_not_ours() {
         pair.rails[0].handle_message(ms(0), bytes.as_bytes()),
         Err(WireError::Protocol)
     );
+}
+
+#[test]
+fn another_address_is_told_and_ends_nothing() {
+    let mut pair = Pair::new([config(A, B, 2), config(B, A, 2)]);
+    pair.run(ms(100));
+    pair.rails[0].set_mac(Mac([6; 6]));
+    let events = pair.events.len();
+    pair.run(ms(5_000));
+    assert_eq!(pair.events.len(), events, "still up");
+    pair.rails[0].handle_fault(ms(5_000));
+    pair.run(ms(6_000));
+    let (_, b) = pair.agreed();
+    assert_eq!(b.mac, Mac([6; 6]));
 }
