@@ -15,7 +15,7 @@ use core::{
     ptr::{self, NonNull},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
-use kernel::{prelude::*, sync::Arc};
+use kernel::{error::to_result, prelude::*, sync::Arc};
 use usb4_bindings as c;
 
 /// Longest frame; the descriptor's 12-bit length says 0 for it.
@@ -136,19 +136,22 @@ impl Ring {
     fn wrap(raw: NonNull<c::tb_ring>, way: Way, size: u32, wake: &Arc<dyn Wake>) -> Result<Arc<Self>> {
         // SAFETY: Allocated just now.
         let descriptors = NonNull::new(unsafe { (*raw.as_ptr()).descriptors }.cast::<Descriptor>());
-        let ring = Self {
+        let mut ring = Self {
             raw,
             descriptors: descriptors.unwrap_or(NonNull::dangling()),
             size,
             transmits: matches!(way, Way::Transmit),
             wake: wake.clone(),
-            // SAFETY: Allocated just now and not started.
-            own_vector: unsafe { c::usb4_tb_ring_take_vector(raw.as_ptr()) },
+            own_vector: false,
             running: AtomicBool::new(false),
             masked: AtomicBool::new(false),
             head: AtomicU32::new(0),
             tail: AtomicU32::new(0),
         };
+        // SAFETY: Allocated just now and not started.
+        let taken = unsafe { c::usb4_tb_ring_take_vector(raw.as_ptr()) };
+        to_result(taken)?;
+        ring.own_vector = taken != 0;
         Ok(Arc::new(ring, GFP_KERNEL)?)
     }
 

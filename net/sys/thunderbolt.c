@@ -246,6 +246,7 @@ u32 usb4_tb_width(const struct tb_xdomain *xd)
 #define USB4_NHI_THROTTLE_STEP 256
 #define USB4_NHI_THROTTLE_MASK 0xffff
 #define USB4_NHI_POSTED_NS 500
+#define USB4_NHI_VECTOR_TRIES 100
 #define USB4_NHI_AUTO_CLEAR BIT(0) /* QUIRK_AUTO_CLEAR_INT of drivers/thunderbolt/nhi.h */
 
 /* Before the ring is started. Transmit rings have no such parameter, and do the same. */
@@ -329,18 +330,25 @@ void usb4_tb_ring_rearm(struct tb_ring *ring)
 /*
  * Takes the ring's vector from the core, whose handler masks the interrupt with a read and a write of a register that all
  * rings share, and needs as much again to unmask it. The core frees the vector with the ring: free_irq() goes by the ring,
- * whoever's handler it is. Returns false where the core keeps it: no vector, or status bits that clear themselves.
+ * whoever's handler it is. Returns 1; 0 where the core keeps it: no vector, or status bits that clear themselves; or an
+ * error, after which the ring can only be freed. Between the two handlers there is none, and the vector's number is the
+ * core's, which gives it back only together with a handler: so what lacks memory for ours waits for some, and only if
+ * there is none to be had is the number lost.
  */
-bool usb4_tb_ring_take_vector(struct tb_ring *ring)
+int usb4_tb_ring_take_vector(struct tb_ring *ring)
 {
+	int err, tries = USB4_NHI_VECTOR_TRIES;
+
 	if (ring->irq <= 0 || ring->nhi->quirks & USB4_NHI_AUTO_CLEAR)
-		return false;
+		return 0;
 	free_irq(ring->irq, ring);
-	if (!request_irq(ring->irq, usb4_tb_msix, 0, KBUILD_MODNAME, ring))
-		return true;
-	/* Cannot be woken any more, but by the re-scan. */
-	dev_warn(ring->nhi->dev, "no interrupt for %s ring %d\n", ring->is_tx ? "Tx" : "Rx", ring->hop);
-	return true;
+	while ((err = request_irq(ring->irq, usb4_tb_msix, 0, KBUILD_MODNAME, ring)) && --tries)
+		msleep(1);
+	if (!err)
+		return 1;
+	dev_err(ring->nhi->dev, "no interrupt for %s ring %d: %d\n", ring->is_tx ? "Tx" : "Rx", ring->hop, err);
+	ring->irq = 0; /* the core would free it once more */
+	return err;
 }
 
 /* Also while the ring runs; tb_ring_throttling() wants it stopped. */

@@ -44,7 +44,7 @@ void usb4_tb_ring_flow(struct tb_ring *ring, bool e2e);
 void usb4_tb_ring_stop(struct tb_ring *ring);
 void usb4_tb_ring_unmask(struct tb_ring *ring);
 void usb4_tb_ring_rearm(struct tb_ring *ring);
-bool usb4_tb_ring_take_vector(struct tb_ring *ring);
+int usb4_tb_ring_take_vector(struct tb_ring *ring);
 void usb4_tb_ring_throttle(struct tb_ring *ring, u32 nsec);
 void usb4_tb_doorbell(struct tb_ring *ring, u32 value);
 void usb4_dma_wmb(void);
