@@ -66,11 +66,16 @@ const HARMLESS: &[&str] = &[
     "DMA-API: debugging enabled",
 ];
 
-/// Heads of whole reports that are the kernel's own, with the cause. What is between KASAN's two rules is passed over.
-const EXCEPTED: &[&str] = &[
+/// Whole reports of the kernel against itself, with the cause: what the head's line has, and what the last line has.
+const EXCEPTED: &[(&[&str], &str)] = &[
     // Kernel 7.3: tb_xdp_properties_response() frees its answer when it has been sent, while the request that points to
     // it is in the control channel's queue, where the next packet from the peer is compared with it.
-    "BUG: KASAN: slab-use-after-free in tb_xdomain_match+",
+    (&["BUG: KASAN: slab-use-after-free in tb_xdomain_match+"], RULE),
+    // Kernel 7.3: tbnet_start_xmit() asks each packet for its transport header, ARP's too, which has none.
+    (
+        &["WARNING: ", " at skb_transport_header+", "[thunderbolt_net]"],
+        "---[ end trace ",
+    ),
 ];
 
 /// What KASAN prints before and after a report.
@@ -136,9 +141,12 @@ fn without_excepted(text: &str) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut left = text.lines();
     while let Some(line) = left.next() {
-        match EXCEPTED.iter().any(|head| line.contains(head)) {
-            true => drop(left.by_ref().find(|line| line.contains(RULE))),
-            false => lines.push(line),
+        let report = EXCEPTED
+            .iter()
+            .find(|(head, _)| head.iter().all(|part| line.contains(part)));
+        match report {
+            Some((_, last)) => drop(left.by_ref().find(|line| line.contains(last))),
+            None => lines.push(line),
         }
     }
     lines
@@ -201,6 +209,12 @@ mod tests {
         let other = "BUG: KASAN: slab-use-after-free in usb4_op_pages_gone+0x1/0x2";
         let shown = trouble(&(report(own) + &report(other))).unwrap();
         assert!(shown.starts_with(other), "{shown}");
+        let end = "---[ end trace 0000000000000000 ]---\n";
+        let stock =
+            "WARNING: include/linux/skbuff.h:3075 at skb_transport_header+0x4a/0x5c [thunderbolt_net], CPU#1: a/1\n";
+        assert_eq!(trouble(&format!("{stock}Call Trace:\n{end}fine\n")), None);
+        let ours = stock.replace("thunderbolt_net", "usb4_rdma");
+        assert!(trouble(&format!("{ours}Call Trace:\n{end}")).is_some());
         assert!(trouble(&(report(own) + "WARNING: late\n"))
             .unwrap()
             .starts_with("WARNING: late"));
