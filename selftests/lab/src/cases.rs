@@ -12,6 +12,7 @@ mod fair;
 mod faults;
 mod fuzz;
 mod kernel;
+mod keys;
 mod life;
 mod net;
 mod netdev;
@@ -157,6 +158,7 @@ pub fn all() -> Vec<Case> {
         tools::CASES,
         caps::CASES,
         errors::CASES,
+        keys::CASES,
         paging::CASES,
         faults::CASES,
         life::CASES,

@@ -31,6 +31,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("mend", include_str!("../guest/mend")),
     ("mkinitramfs", include_str!("../guest/mkinitramfs")),
     ("netdevs", include_str!("../guest/netdevs")),
+    ("keys.py", include_str!("../guest/keys.py")),
     ("one.py", include_str!("../guest/one.py")),
     ("caps.py", include_str!("../guest/caps.py")),
     ("nvme", include_str!("../guest/nvme")),
