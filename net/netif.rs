@@ -12,6 +12,9 @@
 //! hold packets of the stack. An interrupt is asked for only when the queue waits for it.
 //!
 //! Locks: the receive side's, then the transmit side's. Neither is held while packets go up.
+//!
+//! netpoll, which is netconsole's, calls [`Netif::xmit`] and [`Netif::poll`] from any context, with interrupts off: both then
+//! try for the transmit side's lock, as who has it may be what was interrupted, and touch no other.
 
 use crate::{
     control::Link,
@@ -20,7 +23,7 @@ use crate::{
         netdev::{Netdev, Xmit},
         ring::Ring,
         skb::{Batch, TxSkb},
-        sync::{new_bh_lock, BhLock},
+        sync::{lock_in_any_context, new_bh_lock, BhLock},
         timer::{self, new_timer, Timed, Timer},
     },
     lane::{Lane, Wire},
@@ -321,9 +324,11 @@ impl Netif {
         self.link.set_mac(self.netdev.mac());
     }
 
-    /// Sends a packet. Softirqs are off.
+    /// Sends a packet. Softirqs are off; for netpoll, interrupts too.
     pub(crate) fn xmit(&self, skb: TxSkb) -> Xmit {
-        let mut side = self.tx.lock();
+        let Some(mut side) = lock_in_any_context(&self.tx) else {
+            return Xmit::Busy(skb);
+        };
         let TxSide {
             path,
             live,
@@ -365,8 +370,12 @@ impl Netif {
         back.map_or(Xmit::Taken, Xmit::Busy)
     }
 
-    /// The NAPI's poll. Returns the work done.
+    /// The NAPI's poll. Returns the work done. netpoll's has no budget: it wants room to send.
     pub(crate) fn poll(&self, budget: i32) -> i32 {
+        if budget == 0 {
+            self.serve_tx(&Polled::default(), false);
+            return 0;
+        }
         let mut batch = Batch::new();
         let found = {
             let mut side = self.rx.lock();
@@ -383,7 +392,7 @@ impl Netif {
             }
             found
         };
-        self.serve_tx(&found);
+        self.serve_tx(&found, true);
         if found.packets != 0 {
             self.link.note_traffic();
         }
@@ -402,12 +411,14 @@ impl Netif {
         work
     }
 
-    /// The transmit side's part of a poll.
-    fn serve_tx(&self, found: &Polled) {
+    /// The transmit side's part of a poll; `napi`: not netpoll's.
+    fn serve_tx(&self, found: &Polled, napi: bool) {
         if let Some(give) = found.give {
             self.credit.store(give.0, Ordering::Relaxed);
         }
-        let mut side = self.tx.lock();
+        let Some(mut side) = lock_in_any_context(&self.tx) else {
+            return;
+        };
         let TxSide {
             path,
             live,
@@ -421,7 +432,7 @@ impl Netif {
         if let Some(limit) = found.credit {
             tx.handle_credit(limit);
         }
-        tx.reap(&self.netdev, true);
+        tx.reap(&self.netdev, napi);
         if *live {
             if let Some(give) = found.give {
                 tx.give_credit(give, found.give_now, counters);

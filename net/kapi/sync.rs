@@ -11,7 +11,7 @@ use kernel::bindings as kernel_c;
 use kernel::{
     prelude::*,
     sync::{
-        lock::{spinlock::SpinLockBackend, Backend, Lock},
+        lock::{spinlock::SpinLockBackend, Backend, Guard, Lock},
         LockClassKey,
     },
 };
@@ -104,26 +104,41 @@ pub struct BhBackend;
 // SAFETY: A spinlock excludes; `relock` is the default.
 unsafe impl Backend for BhBackend {
     type State = kernel_c::spinlock_t;
-    type GuardState = ();
+    /// Softirqs were turned off with it, and are to be turned on again.
+    type GuardState = bool;
 
     unsafe fn init(ptr: *mut Self::State, name: *const kernel::ffi::c_char, key: *mut kernel_c::lock_class_key) {
         // SAFETY: The caller's promises are the same.
         unsafe { SpinLockBackend::init(ptr, name, key) }
     }
 
-    unsafe fn lock(ptr: *mut Self::State) {
+    unsafe fn lock(ptr: *mut Self::State) -> Self::GuardState {
         // SAFETY: The caller promises an initialised lock.
         unsafe { c::usb4_spin_lock_bh(ptr.cast()) }
+        true
     }
 
-    unsafe fn unlock(ptr: *mut Self::State, _state: &Self::GuardState) {
-        // SAFETY: The caller owns the lock.
-        unsafe { c::usb4_spin_unlock_bh(ptr.cast()) }
+    unsafe fn unlock(ptr: *mut Self::State, state: &Self::GuardState) {
+        // SAFETY: The caller owns the lock, and took it as the state says.
+        unsafe {
+            if *state {
+                c::usb4_spin_unlock_bh(ptr.cast());
+            } else {
+                c::usb4_spin_unlock(ptr.cast());
+            }
+        }
     }
 
+    /// In any context: where interrupts are off, so are softirqs, and must not be turned on.
     unsafe fn try_lock(ptr: *mut Self::State) -> Option<Self::GuardState> {
         // SAFETY: The caller promises an initialised lock.
-        unsafe { c::usb4_spin_trylock_bh(ptr.cast()) }.then_some(())
+        unsafe {
+            if irqs_off() {
+                c::usb4_spin_trylock(ptr.cast()).then_some(false)
+            } else {
+                c::usb4_spin_trylock_bh(ptr.cast()).then_some(true)
+            }
+        }
     }
 
     unsafe fn assert_is_held(ptr: *mut Self::State) {
@@ -163,6 +178,22 @@ unsafe impl Backend for IrqBackend {
     unsafe fn assert_is_held(ptr: *mut Self::State) {
         // SAFETY: The caller promises an initialised lock.
         unsafe { SpinLockBackend::assert_is_held(ptr) }
+    }
+}
+
+/// Whether interrupts are off, as in netpoll.
+pub fn irqs_off() -> bool {
+    // SAFETY: No preconditions.
+    unsafe { c::usb4_irqs_off() }
+}
+
+/// Takes a lock whose holder may be what this has interrupted, or is on its way to be: `None` where interrupts are off
+/// and it is taken. Elsewhere waits for it.
+pub fn lock_in_any_context<T>(lock: &BhLock<T>) -> Option<Guard<'_, T, BhBackend>> {
+    if irqs_off() {
+        lock.try_lock()
+    } else {
+        Some(lock.lock())
     }
 }
 

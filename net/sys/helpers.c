@@ -561,6 +561,9 @@ void usb4_store_release(u32 *at, u32 value) { smp_store_release(at, value); }
 void usb4_spin_lock_bh(spinlock_t *lock) { spin_lock_bh(lock); }
 void usb4_spin_unlock_bh(spinlock_t *lock) { spin_unlock_bh(lock); }
 bool usb4_spin_trylock_bh(spinlock_t *lock) { return spin_trylock_bh(lock); }
+bool usb4_spin_trylock(spinlock_t *lock) { return spin_trylock(lock); }
+void usb4_spin_unlock(spinlock_t *lock) { spin_unlock(lock); }
+bool usb4_irqs_off(void) { return irqs_disabled(); }
 
 unsigned long usb4_spin_lock_irqsave(spinlock_t *lock)
 {
