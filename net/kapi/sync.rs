@@ -63,8 +63,9 @@ impl LockClass {
 #[macro_export]
 macro_rules! lock_class {
     ($name:literal) => {{
+        const NAME: &::core::ffi::CStr = $name;
         // SAFETY: A static.
-        static CLASS: $crate::kapi::sync::LockClass = unsafe { $crate::kapi::sync::LockClass::new_static($name) };
+        static CLASS: $crate::kapi::sync::LockClass = unsafe { $crate::kapi::sync::LockClass::new_static(NAME) };
         &CLASS
     }};
 }

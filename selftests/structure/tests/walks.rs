@@ -27,6 +27,7 @@ fn defines(text: &str, item: &str) -> bool {
         "trait ",
         "union ",
         "const ",
+        "static ",
         "type ",
         "macro_rules! ",
     ]
