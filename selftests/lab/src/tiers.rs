@@ -35,6 +35,7 @@ const KASAN: &[&str] = &[
     "paging",
     "life_rmmod_traffic",
     "fuzz_uverbs",
+    "fail_verbs_short",
     "fuzz_queues",
     "stress_short",
 ];

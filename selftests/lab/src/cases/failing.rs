@@ -13,7 +13,7 @@ use std::time::Duration;
 pub const CASES: &[Case] = &[
     pair(
         "fail_verbs_short",
-        "the n-th allocation fails, in what makes and ends objects, and in link add and del",
+        "the n-th allocation fails, in what makes and ends objects",
         |context| play(context, "objects", 0),
     ),
     long(pair(
@@ -34,6 +34,9 @@ fn play(context: &Context, parts: &str, rounds: usize) -> Result<()> {
         let device = Device::add(lab, 0, context.ours, 0)?;
         said(lab, &format!("{} {} {parts}", device.name, device.gid))?;
         device.delete(lab)?;
+        if rounds == 0 {
+            return Ok(());
+        }
         said(lab, &format!("{} link {}", device.netdev, context.ours.link_type()))
     };
     once()?;
