@@ -186,6 +186,9 @@ enum Command {
         /// Further words for usb4stress, such as `--threads 2 --attackers 0`
         #[arg(long, default_value = "", allow_hyphen_values = true)]
         words: String,
+        /// Further words for the guests' kernel command lines, such as slab_debug=U
+        #[arg(long, default_value = "")]
+        append: String,
         /// Name of the lab, whose logs stay if the run fails
         #[arg(long, default_value = "stress")]
         name: String,
@@ -453,6 +456,7 @@ impl Cli {
                 round,
                 json,
                 words,
+                append,
                 name,
             } => {
                 let plan = stress::Plan {
@@ -462,6 +466,7 @@ impl Cli {
                     seconds: minutes * 60.0,
                     round,
                     words,
+                    append,
                     loud: true,
                 };
                 let outcome = plan.run()?;

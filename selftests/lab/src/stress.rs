@@ -47,6 +47,8 @@ pub struct Plan {
     pub round: Option<u64>,
     /// Further words for the program's command line.
     pub words: String,
+    /// Further words for the guests' kernel command lines.
+    pub append: String,
     /// Says each round's outcome.
     pub loud: bool,
 }
@@ -113,6 +115,7 @@ impl Plan {
             kernel: self.kernel,
             seed: self.seed,
             net: vec![NetDriver::Ours; 2],
+            append: self.append.clone(),
             ..LabSpec::default()
         };
         let lab = Lab::up(&self.name, spec)?;
@@ -159,9 +162,9 @@ impl Plan {
         }
         let after = self.memory(lab)?;
         for host in 0..2 {
-            before[host]
-                .compare(&after[host], SLACK)
-                .with_context(|| format!("host {host} at the end"))?;
+            if let Err(error) = before[host].compare(&after[host], SLACK) {
+                return Err(error.context(format!("host {host} at the end{}", self.allocations(lab, host))));
+            }
         }
         if let Some(leaks) = tiers::leaks(lab)? {
             bail!("kmemleak lists\n{leaks}");
@@ -199,9 +202,22 @@ impl Plan {
                  for s in all noarp; do ip -4 neigh flush nud $s; ip -6 neigh flush nud $s; done",
             )?;
         }
-        // Graves of queue pairs that answered their peers go with the link; the network's own garbage takes a moment.
-        thread::sleep(Duration::from_secs(2));
+        // What the kernel frees by kfree_rcu may wait for 5 s to be freed with others.
+        thread::sleep(Duration::from_secs(8));
         Ok([cases::memory(lab, 0)?, cases::memory(lab, 1)?])
+    }
+
+    /// Keeps who allocated what lives, if the guests were started with `--append slab_debug=U`; where it is.
+    fn allocations(&self, lab: &Lab, host: usize) -> String {
+        let line = "cd /sys/kernel/debug/slab && grep -H . kmalloc*/alloc_traces";
+        match lab.sh(host, line) {
+            Ok(text) if !text.is_empty() => {
+                let path = lab.state.join(format!("h{host}.allocations.log"));
+                let _ = fs::write(&path, text);
+                format!(", who allocated what is in {}", path.display())
+            }
+            _ => String::new(),
+        }
     }
 
     /// One round: programs on both hosts, changes from outside until they end.

@@ -40,6 +40,7 @@ fn play(context: &Context, seconds: f64) -> Result<()> {
         seconds,
         round: None,
         words: String::new(),
+        append: String::new(),
         loud: false,
     };
     println!("{}", plan.run()?.shown());
