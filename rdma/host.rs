@@ -2,6 +2,7 @@
 //! What the engine borrows of the kernel while it runs.
 
 use crate::{
+    early::Waiting,
     mr::Memory,
     recv::Payload,
     wq::{RecvQueue, SendQueue},
@@ -9,7 +10,7 @@ use crate::{
 use core::sync::atomic::{fence, Ordering};
 use roce::{
     keys::{Access, Key},
-    wqe::{AtomicOp, Fault, FlushKind, Host, RecvWqe, SendWqe, Span, Target},
+    wqe::{AtomicOp, Early, Fault, FlushKind, Host, RecvWqe, SendWqe, Span, Target},
 };
 
 /// How the last datagram came.
@@ -28,6 +29,7 @@ pub(crate) struct Lent<'a> {
     pub(crate) memory: Memory<'a>,
     pub(crate) payload: Option<&'a Payload<'a>>,
     pub(crate) sender: &'a mut Sender,
+    pub(crate) early: &'a mut Waiting,
 }
 
 impl Host for Lent<'_> {
@@ -37,6 +39,10 @@ impl Host for Lent<'_> {
 
     fn take_recv(&mut self) -> Option<RecvWqe> {
         self.rq.take()
+    }
+
+    fn keep(&mut self, early: Early) -> bool {
+        self.payload.is_some_and(|payload| self.early.keep(early, payload))
     }
 
     fn check(&mut self, rkey: Key, va: u64, length: u32, access: Access) -> Result<(), Fault> {

@@ -15,6 +15,7 @@ use crate::{
     counters::Tally,
     cq::{Cq, Extra},
     device::Device,
+    early::Waiting,
     host::{Lent, Sender},
     kapi::{
         hint::hint,
@@ -107,6 +108,7 @@ struct State {
     handle: Option<QpHandle>,
     kept: KeptAttr,
     paging: Paging,
+    early: Waiting,
 }
 
 impl State {
@@ -260,6 +262,7 @@ impl Qp {
                 memory: this.memory(&needs),
                 payload,
                 sender: &mut state.sender,
+                early: &mut state.early,
             };
             if let Some(payload) = payload {
                 state.tally.received_bytes += payload.ip_len();
@@ -270,7 +273,7 @@ impl Qp {
             this.bring(state, &needs, payload);
             watch::after(before, &state.engine, &this.device, this.number);
             state.count_stuck(state.engine.is_stuck());
-            let woke = this.settle(state);
+            let woke = this.settle(state) | this.handle_early(state);
             if state.sending {
                 return true;
             }
@@ -308,6 +311,40 @@ impl Qp {
             }
             return true;
         }
+    }
+
+    /// Hands the engine the packets that came early and whose turn has come. Whether somebody was woken by it.
+    fn handle_early(self: &Arc<Self>, state: &mut State) -> bool {
+        let mut woke = false;
+        while let Some(early) = state.engine.poll_early() {
+            let Some(kept) = state.early.take(early) else {
+                continue;
+            };
+            if state.paging.is_busy() {
+                state.paging.park(kept.frame().keep());
+                continue;
+            }
+            let Some((packet, payload)) = recv::parse(kept.frame()) else {
+                continue;
+            };
+            let needs = state.paging.needs();
+            let mut host = Lent {
+                sq: &mut state.sq,
+                rq: &mut state.rq,
+                memory: self.memory(&needs),
+                payload: Some(&payload),
+                sender: &mut state.sender,
+                early: &mut state.early,
+            };
+            let before = watch::before(&state.engine);
+            state.engine.handle_packet(Instant(now()), &packet, &mut host);
+            self.bring(state, &needs, Some(&payload));
+            watch::after(before, &state.engine, &self.device, self.number);
+            woke |= self.settle(state);
+        }
+        let engine = &state.engine;
+        state.early.retain(|early| engine.is_early(early));
+        woke
     }
 
     fn memory<'a>(&'a self, needs: &'a Needs) -> Memory<'a> {
@@ -372,6 +409,7 @@ impl Qp {
                 memory: self.memory(&needs),
                 payload: None,
                 sender: &mut state.sender,
+                early: &mut state.early,
             };
             // Who waits for room keeps the peer from doing so.
             let transmit = if self.may_send() {
@@ -475,6 +513,7 @@ impl Qp {
             memory: self.memory(&needs),
             payload: None,
             sender: &mut state.sender,
+            early: &mut state.early,
         };
         for left in (0..SETTLE).rev() {
             let Some(completion) = state.engine.poll_completion(&mut host) else {
@@ -677,6 +716,7 @@ impl Qp {
             let mut state = self.state.lock();
             state.handle = None;
             state.count_stuck(false);
+            state.early.retain(|_| false);
             let buried = state.path.zip(state.engine.tombstone());
             (buried, state.paging.renew(), self.life.renew(&self.device))
         };

@@ -158,30 +158,29 @@ impl Incoming<'_> {
 
 /// Brings `qp` a frame once more that it could not handle when it came.
 pub(crate) fn again(qp: &Arc<Qp>, frame: &RxFrame) {
+    if let Some((packet, payload)) = parse(frame) {
+        Qp::receive(qp, &packet, &payload);
+    }
+}
+
+/// What is in a frame that was found good before.
+pub(crate) fn parse(frame: &RxFrame) -> Option<(Packet, Payload<'_>)> {
     let mut head = [0; HEAD];
     let head_len = frame.len().min(HEAD);
-    let Some(head) = head.get_mut(..head_len) else {
-        return;
-    };
+    let head = head.get_mut(..head_len)?;
     let _ = frame.copy(0, head);
-    let Ok(datagram) = udp::parse_ip_udp(head, frame.len()) else {
-        return;
-    };
+    let datagram = udp::parse_ip_udp(head, frame.len()).ok()?;
     let start = datagram.transport.offset as usize;
     let len = datagram.transport.len as usize;
-    let transport = head.get(start..).unwrap_or(&[]);
-    if let Ok(packet) = Packet::parse(transport.get(..len).unwrap_or(transport), len) {
-        let addresses = datagram.addresses;
-        Qp::receive(
-            qp,
-            &packet,
-            &Payload {
-                frame,
-                start,
-                addresses,
-            },
-        );
-    }
+    let transport = head.get(start..)?;
+    let packet = Packet::parse(transport.get(..len).unwrap_or(transport), len).ok()?;
+    let addresses = datagram.addresses;
+    let payload = Payload {
+        frame,
+        start,
+        addresses,
+    };
+    Some((packet, payload))
 }
 
 /// The ICRC as it should be and as it is.

@@ -26,6 +26,7 @@ mod context;
 mod counters;
 mod cq;
 mod device;
+mod early;
 mod fast;
 mod graves;
 mod host;

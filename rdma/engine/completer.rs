@@ -8,7 +8,7 @@ use crate::psn::Psn;
 use crate::qp::{Qp, State, Storage};
 use crate::time::Instant;
 use crate::wire::{NakCode, Packet, Syndrome};
-use crate::wqe::{Fault, Host, SendOp, Target};
+use crate::wqe::{Early, Fault, Host, SendOp, Target};
 
 impl<S: Storage> Qp<S> {
     /// Handle a packet of the responder-to-requester direction.
@@ -18,6 +18,7 @@ impl<S: Storage> Qp<S> {
         let outstanding = requester.max.distance(requester.una);
         if !matches!(self.attrs.state, State::Rts | State::Sqd) || psn.distance(requester.una) >= outstanding {
             // A ghost of something already complete, or an answer to nothing.
+            self.requester.arrivals.on_duplicate(psn);
             Counters::bump(&mut self.counters.dropped);
             return;
         }
@@ -29,26 +30,25 @@ impl<S: Storage> Qp<S> {
             (Opcode::AtomicResponse, Some(Syndrome::Ack(_))) => self.on_atomic_response(now, packet, host),
             (Opcode::Acknowledge, Some(Syndrome::Ack(_))) => {
                 if !self.acknowledge_before(now, psn.next()) {
-                    self.on_response_gap();
+                    self.on_early_response(now, psn, host);
                 }
             }
             (Opcode::Acknowledge, Some(Syndrome::Rnr(code))) => {
                 if self.acknowledge_before(now, psn) {
                     self.on_receiver_not_ready(now, code);
                 } else {
-                    self.on_response_gap();
+                    self.on_early_response(now, psn, host);
                 }
             }
-            (Opcode::Acknowledge, Some(Syndrome::Nak(code))) => self.on_nak(now, psn, code),
+            (Opcode::Acknowledge, Some(Syndrome::Nak(code))) => self.on_nak(now, psn, code, host),
             _ => Counters::bump(&mut self.counters.dropped),
         }
     }
 
-    fn on_nak(&mut self, now: Instant, psn: Psn, code: NakCode) {
+    fn on_nak(&mut self, now: Instant, psn: Psn, code: NakCode, host: &mut impl Host) {
         // Whatever the reason, a NAK acknowledges all that came before it (IBTA 9.7.5.2.8).
         if !self.acknowledge_before(now, psn) {
-            self.on_response_gap();
-            return;
+            return self.on_early_response(now, psn, host);
         }
         let status = match code {
             NakCode::Sequence => return self.on_sequence_nak(now),
@@ -60,12 +60,43 @@ impl<S: Storage> Qp<S> {
         self.fail(status);
     }
 
+    /// A response or acknowledgement that skips READ responses or the like: they are late, or lost.
+    fn on_early_response(&mut self, now: Instant, psn: Psn, host: &mut impl Host) {
+        let requester = &mut self.requester;
+        let keep = || host.keep(Early::Response(psn));
+        if requester.arrivals.on_ahead(now, requester.una, psn, keep) {
+            self.on_response_gap();
+        }
+    }
+
+    /// The first response that is kept, if its turn has come: it skips nothing that has an answer of its own.
+    pub(crate) fn early_response(&self) -> Option<Psn> {
+        let requester = &self.requester;
+        let psn = requester.arrivals.first(requester.una)?;
+        let ahead = psn.distance(requester.una);
+        let window = &requester.window;
+        for index in window.done()..window.started() {
+            let message = window.at(self.storage.sends(), index)?;
+            if message.is_answered() {
+                let next = if index == window.done() {
+                    requester.una
+                } else {
+                    message.first
+                };
+                return (ahead <= next.distance(requester.una)).then_some(psn);
+            }
+            if ahead < message.end().distance(requester.una) {
+                return Some(psn);
+            }
+        }
+        None
+    }
+
     /// Take the data of a READ response, if it is the one awaited.
     fn on_read_response(&mut self, now: Instant, packet: &Packet, place: Place, host: &mut impl Host) {
         let psn = packet.bth.psn;
         if !self.acknowledge_before(now, psn) {
-            self.on_response_gap();
-            return;
+            return self.on_early_response(now, psn, host);
         }
         let requester = &self.requester;
         let message = requester.window.at(self.storage.sends(), requester.window.done());
@@ -103,7 +134,7 @@ impl<S: Storage> Qp<S> {
             }
         }
         let requester = &mut self.requester;
-        requester.advance(psn.next());
+        requester.advance(now, psn.next());
         requester.read_psns = requester.read_psns.saturating_sub(1);
         if ends {
             requester.reads_out = requester.reads_out.saturating_sub(1);
@@ -116,8 +147,7 @@ impl<S: Storage> Qp<S> {
     fn on_atomic_response(&mut self, now: Instant, packet: &Packet, host: &mut impl Host) {
         let psn = packet.bth.psn;
         if !self.acknowledge_before(now, psn) {
-            self.on_response_gap();
-            return;
+            return self.on_early_response(now, psn, host);
         }
         let requester = &self.requester;
         let message = requester.window.at(self.storage.sends(), requester.window.done());
@@ -138,7 +168,7 @@ impl<S: Storage> Qp<S> {
             Err(fault) => return self.fail(fault.status()),
         }
         let requester = &mut self.requester;
-        requester.advance(psn.next());
+        requester.advance(now, psn.next());
         requester.read_psns = requester.read_psns.saturating_sub(1);
         requester.reads_out = requester.reads_out.saturating_sub(1);
         requester.window.complete(self.storage.sends());
@@ -164,10 +194,10 @@ impl<S: Storage> Qp<S> {
             let una = requester.una;
             let message_end = message.end();
             if end.distance(una) < message_end.distance(una) {
-                requester.advance(end);
+                requester.advance(now, end);
                 break;
             }
-            requester.advance(message_end);
+            requester.advance(now, message_end);
             requester.window.complete(self.storage.sends());
         }
         if self.requester.una != start {
@@ -180,7 +210,8 @@ impl<S: Storage> Qp<S> {
 impl crate::requester::Requester {
     /// Move `una` forward to `to`, pushing `nxt` along if it was behind: the peer already had what a
     /// retry was about to send again.
-    fn advance(&mut self, to: Psn) {
+    fn advance(&mut self, now: Instant, to: Psn) {
+        self.arrivals.on_progress(now, self.una, to);
         if to.distance(self.una) > self.nxt.distance(self.una) {
             self.nxt = to;
             self.read_psns = 0;

@@ -39,6 +39,27 @@ pub const MAX_POSTPONED: u8 = 16;
 /// link sends 15 packets of 4096 bytes.
 pub const UNSENT_WAIT: Duration = Duration::from_micros(500);
 
+/// How far ahead of the expected packet one may be to be kept, in PSNs. Ours: the responses of a READ of 4 MiB, or the
+/// requests of four of 1 MiB, and eight windows of rxe's size. A multiple of 64.
+pub const MAX_AHEAD: u32 = 1024;
+
+/// Packets kept for each half of a queue pair at most. Ours: the window of the peer.
+pub const MAX_KEPT: u32 = DEFAULT_WINDOW_PACKETS;
+
+/// Packets that may overtake a late one at most before it counts as lost. Ours: more than two NAPI polls of 64 packets
+/// would let no window of [`DEFAULT_WINDOW_PACKETS`] ever show a loss by itself.
+pub const MAX_DEGREE: u32 = 96;
+
+/// How long a packet may be late at most before it counts as lost, whatever was seen. Ours: well under the shortest local
+/// ACK timeouts that programs use (16 ms and more).
+pub const MAX_PATIENCE: Duration = Duration::from_millis(4);
+
+/// How long a packet may be late at least, where one was. Ours: a few packets' time on a fast link.
+pub const MIN_PATIENCE: Duration = Duration::from_micros(20);
+
+/// How long packets are kept whose predecessor does not come. Ours: several common local ACK timeouts.
+pub const KEPT_FOR: Duration = Duration::from_millis(500);
+
 /// How often in a row responses that could not be built are kept for later without a word from the peer, which may be
 /// gone. Ours: 30 ms of [`UNSENT_WAIT`]s that double, after which it is for the peer to ask again.
 pub const MAX_UNBUILT: u8 = 16;

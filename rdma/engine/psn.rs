@@ -8,7 +8,7 @@
 const MASK: u32 = 0x00ff_ffff;
 
 /// A 24-bit packet sequence number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Psn(u32);
 
 impl Psn {

@@ -22,7 +22,7 @@ use crate::requester::Requester;
 use crate::responder::Responder;
 use crate::time::Instant;
 use crate::wire::Packet;
-use crate::wqe::{AtomicOp, Fault, Host, Route, SendOp, Source, Transmit};
+use crate::wqe::{AtomicOp, Early, Fault, Host, Route, SendOp, Source, Transmit};
 
 mod attrs;
 
@@ -253,6 +253,27 @@ impl<S: Storage> Qp<S> {
         }
     }
 
+    /// A packet that the host has kept ([`Host::keep`]) whose turn has come: hand it in by [`Qp::handle_packet`] once the
+    /// completions have been drained. Call it after every packet until there is none.
+    pub fn poll_early(&mut self) -> Option<Early> {
+        let expected = self.responder.expected();
+        if self.responder.arrivals.has(expected) {
+            self.responder.arrivals.take(expected);
+            return Some(Early::Request(expected));
+        }
+        let psn = self.early_response()?;
+        self.requester.arrivals.take(psn);
+        Some(Early::Response(psn))
+    }
+
+    /// Whether a packet that the host has kept is still wanted.
+    pub fn is_early(&self, early: Early) -> bool {
+        match early {
+            Early::Request(psn) => self.responder.arrivals.has(psn),
+            Early::Response(psn) => self.requester.arrivals.has(psn),
+        }
+    }
+
     /// Let time pass: call when [`Qp::poll_timeout`] is due. Calling early does no harm.
     pub fn handle_timeout(&mut self, now: Instant, _host: &mut impl Host) {
         self.check_timers(now);
@@ -454,6 +475,8 @@ impl<S: Storage> Qp<S> {
         self.attrs.state = State::Err;
         self.attrs.sq_draining = false;
         self.requester.stop();
+        self.requester.arrivals.forget();
+        self.responder.arrivals.forget();
         if self.config.srq {
             self.events.raise(Event::LastWqeReached);
         }

@@ -4,6 +4,7 @@
 //! Three PSNs rule it, in sequence order `una <= nxt <= max`: the oldest not acknowledged, the next
 //! to send, and one past the highest ever sent. A retry puts `nxt` back to `una` (go-back-N).
 
+use crate::arrivals::Arrivals;
 use crate::completion::WcStatus;
 use crate::cork::Cork;
 use crate::counters::Counters;
@@ -25,6 +26,8 @@ pub(crate) struct Requester {
     pub(crate) max: Psn,
     /// PSNs of answers awaited among `una..nxt`: READ responses and those of atomics.
     pub(crate) read_psns: u32,
+    /// Responses that came before their turn.
+    pub(crate) arrivals: Arrivals,
     /// READs and the like started and not completed.
     pub(crate) reads_out: u32,
     /// Request packets sent since one asked for an acknowledgement.

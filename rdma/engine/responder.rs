@@ -2,7 +2,7 @@
 //! The responder: carries out the peer's requests in PSN order and answers them. IBTA 9.7.4, 9.7.5.
 //!
 //! A request is *expected* (carried out), *duplicate* (answered again, never carried out again) or
-//! *ahead* (NAK sequence error once per gap). At most one ACK or NAK waits to be sent; it goes out
+//! *ahead* (kept until its turn; NAK sequence error for what is missing before it, [`crate::arrivals`]). At most one ACK or NAK waits to be sent; it goes out
 //! behind the READ responses that precede it, and a newer one replaces it: that is all there is to
 //! coalescing.
 
@@ -14,6 +14,7 @@ pub use reads::ReadSlot;
 
 use reads::Reads;
 
+use crate::arrivals::Arrivals;
 use crate::completion::{Completion, Event, Queue, WcOpcode, WcStatus};
 use crate::counters::Counters;
 use crate::keys::Access;
@@ -23,7 +24,7 @@ use crate::psn::{Msn, Psn};
 use crate::qp::{Qp, QpKind, State, Storage};
 use crate::time::Instant;
 use crate::wire::{Aeth, Bth, HeaderBuf, NakCode, Packet, Reth, Syndrome};
-use crate::wqe::{Fault, Host, RecvWqe, Source, Target, Transmit};
+use crate::wqe::{Early, Fault, Host, RecvWqe, Source, Target, Transmit};
 
 /// The message being received.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,13 +45,6 @@ pub(crate) struct Answer {
     pub(crate) syndrome: Syndrome,
 }
 
-/// A NAK sequence error has been sent for the gap.
-#[derive(Clone, Copy, Debug)]
-struct Gap {
-    /// The packet that provoked it.
-    seen: Psn,
-}
-
 /// Responder half of a queue pair.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Responder {
@@ -64,7 +58,8 @@ pub(crate) struct Responder {
     /// A receive taken for a message of an unreliable connection that was lost: the next one's.
     spare: Option<RecvWqe>,
     answer: Option<Answer>,
-    gap: Option<Gap>,
+    /// Requests that came before their turn.
+    pub(crate) arrivals: Arrivals,
     /// After an RNR NAK: until then what is ahead was sent before the peer knew.
     quiet_until: Option<Instant>,
     /// Packets carried out since the last acknowledgement.
@@ -231,13 +226,20 @@ impl<S: Storage> Qp<S> {
         self.responder.unbuilt = 0;
         let ahead = packet.bth.psn.offset(self.responder.expected);
         if ahead > 0 {
-            return self.on_ahead(now, packet.bth.psn);
+            return self.on_ahead(now, packet.bth.psn, host);
         }
         if ahead < 0 {
             Counters::bump(&mut self.counters.duplicate_requests);
+            self.responder.arrivals.on_duplicate(packet.bth.psn);
             return self.on_duplicate(packet);
         }
-        match self.carry_out(packet, host) {
+        let carried_out = self.carry_out(packet, host);
+        let expected = self.responder.expected;
+        if expected != packet.bth.psn && self.responder.arrivals.on_progress(now, packet.bth.psn, expected) {
+            // The peer has gone back and sends again what is here.
+            self.responder.acknowledge();
+        }
+        match carried_out {
             Ok(()) => {}
             Err(Refusal::Busy) => Counters::bump(&mut self.counters.dropped),
             Err(Refusal::Absent(recv)) => self.responder.keep_for_next(recv),
@@ -245,7 +247,7 @@ impl<S: Storage> Qp<S> {
                 let code = self.attrs.min_rnr_timer;
                 Counters::bump(&mut self.counters.sent_rnr_naks);
                 self.responder.quiet_until = Some(now.after(limits::rnr_delay(code)));
-                self.responder.gap = None;
+                self.responder.arrivals.forget();
                 self.responder.answer = Some(Answer {
                     psn: packet.bth.psn,
                     syndrome: Syndrome::Rnr(code),
@@ -264,18 +266,21 @@ impl<S: Storage> Qp<S> {
     }
 
     /// A packet before this one is missing.
-    fn on_ahead(&mut self, now: Instant, psn: Psn) {
+    fn on_ahead(&mut self, now: Instant, psn: Psn, host: &mut impl Host) {
         Counters::bump(&mut self.counters.out_of_sequence);
         let responder = &mut self.responder;
         if responder.quiet_until.is_some_and(|until| now < until) {
             return;
         }
-        // One NAK per gap. A packet at or before the one that provoked it shows that the peer went
-        // back and that the missing packet was lost again.
-        if responder.gap.is_some_and(|gap| psn.offset(gap.seen) > 0) {
-            return;
+        let keep = || host.keep(Early::Request(psn));
+        if responder.arrivals.on_ahead(now, responder.expected, psn, keep) {
+            self.report_missing();
         }
-        responder.gap = Some(Gap { seen: psn });
+    }
+
+    /// The expected packet counts as lost.
+    pub(crate) fn report_missing(&mut self) {
+        let responder = &mut self.responder;
         responder.answer = Some(Answer {
             psn: responder.expected,
             syndrome: Syndrome::Nak(NakCode::Sequence),
@@ -444,7 +449,8 @@ impl<S: Storage> Qp<S> {
         }
         responder.acked = packet.bth.psn;
         responder.unanswered = responder.unanswered.wrapping_add(1);
-        if packet.bth.ack_request || responder.unanswered >= limits::MAX_PACKETS_PER_ACK {
+        // An ACK that has not left yet may as well say all.
+        if packet.bth.ack_request || responder.answer.is_some() || responder.unanswered >= limits::MAX_PACKETS_PER_ACK {
             responder.acknowledge();
         }
     }
@@ -635,7 +641,6 @@ impl Responder {
     fn on_expected(&mut self, next: Psn, ends: bool) {
         self.expected = next;
         self.used = true;
-        self.gap = None;
         self.quiet_until = None;
         if ends {
             self.msn = self.msn.next();

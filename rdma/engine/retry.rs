@@ -23,6 +23,8 @@ impl<S: Storage> Qp<S> {
             requester.ack_deadline,
             requester.cork.until(),
             self.responder.wait_until(),
+            requester.arrivals.deadline(),
+            self.responder.arrivals.deadline(),
         ];
         timers.into_iter().flatten().min()
     }
@@ -35,12 +37,20 @@ impl<S: Storage> Qp<S> {
             Counters::bump(&mut self.counters.cork_deadlines);
         }
         self.responder.on_time(now);
+        let expected = self.responder.expected();
+        if self.responder.arrivals.on_time(now, expected) {
+            self.report_missing();
+        }
         if !matches!(self.attrs.state, State::Rts | State::Sqd) {
             return;
         }
         if self.requester.wait_until.is_some_and(|at| at <= now) {
             self.requester.wait_until = None;
             self.requester.vain = self.requester.vain.saturating_add(1);
+        }
+        let una = self.requester.una;
+        if self.requester.arrivals.on_time(now, una) {
+            self.on_response_gap();
         }
         if self.requester.ack_deadline.is_some_and(|at| at <= now) {
             self.requester.ack_deadline = None;
@@ -95,7 +105,7 @@ impl<S: Storage> Qp<S> {
         }
     }
 
-    /// A response or acknowledgement skipped READ responses: they are lost. Later ones on the way
+    /// A response or acknowledgement skipped READ responses, which count as lost. Later ones on the way
     /// show the same gap, so one retry until there is progress. IBTA 9.9.2.2, implied NAK.
     pub(crate) fn on_response_gap(&mut self) {
         if self.requester.rewound {

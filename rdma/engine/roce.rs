@@ -65,6 +65,7 @@ pub mod uses;
 pub mod wire;
 pub mod wqe;
 
+mod arrivals;
 mod completer;
 mod requester;
 mod responder;

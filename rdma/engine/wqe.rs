@@ -23,6 +23,12 @@ pub trait Host {
     /// The next posted receive not taken before (of the receive queue or the shared one).
     fn take_recv(&mut self) -> Option<RecvWqe>;
 
+    /// Keep the packet being handled, which has come before its turn, until [`crate::qp::Qp::poll_early`] asks for it or
+    /// [`crate::qp::Qp::is_early`] says that it is not wanted. False if there is no room: then it counts as lost.
+    fn keep(&mut self, _early: Early) -> bool {
+        false
+    }
+
     /// Whether the peer may access `length` bytes at `va` through `rkey`: key, domain, rights,
     /// bounds (see [`crate::keys::check`]). Called once per message, never for length zero.
     ///
@@ -111,6 +117,15 @@ pub trait Host {
     fn local(&mut self, _slot: u32) -> Result<(), Fault> {
         Err(Fault::LocalQpOp)
     }
+}
+
+/// A packet that has come before its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Early {
+    /// A request with this PSN.
+    Request(Psn),
+    /// A response with this PSN.
+    Response(Psn),
 }
 
 /// An atomic operation on 8 bytes.

@@ -6,6 +6,7 @@ use crate::{
     counters::Tally,
     cq::Cq,
     device::{Device, Qps},
+    early::Waiting,
     host::Sender,
     kapi::{
         self,
@@ -143,6 +144,7 @@ impl Qp {
             handle: Some(handle),
             kept,
             paging: Paging::new(),
+            early: Waiting::new(),
         };
         let (sends, recvs) = match udata {
             Some(udata) => {

@@ -8,7 +8,7 @@ use roce::limits;
 use roce::psn::Qpn;
 use roce::qp::{Qp, ReadResource, SendMessage, Slots};
 use roce::tombstone::Tombstone;
-use roce::wqe::{AtomicOp, Datagram, Fault, FlushKind, Host, RecvWqe, SendOp, SendWqe, Source, Span, Target};
+use roce::wqe::{AtomicOp, Datagram, Early, Fault, FlushKind, Host, RecvWqe, SendOp, SendWqe, Source, Span, Target};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -31,6 +31,9 @@ pub struct User {
     pub taken_recvs: usize,
     /// The packet being handled, from its BTH on.
     pub packet: Vec<u8>,
+    /// Packets that came before their turn, and for how many there is room.
+    pub early: Vec<(Early, Vec<u8>)>,
+    pub room: usize,
     /// Completions seen, in order.
     pub send_completions: Vec<Completion>,
     pub recv_completions: Vec<Completion>,
@@ -84,6 +87,8 @@ impl User {
             taken_sends: 0,
             taken_recvs: 0,
             packet: Vec::new(),
+            early: Vec::new(),
+            room: usize::MAX,
             send_completions: Vec::new(),
             recv_completions: Vec::new(),
             events: Vec::new(),
@@ -203,6 +208,18 @@ impl Host for Lent<'_> {
             slot: index as u32,
             fault: (recv.bad == Some(Bad::BadRecv)).then_some(Fault::LocalQpOp),
         })
+    }
+
+    fn keep(&mut self, early: Early) -> bool {
+        let user = &mut *self.user;
+        if user.early.iter().any(|(other, _)| *other == early) {
+            user.broke(format!("{early:?} is kept twice"));
+        }
+        let kept = user.early.len() < user.room;
+        if kept {
+            user.early.push((early, user.packet.clone()));
+        }
+        kept
     }
 
     fn check(&mut self, rkey: Key, va: u64, length: u32, access: Access) -> Result<(), Fault> {

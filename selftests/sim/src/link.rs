@@ -20,6 +20,9 @@ pub struct LinkSpec {
     pub reorder: f64,
     /// Longest such delay in nanoseconds.
     pub delay: u64,
+    /// Two lanes take packets in turn, each in order, and each delivers what has come every so many nanoseconds: a bond in
+    /// balance-rr, whose cables are polled. 0: one lane.
+    pub stripe: u64,
 }
 
 /// A link at work.
@@ -37,6 +40,8 @@ pub struct Link {
     pub lost: u64,
     /// Packets delayed or doubled.
     pub disturbed: u64,
+    /// The lane of the next packet.
+    lane: u64,
     rng: Rng,
 }
 
@@ -50,6 +55,7 @@ impl Link {
             turn: 0,
             lost: 0,
             disturbed: 0,
+            lane: 0,
             rng,
         }
     }
@@ -59,6 +65,13 @@ impl Link {
         let start = self.busy_until.max(now);
         self.busy_until = start + 1 + bytes.len() as u64 * self.spec.ns_per_kb / 1000;
         let mut at = self.busy_until + self.spec.latency;
+        if let Some(turns) = at.checked_div(self.spec.stripe) {
+            self.lane ^= 1;
+            self.disturbed += 1;
+            let half = self.lane * self.spec.stripe / 2;
+            let polled = turns * self.spec.stripe + half;
+            at = if polled < at { polled + self.spec.stripe } else { polled };
+        }
         if self.rng.chance(self.spec.loss) {
             self.lost += 1;
             return;

@@ -174,7 +174,11 @@ impl Scenario {
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let hosts = if rng.chance(0.2) { 3 } else { 2 };
-        let spec = link_spec(&mut rng);
+        let mut spec = link_spec(&mut rng);
+        let mut stripes = Rng::new(seed ^ 0x57_21fe);
+        if stripes.chance(0.1) {
+            spec.stripe = stripes.pick(&[5_000, 40_000, 150_000]);
+        }
         let links = (0..hosts * hosts)
             .map(|i| {
                 if i / hosts == i % hosts {
@@ -293,6 +297,7 @@ fn link_spec(rng: &mut Rng) -> LinkSpec {
         duplicate: or_calm(duplicate),
         reorder: or_calm(reorder),
         delay: rng.pick(&[500, 5_000, 50_000]),
+        stripe: 0,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::rng::Rng;
 use crate::scenario::{Connection, EndPlan, Scenario, Twist, QKEY};
 use crate::Outcome;
 use roce::completion::{Completion, Queue, WcStatus};
-use roce::counters::Counters;
+use roce::limits;
 use roce::psn::{Psn, Qpn};
 use roce::qp::{Modify, Posted, Qp, QpConfig, QpKind, ReadResource, SendMessage, Slots, State};
 use roce::time::Instant;
@@ -75,6 +75,8 @@ pub struct World {
     full: f64,
     /// Probability that a host has no memory for a packet.
     short: f64,
+    /// Packets that a user keeps at most.
+    room: usize,
     /// How often it had none of either, and how often a timeout was put off for it.
     pub unsent: u64,
     /// See `unsent`.
@@ -106,6 +108,7 @@ impl World {
             transmitted: 0,
             patience: Rng::new(scenario.seed ^ 0xacc),
             full: if scenario.seed % 5 == 3 { 0.03 } else { 0.0 },
+            room: [usize::MAX, usize::MAX, 5, 0][scenario.seed as usize % 4],
             short: if scenario.seed % 7 == 2 { 0.03 } else { 0.0 },
             unsent: 0,
             postponed: 0,
@@ -200,7 +203,8 @@ impl World {
         let index = self.endpoints.len();
         let plan = &connection.ends[end];
         let shared = self.shared[connection.hosts[end]].clone();
-        let user = User::new(plan, shared, rng);
+        let mut user = User::new(plan, shared, rng);
+        user.room = self.room;
         self.initial.push(user.memory.clone());
         for (at, n) in &plan.post_sends {
             self.at(*at, Event::PostSends(index, *n));
@@ -346,28 +350,46 @@ impl World {
         self.endpoints[e].user.packet = bytes;
         let connection = &self.connections[e / 2];
         self.endpoints[e].user.heard = oracle::sender_of(connection, 1 - e % 2, packet.bth.psn);
-        let before = *self.endpoints[e].engine.counters();
-        // A packet that meets an absent page has not come, and comes again when the page is there.
-        while self.paging.chance(0.05) {
-            self.endpoints[e].user.absent = true;
-            self.with_host(e, |engine, now, host| engine.handle_packet(now, &packet, host));
-            if std::mem::take(&mut self.endpoints[e].user.absent) {
-                // It needed no memory, so it has been dealt with.
-                return self.after_arrival(e, &packet, &before);
-            }
+        self.handle(e, &packet)?;
+        while let Some(early) = self.endpoints[e].engine.poll_early() {
+            let user = &mut self.endpoints[e].user;
+            let Some(at) = user.early.iter().position(|(kept, _)| *kept == early) else {
+                return Err(Failure::new(format!("end {e}: {early:?} was never kept")));
+            };
+            let (_, bytes) = user.early.swap_remove(at);
+            let transport = &bytes[..bytes.len() - Icrc::LEN];
+            let packet = Packet::parse(transport, transport.len());
+            user.packet = bytes;
+            self.handle(e, &packet.expect("it has been parsed before"))?;
         }
-        self.with_host(e, |engine, now, host| engine.handle_packet(now, &packet, host));
-        self.after_arrival(e, &packet, &before)
-    }
-
-    fn after_arrival(&mut self, e: usize, packet: &Packet, before: &Counters) -> Result<(), Failure> {
-        oracle::after_packet(&mut self.endpoints[e], self.now, packet, before);
-        if self.endpoints[e].engine.may_wait() && self.patience.chance(0.7) {
+        let Endpoint { engine, user, .. } = &mut self.endpoints[e];
+        user.early.retain(|(early, _)| engine.is_early(*early));
+        if user.early.len() > 2 * limits::MAX_KEPT as usize {
+            return Err(Failure::new(format!("end {e}: {} packets are kept", user.early.len())));
+        }
+        if engine.may_wait() && self.patience.chance(0.7) {
             let at = self.now + self.patience.below(MOST_PATIENCE);
             self.at(at, Event::Acknowledge(e));
             return self.drain(e);
         }
         self.service(e)
+    }
+
+    /// The engine handles a packet, whose payload its user has.
+    fn handle(&mut self, e: usize, packet: &Packet) -> Result<(), Failure> {
+        let before = *self.endpoints[e].engine.counters();
+        // A packet that meets an absent page has not come, and comes again when the page is there.
+        loop {
+            self.endpoints[e].user.absent = self.paging.chance(0.05);
+            let absent = self.endpoints[e].user.absent;
+            self.with_host(e, |engine, now, host| engine.handle_packet(now, packet, host));
+            // It needed no memory, so it has been dealt with.
+            if !absent || std::mem::take(&mut self.endpoints[e].user.absent) {
+                break;
+            }
+        }
+        oracle::after_packet(&mut self.endpoints[e], self.now, packet, &before);
+        self.drain(e)
     }
 
     fn accept(&self, host: usize, bytes: &[u8]) -> Option<(usize, usize, Packet)> {

@@ -10,7 +10,9 @@ use roce::psn::{Psn, Qpn};
 use roce::qp::{Modify, Mtu, Posted, Qp, QpConfig, QpKind, ReadResource, SendMessage, Slots, State};
 use roce::time::Instant;
 use roce::wire::{HeaderBuf, Packet};
-use roce::wqe::{AtomicOp, Datagram, Fault, FlushKind, Host, RecvWqe, SendOp, SendWqe, Source, Span, Target, Transmit};
+use roce::wqe::{
+    AtomicOp, Datagram, Early, Fault, FlushKind, Host, RecvWqe, SendOp, SendWqe, Source, Span, Target, Transmit,
+};
 use sim::rng::Rng;
 
 const RUNS: u64 = if cfg!(debug_assertions) { 300 } else { 3000 };
@@ -35,6 +37,10 @@ impl Chaos {
             .pick(&[LocalProtection, LocalLength, LocalQpOp, RemoteAccess, RemoteInvalid])
     }
 
+    fn is_kept(&mut self) -> bool {
+        self.rng.chance(0.7)
+    }
+
     fn mostly_ok(&mut self) -> Result<(), Fault> {
         self.calls += 1;
         if self.rng.chance(0.01) {
@@ -55,6 +61,9 @@ impl Chaos {
 }
 
 impl Host for Chaos {
+    fn keep(&mut self, _: Early) -> bool {
+        self.is_kept()
+    }
     fn take_send(&mut self) -> Option<SendWqe> {
         self.calls += 1;
         if self.dry || self.rng.chance(0.5) {
@@ -345,6 +354,10 @@ fn no_packet_and_no_order_of_calls_breaks_an_engine() {
                 }
                 16 => {
                     engine.poll_event();
+                    // A host that loses what it has kept.
+                    if let Some(early) = engine.poll_early() {
+                        assert!(!engine.is_early(early), "seed {seed}: {early:?} twice");
+                    }
                 }
                 17..=22 => poll(&mut engine, &mut host, seed),
                 _ => {

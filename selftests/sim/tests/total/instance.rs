@@ -13,7 +13,7 @@ use roce::time::Instant;
 use roce::tombstone::Tombstone;
 use roce::wire::udp::{Path, PathHeaders};
 use roce::wire::{icrc::Icrc, Packet};
-use roce::wqe::{AtomicOp, Fault, FlushKind, Host, RecvWqe, SendWqe, Span, Target, Transmit};
+use roce::wqe::{AtomicOp, Early, Fault, FlushKind, Host, RecvWqe, SendWqe, Span, Target, Transmit};
 
 extern "Rust" {
     fn host_send() -> Option<SendWqe>;
@@ -21,12 +21,16 @@ extern "Rust" {
     fn host_check(rkey: Key, va: u64, length: u32, access: Access) -> Result<(), Fault>;
     fn host_place(to: Target, payload: Span) -> Result<(), Fault>;
     fn host_atomic(op: AtomicOp, rkey: Key, va: u64) -> Result<u64, Fault>;
+    fn host_keep(early: Early) -> bool;
     fn host_may(slot: u32) -> Result<(), Fault>;
 }
 
 pub struct Opaque;
 
 impl Host for Opaque {
+    fn keep(&mut self, early: Early) -> bool {
+        unsafe { host_keep(early) }
+    }
     fn take_send(&mut self) -> Option<SendWqe> {
         unsafe { host_send() }
     }
@@ -100,6 +104,11 @@ pub fn timeout(engine: &mut Engine, now: Instant) -> Option<Instant> {
 #[no_mangle]
 pub fn transmit(engine: &mut Engine, now: Instant) -> Option<Transmit> {
     engine.poll_transmit(now, &mut Opaque)
+}
+#[no_mangle]
+pub fn early(engine: &mut Engine) -> Option<Early> {
+    let early = engine.poll_early()?;
+    (!engine.is_early(early)).then_some(early)
 }
 #[no_mangle]
 pub fn unbuilt(engine: &mut Engine, now: Instant, transmit: &Transmit, stuck: u32) -> bool {

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Packets that came before their turn, kept until it comes.
+//!
+//! The engine says which to keep, and when one is due or not wanted any more; the frames are here. They are counted for
+//! all QPs together, so that peers that leave gaps cannot hold the host's memory.
+
+use crate::{
+    kapi::netdev::{KeptFrame, RxFrame},
+    recv::Payload,
+};
+use kernel::{
+    prelude::*,
+    sync::atomic::{Atomic, Relaxed},
+};
+use roce::wqe::Early;
+
+/// Frames that all QPs together keep at most: what comes early beyond that counts as lost.
+const MOST: u32 = 4096;
+
+/// Frames kept.
+static KEPT: Atomic<u32> = Atomic::new(0);
+
+/// A frame that is kept.
+pub(crate) struct Kept {
+    early: Early,
+    frame: KeptFrame,
+}
+
+impl Kept {
+    /// The frame.
+    pub(crate) fn frame(&self) -> &RxFrame {
+        &self.frame
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        KEPT.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The early packets of a QP. Guarded by its lock.
+pub(crate) struct Waiting(KVec<Kept>);
+
+impl Waiting {
+    pub(crate) const fn new() -> Self {
+        Self(KVec::new())
+    }
+
+    /// Keeps the frame of `payload`. False if there is no room or no memory.
+    pub(crate) fn keep(&mut self, early: Early, payload: &Payload<'_>) -> bool {
+        if KEPT.fetch_add(1, Relaxed) >= MOST {
+            KEPT.fetch_sub(1, Relaxed);
+            return false;
+        }
+        let frame = payload.keep();
+        self.0.push(Kept { early, frame }, GFP_ATOMIC).is_ok()
+    }
+
+    /// Takes out the packet whose turn it is.
+    pub(crate) fn take(&mut self, early: Early) -> Option<Kept> {
+        let at = self.0.iter().position(|kept| kept.early == early)?;
+        self.0.remove(at).ok()
+    }
+
+    /// Lets go of those that are not wanted.
+    pub(crate) fn retain(&mut self, is_wanted: impl Fn(Early) -> bool) {
+        if !self.0.is_empty() {
+            self.0.retain(|kept| is_wanted(kept.early));
+        }
+    }
+}
