@@ -146,6 +146,7 @@ pub fn all() -> Vec<Case> {
     [
         net::CASES,
         netdev::data::CASES,
+        netdev::failing::CASES,
         netdev::tools::CASES,
         netdev::life::CASES,
         netdev::peer::CASES,

@@ -3,6 +3,7 @@
 
 pub mod bond;
 pub mod data;
+pub mod failing;
 pub mod life;
 pub mod peer;
 pub mod soak;
