@@ -11,6 +11,7 @@ pub(crate) mod pure;
 pub(crate) mod queue;
 pub(crate) mod revoke;
 pub(crate) mod route;
+pub(crate) mod share;
 pub(crate) mod sync;
 pub(crate) mod tasklet;
 pub(crate) mod timer;

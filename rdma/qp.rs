@@ -23,6 +23,7 @@ use crate::{
         queue::Mapping,
         revoke::Gate,
         route::renew_late,
+        share::Owner,
         sync::{BhLock, IrqLock},
         tasklet::{Deferred, Tasklet},
         timer::{now, Timed, Timer},
@@ -134,6 +135,7 @@ pub(crate) struct Qp {
     signal_all: bool,
     /// From creation, or RESET, to the next one or the end.
     life: Life,
+    owner: Owner,
     #[pin]
     state: BhLock<State>,
     /// What works on the QP by itself, and not in a softirq, is inside.
@@ -169,6 +171,11 @@ impl Qp {
         self.number
     }
 
+    /// Whom packets for it are for.
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
     /// Every send has a completion.
     pub(crate) fn signal_all(&self) -> bool {
         self.signal_all
@@ -186,6 +193,7 @@ impl Qp {
     ///
     /// `EINVAL` in a state where nothing may be sent, as rxe; user space expects to be told.
     pub(crate) fn posted(this: &Arc<Self>) -> Result {
+        this.owner.asks();
         let read = [this.send_cq.read_up_to(), this.recv_cq.read_up_to()];
         let mut may_send = false;
         Self::drive(this, None, |engine, now, host| {
@@ -230,6 +238,15 @@ impl Qp {
         if left < self.stalled.load(Relaxed) && self.stalled.xchg(0, Full) != 0 {
             self.after.schedule();
         }
+    }
+
+    /// Whether softirqs have taken enough from others for now. Then the timer comes when they may go on.
+    fn rests(&self) -> bool {
+        let until = self.owner.rest();
+        if let Some(at) = until {
+            self.timer.arm(at);
+        }
+        until.is_some()
     }
 
     /// Lets `act` work on the engine, then does what came of it. False if the payload did not come along the path of a
@@ -277,8 +294,9 @@ impl Qp {
             if state.sending {
                 return true;
             }
-            // Once somebody has been woken, softirqs that are put off come after him.
-            if payload.is_some() && !woke && state.engine.may_wait() {
+            // Once somebody has been woken, softirqs that are put off come after him. Who has had his share waits in any case.
+            let may_wait = !woke && state.engine.may_wait();
+            if payload.is_some() && (may_wait || this.owner.rest().is_some()) {
                 this.after.schedule();
                 return true;
             }
@@ -744,18 +762,23 @@ impl Qp {
 
 impl Timed for Qp {
     fn on_timer(&self) {
+        if self.rests() {
+            return;
+        }
         if let Some(this) = self.device.qps.find(self.number) {
             let waiting = self.in_flight.load(Relaxed) > 0;
             let mut late = false;
-            Self::drive(&this, None, |engine, now, host| {
-                if waiting {
-                    engine.handle_backlog(now);
-                }
-                let before = engine.counters().timeouts;
-                engine.handle_timeout(now, host);
-                late = engine.counters().timeouts != before;
-                // A kernel caller's sends are announced this way.
-                engine.handle_doorbell(now, host);
+            self.owner.charge(|| {
+                Self::drive(&this, None, |engine, now, host| {
+                    if waiting {
+                        engine.handle_backlog(now);
+                    }
+                    let before = engine.counters().timeouts;
+                    engine.handle_timeout(now, host);
+                    late = engine.counters().timeouts != before;
+                    // A kernel caller's sends are announced this way.
+                    engine.handle_doorbell(now, host);
+                });
             });
             if late {
                 self.late.store(1, Relaxed);
@@ -767,8 +790,11 @@ impl Timed for Qp {
 
 impl Deferred for Qp {
     fn on_softirq(&self) {
+        if self.rests() {
+            return;
+        }
         if let Some(this) = self.device.qps.find(self.number) {
-            Self::drive(&this, None, |_, _, _| {});
+            self.owner.charge(|| Self::drive(&this, None, |_, _, _| {}));
         }
     }
 }

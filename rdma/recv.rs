@@ -6,6 +6,7 @@ use crate::{
     kapi::{
         netdev::{KeptFrame, RxFrame, Verdict},
         pure,
+        share::KERNEL,
     },
     qp::{Qp, QPN_FLAG},
 };
@@ -90,7 +91,13 @@ impl Incoming<'_> {
     /// For a queue pair, or one that is no more.
     fn to_number(&self, number: u32) -> Verdict {
         let qp = self.device.qps.find(number);
-        let knows_path = match &qp {
+        let owner = qp.as_ref().map_or(&KERNEL, |qp| qp.owner());
+        owner.charge(|| self.to_qp(number, qp.as_ref()))
+    }
+
+    /// Takes a frame for the queue pair with that number, or for the grave of one.
+    fn to_qp(&self, number: u32, qp: Option<&Arc<Qp>>) -> Verdict {
+        let knows_path = match qp {
             Some(qp) => qp.is_connected(),
             None => self.device.graves.has(number),
         };
@@ -102,7 +109,7 @@ impl Incoming<'_> {
         let mut heard = false;
         if self.is_intact() {
             if let Some(packet) = self.packet() {
-                heard = match &qp {
+                heard = match qp {
                     Some(qp) => Qp::receive(qp, &packet, &self.payload()),
                     None => self.device.netdev().is_some_and(|netdev| {
                         let graves = &self.device.graves;

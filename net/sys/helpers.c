@@ -15,6 +15,7 @@
 #include <linux/module.h>
 #include <linux/ratelimit.h>
 #include <linux/rtnetlink.h>
+#include <linux/sched/stat.h>
 #include <net/addrconf.h>
 #include <net/net_namespace.h>
 #include <rdma/ib_addr.h>
@@ -575,6 +576,20 @@ unsigned long usb4_spin_lock_irqsave(spinlock_t *lock)
 
 void usb4_spin_unlock_irqrestore(spinlock_t *lock, unsigned long flags) { spin_unlock_irqrestore(lock, flags); }
 void usb4_tasklet_schedule(struct tasklet_struct *tasklet) { tasklet_schedule(tasklet); }
+u32 usb4_caller(void) { return task_tgid_nr(current); }
+u32 usb4_cpu(void) { return raw_smp_processor_id(); }
+
+/*
+ * Whether a softirq for `owner` takes its time from somebody else: not from the idle, nor in a thread that nobody waits
+ * behind, or none but the owner, as far as one can tell.
+ */
+bool usb4_robs(u32 owner, bool owner_runs)
+{
+	if (is_idle_task(current) || task_tgid_nr(current) == owner)
+		return false;
+	return !(current->flags & PF_KTHREAD) || !(owner_runs || single_task_running());
+}
+
 void usb4_rcu_wait(void) { synchronize_rcu_expedited(); }
 void usb4_rcu_tasks_wait(void) { synchronize_rcu_tasks(); }
 void usb4_sleep_ms(unsigned int ms) { msleep(ms); }

@@ -78,6 +78,19 @@ pub const STUCK_AFTER: u8 = 4;
 /// the lab's guests, a tenth of a processor.
 pub const STUCK_TURN: Duration = Duration::from_micros(500);
 
+/// Part of a processor that packets may take from programs that have no part in them. Ours: the stack's and the netdev's own
+/// work for small packets is more than as much again, and all together stays below a half.
+pub const STOLEN_PERCENT: u64 = 18;
+
+/// How much of it is saved up for a burst: time that a program does not miss, and enough for a message of a MiB or two.
+pub const STOLEN_BURST: Duration = Duration::from_millis(4);
+
+/// The largest debt: paid back before a usual local ACK timeout (67 ms) is over.
+pub const STOLEN_DEBT: Duration = Duration::from_millis(16);
+
+/// How much must be back before work goes on: more than the switch to it costs.
+pub const STOLEN_RESUME: Duration = Duration::from_micros(500);
+
 /// Largest 5-bit local ACK timeout exponent: IBTA 9.9.2.1.
 pub const MAX_TIMEOUT: u8 = 31;
 

@@ -45,6 +45,7 @@
 #![warn(missing_docs, unreachable_pub)]
 
 pub mod abi;
+pub mod allowance;
 pub mod completion;
 pub mod cork;
 pub mod counters;

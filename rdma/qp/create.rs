@@ -11,6 +11,7 @@ use crate::{
     kapi::{
         self,
         revoke::Gate,
+        share::Owner,
         sync::{new_bh_lock, new_irq_lock},
         tasklet::new_tasklet,
         timer::new_timer,
@@ -168,6 +169,7 @@ impl Qp {
                 signal_all,
                 life,
                 errands <- Gate::new(),
+                owner: udata.map_or(Owner::kernel(), |_| Owner::caller()),
                 state <- new_bh_lock!(state, c"usb4_qp"),
                 timer <- new_timer!(c"usb4_qp_timer"),
                 after <- new_tasklet!(c"usb4_qp_tasklet"),

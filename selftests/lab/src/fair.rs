@@ -301,7 +301,10 @@ pub fn weather(lab: &Lab, pair: &Pair, storm: &Storm, seconds: f64) -> Result<We
         end_s = end_s.max(given(&samples, pair.server.host, phase)[0]);
         left += phase.left;
     }
-    let alone = (speed(&phases.alone) + speed(&phases.after)) / 2.0;
+    // Beside a rival the loop has half: a third reading of its speed alone, as one may meet a moment when the machine was
+    // looked at too seldom.
+    let readings = [speed(&phases.alone), speed(&phases.after), 2.0 * speed(&phases.rival)];
+    let alone = median(&readings).context("no readings")?;
     Ok(Weathered {
         burns: told.burns,
         of_alone: speed(&phases.storm) / alone,
