@@ -4,10 +4,6 @@
 //! The engine says which to keep, and when one is due or not wanted any more; the frames are here. They are counted for
 //! all QPs together, so that peers that leave gaps cannot hold the host's memory.
 
-use crate::{
-    kapi::netdev::{KeptFrame, RxFrame},
-    recv::Payload,
-};
 use kernel::{
     prelude::*,
     sync::atomic::{Atomic, Relaxed},
@@ -21,44 +17,44 @@ const MOST: u32 = 4096;
 static KEPT: Atomic<u32> = Atomic::new(0);
 
 /// A frame that is kept.
-pub(crate) struct Kept {
+pub(crate) struct Kept<F> {
     early: Early,
-    frame: KeptFrame,
+    frame: F,
 }
 
-impl Kept {
+impl<F> Kept<F> {
     /// The frame.
-    pub(crate) fn frame(&self) -> &RxFrame {
+    pub(crate) fn frame(&self) -> &F {
         &self.frame
     }
 }
 
-impl Drop for Kept {
+impl<F> Drop for Kept<F> {
     fn drop(&mut self) {
         KEPT.fetch_sub(1, Relaxed);
     }
 }
 
 /// The early packets of a QP. Guarded by its lock.
-pub(crate) struct Waiting(KVec<Kept>);
+pub(crate) struct Waiting<F>(KVec<Kept<F>>);
 
-impl Waiting {
+impl<F> Waiting<F> {
     pub(crate) const fn new() -> Self {
         Self(KVec::new())
     }
 
-    /// Keeps the frame of `payload`. False if there is no room or no memory.
-    pub(crate) fn keep(&mut self, early: Early, payload: &Payload<'_>) -> bool {
+    /// Keeps the frame that `take` gets hold of. False if there is no room or no memory.
+    pub(crate) fn keep(&mut self, early: Early, take: impl FnOnce() -> F) -> bool {
         if KEPT.fetch_add(1, Relaxed) >= MOST {
             KEPT.fetch_sub(1, Relaxed);
             return false;
         }
-        let frame = payload.keep();
+        let frame = take();
         self.0.push(Kept { early, frame }, GFP_ATOMIC).is_ok()
     }
 
     /// Takes out the packet whose turn it is.
-    pub(crate) fn take(&mut self, early: Early) -> Option<Kept> {
+    pub(crate) fn take(&mut self, early: Early) -> Option<Kept<F>> {
         let at = self.0.iter().position(|kept| kept.early == early)?;
         self.0.remove(at).ok()
     }

@@ -3,6 +3,7 @@
 
 use crate::{
     early::Waiting,
+    kapi::netdev::KeptFrame,
     mr::Memory,
     recv::Payload,
     wq::{RecvQueue, SendQueue},
@@ -29,7 +30,7 @@ pub(crate) struct Lent<'a> {
     pub(crate) memory: Memory<'a>,
     pub(crate) payload: Option<&'a Payload<'a>>,
     pub(crate) sender: &'a mut Sender,
-    pub(crate) early: &'a mut Waiting,
+    pub(crate) early: &'a mut Waiting<KeptFrame>,
 }
 
 impl Host for Lent<'_> {
@@ -42,7 +43,8 @@ impl Host for Lent<'_> {
     }
 
     fn keep(&mut self, early: Early) -> bool {
-        self.payload.is_some_and(|payload| self.early.keep(early, payload))
+        self.payload
+            .is_some_and(|payload| self.early.keep(early, || payload.keep()))
     }
 
     fn check(&mut self, rkey: Key, va: u64, length: u32, access: Access) -> Result<(), Fault> {

@@ -19,7 +19,7 @@ use crate::{
     host::{Lent, Sender},
     kapi::{
         hint::hint,
-        netdev::Netdev,
+        netdev::{KeptFrame, Netdev},
         queue::Mapping,
         revoke::Gate,
         route::renew_late,
@@ -109,7 +109,7 @@ struct State {
     handle: Option<QpHandle>,
     kept: KeptAttr,
     paging: Paging,
-    early: Waiting,
+    early: Waiting<KeptFrame>,
 }
 
 impl State {
