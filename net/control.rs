@@ -123,7 +123,8 @@ struct Settled {
 
 /// Messages that wait, oldest first.
 struct Letters {
-    waiting: [Option<MessageBuf>; LETTERS],
+    /// A ring of [`LETTERS`] places, on the heap: they are large.
+    waiting: KVec<Option<MessageBuf>>,
     first: usize,
     count: usize,
 }
@@ -226,7 +227,11 @@ pub(crate) fn bind(xd: Xdomain, kind: Kind) -> Result {
         Some(link) => link,
         None => {
             let ends = xd.ends().ok_or(ENODEV)?;
-            let link = Arc::pin_init(Link::new(xd, ends), GFP_KERNEL)?;
+            let mut waiting = KVec::with_capacity(LETTERS, GFP_KERNEL)?;
+            for _ in 0..LETTERS {
+                waiting.push(None, GFP_KERNEL)?;
+            }
+            let link = Arc::pin_init(Link::new(xd, ends, waiting), GFP_KERNEL)?;
             link.worker.own(&link);
             link.rescan.own(&link);
             share(link)?
@@ -305,7 +310,7 @@ pub(crate) fn hear(bytes: &[u8]) {
 // A link. -----------------------------------------------------------------------------------------------------------
 
 impl Link {
-    fn new(xd: Xdomain, ends: Ends) -> impl PinInit<Self> {
+    fn new(xd: Xdomain, ends: Ends, waiting: KVec<Option<MessageBuf>>) -> impl PinInit<Self> {
         let mac = mac_of(&ends);
         let wish = Wish {
             generation: 0,
@@ -328,7 +333,7 @@ impl Link {
             period: RESCAN_MIN,
         };
         let letters = Letters {
-            waiting: [const { None }; LETTERS],
+            waiting,
             first: 0,
             count: 0,
         };

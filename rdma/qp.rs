@@ -90,7 +90,7 @@ type Engine = roce::qp::Qp<Slots<KVVec<SendMessage>, KVVec<ReadResource>>>;
 
 /// Guarded by the QP's lock. A CQ's lock is taken under it.
 struct State {
-    engine: Engine,
+    engine: KBox<Engine>,
     sq: SendQueue,
     rq: RecvQueue,
     path: Option<Path>,

@@ -106,6 +106,10 @@ impl Incoming<'_> {
         if !knows_path && !self.is_ours() {
             return Verdict::Pass;
         }
+        if qp.is_none() && !knows_path {
+            // Nobody has the number: its ICRC, which costs more than all else, need not be right.
+            return Verdict::Taken;
+        }
         let mut heard = false;
         if self.is_intact() {
             if let Some(packet) = self.packet() {

@@ -39,6 +39,9 @@ pub(crate) struct Owner {
     process: u32,
     /// When it last asked for something.
     asked: Atomic<u64>,
+    /// It gets answers, so it sends no faster than they come, and polls for them meanwhile. Datagrams have none: whoever
+    /// posts them goes on posting beside the softirqs that send them, and would have two shares of the processor.
+    polls: bool,
 }
 
 /// Whom packets are for that belong to no queue pair of a process.
@@ -49,15 +52,17 @@ impl Owner {
         Self {
             process: 0,
             asked: Atomic::new(0),
+            polls: false,
         }
     }
 
-    /// The calling process.
-    pub(crate) fn caller() -> Self {
+    /// The calling process, which polls for answers if there are any.
+    pub(crate) fn caller(polls: bool) -> Self {
         Self {
             // SAFETY: No preconditions.
             process: unsafe { c::usb4_caller() },
             asked: Atomic::new(now()),
+            polls,
         }
     }
 
@@ -68,7 +73,7 @@ impl Owner {
 
     /// Whether what is done for it now takes the time from somebody else.
     fn robs(&self) -> bool {
-        let runs = now().saturating_sub(self.asked.load(Relaxed)) < LATELY;
+        let runs = self.polls && now().saturating_sub(self.asked.load(Relaxed)) < LATELY;
         // SAFETY: No preconditions.
         unsafe { c::usb4_robs(self.process, runs) }
     }

@@ -35,7 +35,7 @@ use kernel::{
 };
 use roce::{
     psn::Qpn,
-    qp::{QpConfig, QpKind, SendMessage, Slots},
+    qp::{QpConfig, QpKind, ReadResource, SendMessage, Slots},
 };
 use usb4_bindings as c;
 
@@ -131,7 +131,7 @@ impl Qp {
             ..QpConfig::new(Qpn::new(number))
         };
         let state = State {
-            engine: Engine::new(config, Slots { sends, reads }),
+            engine: engine(config, Slots { sends, reads })?,
             sq,
             rq,
             path: None,
@@ -169,7 +169,7 @@ impl Qp {
                 signal_all,
                 life,
                 errands <- Gate::new(),
-                owner: udata.map_or(Owner::kernel(), |_| Owner::caller()),
+                owner: udata.map_or(Owner::kernel(), |_| Owner::caller(!kind.is_datagram())),
                 state <- new_bh_lock!(state, c"usb4_qp"),
                 timer <- new_timer!(c"usb4_qp_timer"),
                 after <- new_tasklet!(c"usb4_qp_tasklet"),
@@ -207,4 +207,11 @@ impl Qp {
     pub(crate) fn kick(&self) {
         self.timer.kick();
     }
+}
+
+/// An engine on the heap. It is large, and the stack of whoever makes a queue pair is also that of the softirqs that
+/// meet him there (arch/um has no other), so no frame below holds one.
+#[inline(never)]
+fn engine(config: QpConfig, slots: Slots<KVVec<SendMessage>, KVVec<ReadResource>>) -> Result<KBox<Engine>> {
+    Ok(KBox::new(Engine::new(config, slots), GFP_KERNEL)?)
 }
