@@ -61,6 +61,8 @@ const HARMLESS: &[&str] = &[
     "RCU lockdep checking is enabled",
     "Lock dependency validator",
     "kmemleak: Kernel memory leak detector initialized",
+    // On kasan by our own boot word, where it is not judged.
+    "kmemleak: Kernel memory leak detector disabled",
     "KernelAddressSanitizer initialized",
     "DMA-API: preallocated",
     "DMA-API: debugging enabled",
