@@ -100,12 +100,16 @@ demo: | build/kernel/lab/linux ## two hosts, a USB4 cable, unmodified verbs prog
 	@$(MAKE) --no-print-directory programs module
 	target/release/usb4lab demo
 
-check: | build/kernel/lab/linux build/kernel/smp/linux ## all that must pass: format, lints, unit, property and simulation tests, module, lab cases, a choice of them on the smp kernel
+check: | build/kernel/lab/linux ## all that must pass: format, lints, unit, property and simulation tests, module, lab cases
 	selftests/check
 
 check-kasan: | build/kernel/kasan/linux ## a choice of the lab cases on the kasan kernel
 	@$(MAKE) --no-print-directory programs module-kasan
 	target/release/usb4lab test --kernel kasan --chosen
+
+check-smp: | build/kernel/smp/linux ## a choice of cases on the smp kernel: lockdep, two processors (minutes a case)
+	@$(MAKE) --no-print-directory programs module-smp
+	target/release/usb4lab test --kernel smp --chosen
 
 check-deep: | build/kernel/lab/linux build/kernel/smp/linux build/kernel/kasan/linux build/stock/vmlinuz ## every case on every kernel, the record into docs/tiers.md (hours)
 	@$(MAKE) --no-print-directory programs module module-smp module-kasan module-stock
@@ -154,4 +158,4 @@ clean: ## remove build/ and target/ (the cache stays)
 clean-cache: ## empty the cache of lab roots and kernels that all checkouts share
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/usb4-rdma"
 
-.PHONY: help print-cargo module-lint setup setup-smp setup-kasan setup-stock programs module module-smp module-kasan module-stock demo check check-kasan check-deep check-long check-stock bench bench-net benchmarks pyverbs fuzz fmt clean clean-cache
+.PHONY: help print-cargo module-lint setup setup-smp setup-kasan setup-stock programs module module-smp module-kasan module-stock demo check check-smp check-kasan check-deep check-long check-stock bench bench-net benchmarks pyverbs fuzz fmt clean clean-cache

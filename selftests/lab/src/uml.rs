@@ -216,7 +216,9 @@ fn boot_words(spec: &LabSpec) -> Vec<String> {
         // The stub that runs programs under seccomp dies at once when clang has compiled it.
         // KASAN would fall silent after its first report, which may be one that log.rs excepts. kmemleak is not judged
         // there (tiers.rs), and complains of its own allocations where cases have allocations fail.
-        Kernel::Kasan => ["seccomp=off", "kasan_multi_shot", "kmemleak=off"].map(String::from).to_vec(),
+        Kernel::Kasan => ["seccomp=off", "kasan_multi_shot", "kmemleak=off"]
+            .map(String::from)
+            .to_vec(),
     }
 }
 
