@@ -71,6 +71,30 @@ impl Tally {
         }
         self.results.push((name.to_string(), verdict));
     }
+
+    /// The failed cases once more, with the beginning and the end of what each said: a reader of the last lines alone
+    /// (CI keeps no more) learns what failed.
+    fn failures(&self) -> String {
+        let mut text = String::new();
+        for (name, verdict) in &self.results {
+            if let Verdict::Failed(said) = verdict {
+                text += &format!("failed: {name}\n{}\n", indent(&ends(said, 8)));
+            }
+        }
+        text
+    }
+}
+
+/// The first and the last `count` lines of a text, with a line between that says how many were left out.
+fn ends(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let left_out = lines.len().saturating_sub(2 * count);
+    if left_out == 0 {
+        return text.to_string();
+    }
+    let between = format!("... {left_out} lines ...");
+    let (first, last) = (&lines[..count], &lines[lines.len() - count..]);
+    [first, &[between.as_str()], last].concat().join("\n")
 }
 
 /// Prints the cases that the plan selects.
@@ -121,6 +145,7 @@ pub fn run(plan: &Plan) -> Result<Tally> {
         tally.note(case.name, verdict);
     }
     finish(shared.take(), &mut tally);
+    print!("{}", tally.failures());
     println!(
         "{} passed, {} failed, {} skipped",
         tally.passed, tally.failed, tally.skipped
@@ -300,4 +325,23 @@ fn indent(text: &str) -> String {
         .map(|line| format!("    {line}"))
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_in_its_middle_and_a_short_one_not_at_all() {
+        assert_eq!(ends("1\n2\n3\n4", 2), "1\n2\n3\n4");
+        assert_eq!(ends("1\n2\n3\n4\n5", 2), "1\n2\n... 1 lines ...\n4\n5");
+    }
+
+    #[test]
+    fn the_closing_lines_name_what_failed() {
+        let mut tally = Tally::default();
+        tally.note("good", Verdict::Passed);
+        tally.note("bad", Verdict::Failed("no answer\nin 3 s".into()));
+        assert_eq!(tally.failures(), "failed: bad\n    no answer\n    in 3 s\n");
+    }
 }
