@@ -5,7 +5,6 @@ pub(crate) mod dmabuf;
 pub(crate) mod hint;
 pub(crate) mod ibdev;
 pub(crate) mod netdev;
-mod ops;
 pub(crate) mod paged;
 pub(crate) mod pure;
 pub(crate) mod queue;

@@ -6,12 +6,13 @@
 //! name: `rdma/engine/qp.rs` decides, `rdma/qp.rs` performs.
 //!
 //! ```text
-//!   system call ---> kapi/ops ---> qp ---> roce::qp ---> send ---> netdev
+//!   system call ---> ops ---> qp ---> roce::qp ---> send ---> netdev
 //!   netdev hook ---> device ---> recv ---> qp ---> roce::qp ---> mr (placement), cq
 //!   hrtimer -------> qp ---> roce::qp ---> send
 //! ```
 //!
-//! All `unsafe` is in `kapi/`.
+//! All `unsafe` is in two places: `kapi/`, which wraps the kernel and names nothing of the driver, and `ops/`, where the
+//! core's calls arrive as raw pointers and leave as calls of the safe files.
 //!
 //! Locks, outermost first: the device list (mutex), a QP's state, then one of the leaves: a CQ's state, a table's
 //! slots, the device's netdev, a timer's state. docs/locking.md has them all.
@@ -32,6 +33,7 @@ mod graves;
 mod host;
 mod mcast;
 mod mr;
+mod ops;
 mod paging;
 mod post;
 mod qp;

@@ -2,7 +2,7 @@
 /*
  * What C alone can say: macros, inline functions, tables with designated initialisers, the kernel's versions.
  *
- * The functions named usb4_op_* are Rust (rdma/kapi/). Everything else here is one step and decides nothing.
+ * The functions named usb4_op_* are Rust (rdma/ops/ and rdma/kapi/). Everything else here is one step and decides nothing.
  */
 #include <linux/crc32.h>
 #include <linux/delay.h>

@@ -65,7 +65,7 @@ unsafe impl Send for IbDev {}
 unsafe impl Sync for IbDev {}
 
 impl IbDev {
-    pub(super) fn as_ptr(self) -> *mut c::ib_device {
+    pub(crate) fn as_ptr(self) -> *mut c::ib_device {
         self.0.as_ptr()
     }
 
@@ -82,7 +82,7 @@ impl IbDev {
 /// # Safety
 ///
 /// `ib` is a registered device of ours and stays so for `'a`.
-pub(super) unsafe fn device<'a>(ib: *mut c::ib_device) -> &'a Device {
+pub(crate) unsafe fn device<'a>(ib: *mut c::ib_device) -> &'a Device {
     // SAFETY: `inner` is set before registration and cleared by `dealloc_driver` only.
     unsafe { &*(*ib.cast::<c::usb4_device>()).inner.cast::<Device>() }
 }
@@ -92,7 +92,7 @@ pub(super) unsafe fn device<'a>(ib: *mut c::ib_device) -> &'a Device {
 /// # Safety
 ///
 /// As for [`device`].
-pub(super) unsafe fn device_arc(ib: *mut c::ib_device) -> Arc<Device> {
+pub(crate) unsafe fn device_arc(ib: *mut c::ib_device) -> Arc<Device> {
     // SAFETY: `inner` came from `Arc::into_raw`.
     let held = unsafe { Arc::from_raw((*ib.cast::<c::usb4_device>()).inner.cast::<Device>()) };
     let share = held.clone();
@@ -101,7 +101,7 @@ pub(super) unsafe fn device_arc(ib: *mut c::ib_device) -> Arc<Device> {
 }
 
 /// `rdma link add`: makes a device over `netdev`.
-pub(super) fn add(name: &CStr, netdev: &Netdev) -> Result {
+pub(crate) fn add(name: &CStr, netdev: &Netdev) -> Result {
     // The core's netlink has no place for the reason, so it goes to the log.
     let refuse = |errno: Error, why: &str| {
         pr_info!("no link {}: {}\n", name, why);
@@ -227,7 +227,7 @@ fn unregister_soon(ib: NonNull<c::ib_device>) {
 /// # Safety
 ///
 /// `ib` is a device of ours, called once per device.
-pub(super) unsafe fn dealloc(ib: NonNull<c::ib_device>) {
+pub(crate) unsafe fn dealloc(ib: NonNull<c::ib_device>) {
     forget(ib);
     let ours = ib.cast::<c::usb4_device>().as_ptr();
     // SAFETY: Nobody else uses the device now.
@@ -259,7 +259,7 @@ fn relink_later(name: &CStr, netdev: Netdev) {
 }
 
 /// Makes devices anew.
-pub(super) fn relink() {
+pub(crate) fn relink() {
     loop {
         let Some(Relink { name, netdev }) = DEVICES.lock().relinks.pop() else {
             return;
@@ -296,7 +296,7 @@ fn is_below_ours(netdev: &Netdev) -> bool {
 /// # Safety
 ///
 /// `ndev` is a valid netdev.
-pub(super) unsafe fn netdev_event(event: usize, ndev: NonNull<c::net_device>) {
+pub(crate) unsafe fn netdev_event(event: usize, ndev: NonNull<c::net_device>) {
     // SAFETY: By the caller's promise.
     let netdev = unsafe { Netdev::hold(ndev) };
     let event = u32::try_from(event).unwrap_or(0);

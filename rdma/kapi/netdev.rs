@@ -39,10 +39,10 @@ pub(crate) fn wait_for_frames() {
 }
 
 /// The kernel's lock over the life of all netdevs, held until this is dropped. Sleeps.
-pub(super) struct Rtnl(NotThreadSafe);
+pub(crate) struct Rtnl(NotThreadSafe);
 
 impl Rtnl {
-    pub(super) fn lock() -> Self {
+    pub(crate) fn lock() -> Self {
         // SAFETY: Process context; `drop` unlocks.
         unsafe { c::rtnl_lock() };
         Self(NotThreadSafe)
@@ -74,13 +74,13 @@ impl Netdev {
     /// # Safety
     ///
     /// `ndev` is a valid netdev.
-    pub(super) unsafe fn hold(ndev: NonNull<c::net_device>) -> Self {
+    pub(crate) unsafe fn hold(ndev: NonNull<c::net_device>) -> Self {
         // SAFETY: By the caller's promise.
         unsafe { c::usb4_netdev_hold(ndev.as_ptr()) };
         Self(ndev)
     }
 
-    pub(super) fn as_ptr(&self) -> *mut c::net_device {
+    pub(crate) fn as_ptr(&self) -> *mut c::net_device {
         self.0.as_ptr()
     }
 
@@ -97,7 +97,7 @@ impl Netdev {
     }
 
     /// Which network namespace it is in; under RTNL it stays there.
-    pub(super) fn namespace(&self) -> usize {
+    pub(crate) fn namespace(&self) -> usize {
         // SAFETY: Valid by the invariant; only the address counts.
         unsafe { c::usb4_netdev_namespace(self.as_ptr()) as usize }
     }
@@ -131,13 +131,13 @@ impl Netdev {
     }
 
     /// Whether `upper` is this one, or a VLAN directly above it.
-    pub(super) fn carries(&self, upper: &Self) -> bool {
+    pub(crate) fn carries(&self, upper: &Self) -> bool {
         // SAFETY: Both valid by the invariant.
         unsafe { c::usb4_netdev_carries(self.as_ptr(), upper.as_ptr()) }
     }
 
     /// Tells the peers its addresses. Under RTNL.
-    pub(super) fn announce(&self) {
+    pub(crate) fn announce(&self) {
         // SAFETY: Valid by the invariant.
         unsafe { c::usb4_netdev_announce(self.as_ptr()) }
     }
@@ -228,7 +228,7 @@ impl Hook {
     /// # Safety
     ///
     /// `device` outlives the hook.
-    pub(super) unsafe fn new(netdev: &Netdev, device: *const Device) -> Result<Self> {
+    pub(crate) unsafe fn new(netdev: &Netdev, device: *const Device) -> Result<Self> {
         let ops = KBox::new(Opaque::new(c::nf_hook_ops::default()), GFP_KERNEL)?;
         // SAFETY: `ops` stays where it is until it is unregistered; the netdev is held.
         to_result(unsafe { c::usb4_hook_register(ops.get(), netdev.as_ptr(), device.cast_mut().cast()) })?;
@@ -263,7 +263,7 @@ impl RxFrame {
     /// # Safety
     ///
     /// `skb` is valid, and belongs to the caller, for as long as the value lives.
-    pub(super) unsafe fn new(skb: NonNull<c::sk_buff>) -> Self {
+    pub(crate) unsafe fn new(skb: NonNull<c::sk_buff>) -> Self {
         Self(skb)
     }
 
@@ -444,7 +444,7 @@ impl ReadyFrame {
 /// # Safety
 ///
 /// `credit` is what [`TxFrame::finish`] attached, and this is called once for it.
-pub(super) unsafe fn frame_done(credit: *const Qp) {
+pub(crate) unsafe fn frame_done(credit: *const Qp) {
     if !credit.is_null() {
         // SAFETY: By the caller's promise.
         let qp = unsafe { Arc::from_raw(credit) };

@@ -152,7 +152,7 @@ unsafe fn free_entry(entry: *mut c::usb4_mmap) {
 /// # Safety
 ///
 /// `entry` is the entry of a [`Mapping`].
-pub(super) unsafe fn mapping_released(entry: *mut c::rdma_user_mmap_entry) {
+pub(crate) unsafe fn mapping_released(entry: *mut c::rdma_user_mmap_entry) {
     // SAFETY: The entry is the first field of the `usb4_mmap` that `Mapping::new` made.
     unsafe { free_entry(entry.cast()) }
 }
@@ -162,7 +162,7 @@ pub(super) unsafe fn mapping_released(entry: *mut c::rdma_user_mmap_entry) {
 /// # Safety
 ///
 /// The arguments are those of the `mmap` op.
-pub(super) unsafe fn map(context: *mut c::ib_ucontext, vma: *mut c::vm_area_struct) -> Result {
+pub(crate) unsafe fn map(context: *mut c::ib_ucontext, vma: *mut c::vm_area_struct) -> Result {
     // SAFETY: By the caller's promise.
     let entry = unsafe { c::rdma_user_mmap_entry_get(context, vma) };
     if entry.is_null() {

@@ -30,7 +30,7 @@ pub(crate) fn renew_late() {
 }
 
 /// Whether all paths are to be looked at, which is done from now on.
-pub(super) fn take_all() -> bool {
+pub(crate) fn take_all() -> bool {
     ALL.xchg(0, Full) != 0
 }
 
@@ -40,10 +40,10 @@ extern "C" fn usb4_op_neighbours_changed() {
 }
 
 /// The kernel tells of changes of neighbours while this is there.
-pub(super) struct Changes(());
+pub(crate) struct Changes(());
 
 impl Changes {
-    pub(super) fn hear() -> Result<Self> {
+    pub(crate) fn hear() -> Result<Self> {
         // SAFETY: `drop` takes it back.
         to_result(unsafe { c::usb4_netevent_register() })?;
         Ok(Self(()))

@@ -137,7 +137,7 @@ impl KernelMemory {
     ///
     /// The addresses that will be used are those of buffers of kernel callers, which they keep until the completion of
     /// the request that named them.
-    pub(super) unsafe fn new() -> Self {
+    pub(crate) unsafe fn new() -> Self {
         Self(())
     }
 

@@ -12,7 +12,7 @@ use usb4_bindings as c;
 pub(crate) struct Context(NonNull<c::ib_ucontext>);
 
 impl Context {
-    pub(super) fn as_ptr(&self) -> *mut c::ib_ucontext {
+    pub(crate) fn as_ptr(&self) -> *mut c::ib_ucontext {
         self.0.as_ptr()
     }
 }
@@ -26,7 +26,7 @@ impl Udata {
     /// # Safety
     ///
     /// `udata` is null or valid while the value lives.
-    pub(super) unsafe fn new(udata: *mut c::ib_udata) -> Option<Self> {
+    pub(crate) unsafe fn new(udata: *mut c::ib_udata) -> Option<Self> {
         NonNull::new(udata).map(Self)
     }
 
@@ -85,7 +85,7 @@ impl<'a> QpAttr<'a> {
     /// # Safety
     ///
     /// `attr` is the core's: where it names a source GID, that attribute is alive.
-    pub(super) unsafe fn new(attr: &'a mut c::ib_qp_attr) -> Self {
+    pub(crate) unsafe fn new(attr: &'a mut c::ib_qp_attr) -> Self {
         Self(attr)
     }
 
@@ -221,7 +221,7 @@ impl CqHandle {
     /// # Safety
     ///
     /// The holder drops the handle before the queue is gone.
-    pub(super) unsafe fn new(cq: NonNull<c::ib_cq>) -> Self {
+    pub(crate) unsafe fn new(cq: NonNull<c::ib_cq>) -> Self {
         Self(cq)
     }
 
@@ -259,7 +259,7 @@ impl SrqHandle {
     /// # Safety
     ///
     /// The holder drops the handle before the queue is gone.
-    pub(super) unsafe fn new(srq: NonNull<c::ib_srq>) -> Self {
+    pub(crate) unsafe fn new(srq: NonNull<c::ib_srq>) -> Self {
         Self(srq)
     }
 
@@ -318,7 +318,7 @@ impl QpHandle {
     /// # Safety
     ///
     /// The holder drops the handle before the QP is gone.
-    pub(super) unsafe fn new(qp: NonNull<c::ib_qp>) -> Self {
+    pub(crate) unsafe fn new(qp: NonNull<c::ib_qp>) -> Self {
         Self(qp)
     }
 

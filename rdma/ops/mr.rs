@@ -3,7 +3,7 @@
 
 #![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
 
-use super::{attach, attached, ibdev};
+use super::{attach, attached, device};
 use crate::mr::{Change, Region};
 use kernel::{ffi::c_int, prelude::*, sync::Arc};
 use usb4_bindings as c;
@@ -30,7 +30,7 @@ unsafe extern "C" fn usb4_op_reg_user_mr_dmabuf(
     _attrs: *mut c::uverbs_attr_bundle,
 ) -> *mut c::ib_mr {
     // SAFETY: The core passes a PD of ours.
-    let (device, number) = unsafe { (ibdev::device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
+    let (device, number) = unsafe { (device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
     let made = || {
         if !dmah.is_null() {
             return Err(EOPNOTSUPP);
@@ -58,7 +58,7 @@ unsafe extern "C" fn usb4_op_rereg_user_mr(
     // SAFETY: The core passes a region and a PD of ours.
     let (device, old, range, number) = unsafe {
         (
-            ibdev::device((*mr).device),
+            device((*mr).device),
             attached::<Region>((*mr.cast::<c::usb4_mr>()).inner),
             ((*mr).iova, (*mr).length),
             (*pd.cast::<c::usb4_pd>()).number,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Operations of memory windows.
 
-use super::{attach, detach, ibdev};
+use super::{attach, detach, device};
 use crate::{
     kapi::uverbs::Udata,
     window::{Kind, Window},
@@ -22,7 +22,7 @@ unsafe extern "C" fn usb4_op_alloc_mw(mw: *mut c::ib_mw, udata: *mut c::ib_udata
         _ => return EOPNOTSUPP.to_errno(),
     };
     // SAFETY: As above.
-    let (device, pd) = unsafe { (ibdev::device(ours.ib.device), (*ours.ib.pd.cast::<c::usb4_pd>()).number) };
+    let (device, pd) = unsafe { (device(ours.ib.device), (*ours.ib.pd.cast::<c::usb4_pd>()).number) };
     match Window::create(device, pd, kind) {
         Ok(new) => {
             ours.ib.rkey = new.key();
@@ -39,7 +39,7 @@ unsafe extern "C" fn usb4_op_dealloc_mw(mw: *mut c::ib_mw) -> c_int {
     let (window, device) = unsafe {
         (
             detach::<Window>(&mut (*mw.cast::<c::usb4_mw>()).inner),
-            ibdev::device((*mw).device),
+            device((*mw).device),
         )
     };
     if let Some(window) = window {

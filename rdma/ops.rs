@@ -17,18 +17,18 @@ mod mw;
 mod resource;
 mod srq;
 
-use super::{
-    hint::hint,
-    ibdev,
-    netdev::{self, Netdev, RxFrame, Verdict},
-    queue,
-    umem::KernelMemory,
-    uverbs::{CqHandle, QpAttr, QpHandle, Udata},
-};
 use crate::{
     context, counters,
     cq::Cq,
     device::Device,
+    kapi::{
+        hint::hint,
+        ibdev::{self, device, device_arc},
+        netdev::{self, Netdev, RxFrame, Verdict},
+        queue,
+        umem::KernelMemory,
+        uverbs::{CqHandle, QpAttr, QpHandle, Udata},
+    },
     mr::Region,
     qp::{NewQp, Qp},
     srq::Srq,
@@ -44,12 +44,12 @@ use roce::qp::QpKind;
 use usb4_bindings as c;
 
 /// Result as the core wants it.
-pub(super) fn errno(result: Result) -> c_int {
+fn errno(result: Result) -> c_int {
     result.map_or_else(|err| err.to_errno(), |()| 0)
 }
 
 /// Gives `value` to an object of the core.
-pub(super) fn attach<T>(slot: &mut *mut c_void, value: Arc<T>) {
+fn attach<T>(slot: &mut *mut c_void, value: Arc<T>) {
     *slot = Arc::into_raw(value).cast_mut().cast();
 }
 
@@ -58,7 +58,7 @@ pub(super) fn attach<T>(slot: &mut *mut c_void, value: Arc<T>) {
 /// # Safety
 ///
 /// `slot` holds an attached `T`, which is not detached during `'a`.
-pub(super) unsafe fn attached<'a, T>(slot: *mut c_void) -> &'a T {
+unsafe fn attached<'a, T>(slot: *mut c_void) -> &'a T {
     // SAFETY: By the caller's promise.
     unsafe { &*slot.cast::<T>() }
 }
@@ -68,7 +68,7 @@ pub(super) unsafe fn attached<'a, T>(slot: *mut c_void) -> &'a T {
 /// # Safety
 ///
 /// As for [`attached`].
-pub(super) unsafe fn share<T>(slot: *mut c_void) -> Arc<T> {
+unsafe fn share<T>(slot: *mut c_void) -> Arc<T> {
     // SAFETY: By the caller's promise.
     let held = unsafe { Arc::from_raw(slot.cast::<T>()) };
     let share = held.clone();
@@ -81,7 +81,7 @@ pub(super) unsafe fn share<T>(slot: *mut c_void) -> Arc<T> {
 /// # Safety
 ///
 /// `slot` holds an attached `T` and is not used again.
-pub(super) unsafe fn detach<T>(slot: &mut *mut c_void) -> Option<Arc<T>> {
+unsafe fn detach<T>(slot: &mut *mut c_void) -> Option<Arc<T>> {
     let raw = core::mem::replace(slot, ptr::null_mut());
     // SAFETY: By the caller's promise.
     (!raw.is_null()).then(|| unsafe { Arc::from_raw(raw.cast()) })
@@ -100,7 +100,7 @@ unsafe extern "C" fn usb4_op_newlink(name: *const c_char, ndev: *mut c::net_devi
 #[no_mangle]
 unsafe extern "C" fn usb4_op_dellink(ib: *mut c::ib_device) {
     // SAFETY: The core passes a device of ours.
-    unsafe { ibdev::device(ib) }.leave();
+    unsafe { device(ib) }.leave();
 }
 
 #[no_mangle]
@@ -149,7 +149,7 @@ unsafe extern "C" fn usb4_op_dealloc_driver(ib: *mut c::ib_device) {
 #[no_mangle]
 unsafe extern "C" fn usb4_op_get_netdev(ib: *mut c::ib_device, _port: u32) -> *mut c::net_device {
     // SAFETY: The core passes a device of ours.
-    match unsafe { ibdev::device(ib) }.netdev() {
+    match unsafe { device(ib) }.netdev() {
         // The caller gets our reference.
         Some(netdev) => core::mem::ManuallyDrop::new(netdev).as_ptr(),
         None => ptr::null_mut(),
@@ -175,7 +175,7 @@ unsafe extern "C" fn usb4_op_query_device(
 #[no_mangle]
 unsafe extern "C" fn usb4_op_query_port(ib: *mut c::ib_device, _port: u32, attr: *mut c::ib_port_attr) -> c_int {
     // SAFETY: The core passes a device of ours and its answer's place.
-    unsafe { context::query_port(ibdev::device(ib), &mut *attr) };
+    unsafe { context::query_port(device(ib), &mut *attr) };
     0
 }
 
@@ -235,7 +235,7 @@ unsafe extern "C" fn usb4_op_mmap_free(entry: *mut c::rdma_user_mmap_entry) {
 #[no_mangle]
 unsafe extern "C" fn usb4_op_alloc_pd(pd: *mut c::ib_pd, _udata: *mut c::ib_udata) -> c_int {
     // SAFETY: The PD was allocated by the core with our size.
-    unsafe { (*pd.cast::<c::usb4_pd>()).number = ibdev::device((*pd).device).new_serial() };
+    unsafe { (*pd.cast::<c::usb4_pd>()).number = device((*pd).device).new_serial() };
     0
 }
 
@@ -274,7 +274,7 @@ unsafe extern "C" fn usb4_op_create_cq(
         Err(err) => {
             if err == EINVAL {
                 // SAFETY: The parent is alive.
-                let device = unsafe { ibdev::device(ours.ib.device) };
+                let device = unsafe { device(ours.ib.device) };
                 hint!(
                     device,
                     "no CQ of {} completions: 1 to {} are possible",
@@ -337,7 +337,7 @@ unsafe extern "C" fn usb4_op_reg_user_mr(
         return unsafe { c::usb4_err_mr(EOPNOTSUPP.to_errno()) };
     }
     // SAFETY: The core passes a PD of ours.
-    let (device, number) = unsafe { (ibdev::device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
+    let (device, number) = unsafe { (device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
     let made = || -> Result<*mut c::ib_mr> {
         let mut mr = KBox::new(c::usb4_mr::default(), GFP_KERNEL)?;
         let region = Region::register(device, number, start, length, iova, access)?;
@@ -369,7 +369,7 @@ unsafe extern "C" fn usb4_op_advise_mr(
     // SAFETY: The core passes a PD of ours, and a list of so many entries.
     let (device, number, list) = unsafe {
         (
-            ibdev::device((*pd).device),
+            device((*pd).device),
             (*pd.cast::<c::usb4_pd>()).number,
             core::slice::from_raw_parts(list, count as usize),
         )
@@ -387,7 +387,7 @@ unsafe extern "C" fn usb4_op_dereg_mr(mr: *mut c::ib_mr, _udata: *mut c::ib_udat
         return EINVAL.to_errno();
     }
     // SAFETY: Made by one of the ops that make regions; the core lets go of it once.
-    let (mut ours, device) = unsafe { (KBox::from_raw(mr.cast::<c::usb4_mr>()), ibdev::device((*mr).device)) };
+    let (mut ours, device) = unsafe { (KBox::from_raw(mr.cast::<c::usb4_mr>()), device((*mr).device)) };
     // SAFETY: Attached by the op that made it.
     if let Some(region) = unsafe { detach::<Region>(&mut ours.inner) } {
         Region::deregister(device, &region);
@@ -431,7 +431,7 @@ unsafe extern "C" fn usb4_op_create_qp(
     // the handle.
     let new = unsafe {
         NewQp {
-            device: ibdev::device_arc(ours.ib.device),
+            device: device_arc(ours.ib.device),
             pd: (*ours.ib.pd.cast::<c::usb4_pd>()).number,
             send_cq: share::<Cq>((*init.send_cq.cast::<c::usb4_cq>()).inner),
             recv_cq: share::<Cq>((*init.recv_cq.cast::<c::usb4_cq>()).inner),
@@ -458,7 +458,7 @@ unsafe extern "C" fn usb4_op_create_qp(
                 let cap = &init.cap;
                 hint!(
                     // SAFETY: The parent is alive.
-                    unsafe { ibdev::device(ours.ib.device) },
+                    unsafe { device(ours.ib.device) },
                     "no QP of {} sends in {} pieces or {} inline bytes, {} receives in {} pieces: most are {}, {}, {}; or it is of another user ABI",
                     cap.max_send_wr,
                     cap.max_send_sge,
@@ -563,7 +563,7 @@ unsafe extern "C" fn usb4_op_get_stats(
     }
     // SAFETY: The core passes a device of ours and what `usb4_op_alloc_stats` made.
     unsafe {
-        for (at, value) in (0..).zip(ibdev::device(ib).totals()) {
+        for (at, value) in (0..).zip(device(ib).totals()) {
             c::usb4_stats_set(stats, at, value);
         }
         c::usb4_stats_count(stats)

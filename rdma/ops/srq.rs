@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Operations of shared receive queues.
 
-use super::{attach, attached, detach, ibdev};
+use super::{attach, attached, detach, device};
 use crate::{
     kapi::{
         umem::KernelMemory,
@@ -30,7 +30,7 @@ unsafe extern "C" fn usb4_op_create_srq(
     // SAFETY: The PD is alive while the SRQ is. `usb4_op_destroy_srq` closes the SRQ, which drops the handle.
     let (device, pd, handle) = unsafe {
         (
-            ibdev::device(ours.ib.device),
+            device(ours.ib.device),
             (*ours.ib.pd.cast::<c::usb4_pd>()).number,
             SrqHandle::new(handle),
         )

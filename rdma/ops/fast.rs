@@ -3,7 +3,7 @@
 
 #![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
 
-use super::{attach, attached, ibdev};
+use super::{attach, attached, device};
 use crate::{kapi::umem::KernelMemory, mr::Region};
 use kernel::{
     ffi::{c_int, c_uint},
@@ -14,7 +14,7 @@ use usb4_bindings as c;
 #[no_mangle]
 unsafe extern "C" fn usb4_op_alloc_mr(pd: *mut c::ib_pd, kind: c::ib_mr_type, pages: u32) -> *mut c::ib_mr {
     // SAFETY: The core passes a PD of ours.
-    let (device, number) = unsafe { (ibdev::device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
+    let (device, number) = unsafe { (device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
     let made = || -> Result<*mut c::ib_mr> {
         if kind != c::ib_mr_type_IB_MR_TYPE_MEM_REG {
             return Err(EOPNOTSUPP);

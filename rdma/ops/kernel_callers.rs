@@ -3,7 +3,7 @@
 
 #![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
 
-use super::{attach, attached, errno, ibdev, share};
+use super::{attach, attached, device, errno, share};
 use crate::{
     ah::Ah,
     cq::{Cq, KernelCqe},
@@ -249,7 +249,7 @@ fn work_completion(cqe: &KernelCqe) -> c::ib_wc {
 #[no_mangle]
 unsafe extern "C" fn usb4_op_get_dma_mr(pd: *mut c::ib_pd, access: c_int) -> *mut c::ib_mr {
     // SAFETY: The core passes a PD of ours.
-    let (device, number) = unsafe { (ibdev::device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
+    let (device, number) = unsafe { (device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
     let made = || -> Result<*mut c::ib_mr> {
         let mut mr = KBox::new(c::usb4_mr::default(), GFP_KERNEL)?;
         // SAFETY: Only callers in the kernel have such a PD, and they name buffers that they keep until completion.

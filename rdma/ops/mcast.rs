@@ -3,7 +3,7 @@
 
 #![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
 
-use super::{attached, errno, ibdev};
+use super::{attached, device, errno};
 use crate::qp::Qp;
 use kernel::ffi::c_int;
 use usb4_bindings as c;
@@ -13,7 +13,7 @@ unsafe extern "C" fn usb4_op_attach_mcast(qp: *mut c::ib_qp, gid: *mut c::ib_gid
     // SAFETY: The core passes a QP of ours and an address, all of whose variants are bytes.
     let (device, qp, gid) = unsafe {
         (
-            ibdev::device((*qp).device),
+            device((*qp).device),
             attached::<Qp>((*qp.cast::<c::usb4_qp>()).inner),
             (*gid).raw,
         )
@@ -26,7 +26,7 @@ unsafe extern "C" fn usb4_op_detach_mcast(qp: *mut c::ib_qp, gid: *mut c::ib_gid
     // SAFETY: As above.
     let (device, qp, gid) = unsafe {
         (
-            ibdev::device((*qp).device),
+            device((*qp).device),
             attached::<Qp>((*qp.cast::<c::usb4_qp>()).inner),
             (*gid).raw,
         )

@@ -3,7 +3,7 @@
 
 #![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
 
-use super::{attach, attached, detach, errno, ibdev};
+use super::{attach, attached, detach, device, errno};
 use crate::{ah::Ah, kapi::uverbs::Udata};
 use kernel::ffi::c_int;
 use usb4_bindings as c;
@@ -20,7 +20,7 @@ unsafe extern "C" fn usb4_op_create_ah(
     // SAFETY: The parents are alive during the call, and the vector is the core's.
     let (device, pd, attr) = unsafe {
         (
-            ibdev::device(ours.ib.device),
+            device(ours.ib.device),
             (*ours.ib.pd.cast::<c::usb4_pd>()).number,
             &mut *init.ah_attr,
         )
@@ -41,7 +41,7 @@ unsafe extern "C" fn usb4_op_modify_ah(ah: *mut c::ib_ah, attr: *mut c::rdma_ah_
     let (ah, device, attr) = unsafe {
         (
             attached::<Ah>((*ah.cast::<c::usb4_ah>()).inner),
-            ibdev::device((*ah).device),
+            device((*ah).device),
             &mut *attr,
         )
     };
@@ -61,7 +61,7 @@ unsafe extern "C" fn usb4_op_destroy_ah(ah: *mut c::ib_ah, _flags: u32) -> c_int
     let (inner, device) = unsafe {
         (
             detach::<Ah>(&mut (*ah.cast::<c::usb4_ah>()).inner),
-            ibdev::device((*ah).device),
+            device((*ah).device),
         )
     };
     if let Some(ah) = inner {
