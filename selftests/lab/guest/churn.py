@@ -27,8 +27,9 @@ def regions(device):
     pd = PD(Context(name=device))
     memory = mmap.mmap(-1, mmap.PAGESIZE)
     memory[0] = 1
-    address = one.address_of(memory)
-    return lambda: MR(pd, mmap.PAGESIZE, e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_REMOTE_WRITE, address=address).close()
+    access = e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_REMOTE_WRITE
+    # The closure names `memory`, and so keeps it mapped.
+    return lambda: MR(pd, len(memory), access, address=one.address_of(memory)).close()
 
 
 def qps(device):

@@ -92,10 +92,14 @@ fn reading(lab: &Lab, pair: &Pair, beside: &str, processors: usize) -> Result<(f
             let device = if beside == "calls" { "" } else { &pair.client.name };
             let line = format!("exec taskset -c {} /usb4lab/churn.py {beside} {device}", processors - 1);
             let running = lab.start(host, &line, LIMIT);
-            lab.sh(
+            let started = lab.sh(
                 host,
                 "n=0; until [ -e /run/churning ]; do n=$((n+1)); [ $n -lt 400 ] || exit 1; sleep 0.05; done",
-            )?;
+            );
+            if let Err(error) = started {
+                stop(lab, host)?;
+                return Err(running.ok().err().unwrap_or(error).context("the loop does not go round"));
+            }
             Some(running)
         }
     };
@@ -103,11 +107,17 @@ fn reading(lab: &Lab, pair: &Pair, beside: &str, processors: usize) -> Result<(f
     let count = match churning {
         None => 0,
         Some(running) => {
-            lab.run(host, &["pkill", "-TERM", "-x", "churn.py"], Duration::from_secs(20))?;
+            stop(lab, host)?;
             running.ok()?.trim().parse().context("what the loop counted")?
         }
     };
     Ok((measured?, count))
+}
+
+/// Tells the loop to end, if it still runs.
+fn stop(lab: &Lab, host: usize) -> Result<()> {
+    lab.run(host, &["pkill", "-TERM", "-x", "churn.py"], Duration::from_secs(20))?;
+    Ok(())
 }
 
 fn bandwidth(lab: &Lab, pair: &Pair, processors: usize) -> Result<f64> {
