@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The requester's view of responses: acknowledgements, READ data, results of atomics. IBTA 9.7.5, 9.9.2.
 
-use crate::completion::WcStatus;
+use crate::attrs::State;
 use crate::counters::Counters;
+use crate::fault::{Fault, WcStatus};
 use crate::opcode::{Opcode, Place};
 use crate::psn::Psn;
-use crate::qp::{Qp, State, Storage};
+use crate::qp::{Qp, Storage};
 use crate::time::Instant;
 use crate::wire::{NakCode, Packet, Syndrome};
-use crate::wqe::{Early, Fault, Host, SendOp, Target};
+use crate::wqe::{Early, Host, SendOp, Target};
 
 impl<S: Storage> Qp<S> {
     /// Handle a packet of the responder-to-requester direction.

@@ -4,40 +4,10 @@
 //! The discriminants of [`WcStatus`] and [`WcOpcode`] are those of `enum ib_wc_status` and
 //! `enum ib_wc_opcode` (`rdma/ib_verbs.h`), which user space reads.
 
+pub use crate::fault::WcStatus;
+
 use crate::keys::Key;
 use crate::psn::Qpn;
-
-/// Outcome of a work request: values of `enum ib_wc_status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum WcStatus {
-    /// Done.
-    Success = 0,
-    /// A receive buffer was too small, or a local length was.
-    LocalLength = 1,
-    /// The work request or queue pair is inconsistent.
-    LocalQpOp = 2,
-    /// A local key, range or right was wrong.
-    LocalProtection = 4,
-    /// The queue pair was, or went, into the error state.
-    Flushed = 5,
-    /// A memory window could not be bound.
-    Bind = 6,
-    /// The peer answered with something its request does not allow.
-    BadResponse = 7,
-    /// The peer refused the request as invalid.
-    RemoteInvalidRequest = 9,
-    /// The peer refused the access.
-    RemoteAccess = 10,
-    /// The peer failed to carry the operation out.
-    RemoteOperation = 11,
-    /// No answer within the retry budget.
-    RetryExceeded = 12,
-    /// The peer had no receive posted within the RNR retry budget.
-    RnrRetryExceeded = 13,
-    /// Our own inconsistency.
-    Fatal = 19,
-}
 
 /// What completed: values of `enum ib_wc_opcode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

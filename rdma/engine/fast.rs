@@ -12,8 +12,8 @@
 //!
 //! [`FastRegion`] says what a key admits, [`Pages`] where its bytes are. The memory itself is the host's.
 
+use crate::fault::Fault;
 use crate::keys::{self, Access, Key, RegionView};
-use crate::wqe::Fault;
 
 /// The bits of a key that belong to its owner; the rest says which region is meant.
 const OWNED: u32 = 0xff;

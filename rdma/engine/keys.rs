@@ -4,7 +4,7 @@
 //! The kernel's host and the simulation's host both decide with [`check`], so what is tested is
 //! what runs. C header: `rdma/ib_verbs.h` (access bits).
 
-use crate::wqe::Fault;
+use crate::fault::Fault;
 
 /// A local or remote memory key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

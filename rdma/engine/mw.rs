@@ -10,8 +10,8 @@
 //! each bind may change them.
 
 use crate::abi::Bind;
+use crate::fault::Fault;
 use crate::keys::{Access, Key};
-use crate::wqe::Fault;
 
 /// Rights that a window may give. The owner's own, which changes nothing, may be asked for.
 const RIGHTS: u32 = Access::REMOTE_WRITE

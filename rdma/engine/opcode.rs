@@ -3,7 +3,7 @@
 //!
 //! The low five bits name the operation, the high three the service class (IBTA 9.2.1, table 38).
 
-use crate::qp::QpKind;
+use crate::attrs::QpKind;
 
 /// Service class bits of the BTH opcode.
 const CLASS_MASK: u8 = 0xe0;

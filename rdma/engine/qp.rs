@@ -12,9 +12,10 @@
 //! IBTA 10.3.1. A failed send moves a queue pair of an unreliable service from RTS to SQE instead:
 //! sends are flushed, receives go on, and a modify leads back to RTS.
 
-use crate::completion::{Completion, Event, Events, Queue, WcOpcode, WcStatus};
+use crate::completion::{Completion, Event, Events, Queue, WcOpcode};
 use crate::cork::Post;
 use crate::counters::Counters;
+use crate::fault::{Fault, WcStatus};
 use crate::limits;
 use crate::opcode::Class;
 use crate::psn::Psn;
@@ -22,13 +23,11 @@ use crate::requester::Requester;
 use crate::responder::Responder;
 use crate::time::Instant;
 use crate::wire::Packet;
-use crate::wqe::{AtomicOp, Early, Fault, Host, Route, SendOp, Source, Transmit};
+use crate::wqe::{AtomicOp, Early, Host, Route, SendOp, Source, Transmit};
 
-mod attrs;
+pub use crate::attrs::{Modify, ModifyError, Mtu, QpAttrs, QpConfig, QpKind, State};
 
-pub use attrs::{Modify, ModifyError, Mtu, QpAttrs, QpConfig, QpKind, State};
-
-pub use crate::responder::ReadSlot as ReadResource;
+pub use crate::resources::ReadSlot as ReadResource;
 pub use crate::window::SendSlot as SendMessage;
 
 /// Memory of a queue pair, supplied by the caller. The slices must keep their lengths.

@@ -5,17 +5,18 @@
 //! to send, and one past the highest ever sent. A retry puts `nxt` back to `una` (go-back-N).
 
 use crate::arrivals::Arrivals;
-use crate::completion::WcStatus;
+use crate::attrs::{Mtu, QpAttrs, QpKind, State};
 use crate::cork::Cork;
 use crate::counters::Counters;
+use crate::fault::{Fault, WcStatus};
 use crate::limits;
 use crate::opcode::{Opcode, Place};
 use crate::psn::{Psn, Qpn};
-use crate::qp::{Mtu, Qp, QpAttrs, QpKind, State, Storage};
+use crate::qp::{Qp, Storage};
 use crate::time::{Duration, Instant};
 use crate::window::{SendSlot, Window};
 use crate::wire::{feth, AtomicEth, Bth, Deth, HeaderBuf, Reth};
-use crate::wqe::{AtomicOp, Fault, Host, Route, SendOp, SendWqe, Source, Transmit};
+use crate::wqe::{AtomicOp, Host, Route, SendOp, SendWqe, Source, Transmit};
 
 /// Requester half of a queue pair.
 #[derive(Clone, Copy, Debug, Default)]

@@ -10,21 +10,20 @@ mod datagram;
 mod reads;
 mod unreliable;
 
-pub use reads::ReadSlot;
-
-use reads::Reads;
-
 use crate::arrivals::Arrivals;
-use crate::completion::{Completion, Event, Queue, WcOpcode, WcStatus};
+use crate::attrs::{QpKind, State};
+use crate::completion::{Completion, Event, Queue, WcOpcode};
 use crate::counters::Counters;
+use crate::fault::{Fault, WcStatus};
 use crate::keys::Access;
 use crate::limits;
 use crate::opcode::{Opcode, Place};
 use crate::psn::{Msn, Psn};
-use crate::qp::{Qp, QpKind, State, Storage};
+use crate::qp::{Qp, Storage};
+use crate::resources::{ReadSlot, Reads};
 use crate::time::Instant;
 use crate::wire::{Aeth, Bth, HeaderBuf, NakCode, Packet, Reth, Syndrome};
-use crate::wqe::{Early, Fault, Host, RecvWqe, Source, Target, Transmit};
+use crate::wqe::{Early, Host, RecvWqe, Source, Target, Transmit};
 
 /// The message being received.
 #[derive(Clone, Copy, Debug, Default)]
@@ -122,6 +121,11 @@ impl Responder {
             told: psn.prev(),
             ..Self::default()
         };
+    }
+
+    /// Copy the resources that are remembered from one ring to a longer one.
+    pub(crate) fn move_reads(&mut self, from: &[ReadSlot], to: &mut [ReadSlot]) {
+        self.reads.move_to(from, to);
     }
 
     /// Next PSN to be carried out.

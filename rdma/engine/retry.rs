@@ -5,10 +5,11 @@
 //! PSN, the end of a cork's wait, or that of a response that could not be built. Progress restarts the timeout and refills both retry budgets; without it the timeout grows from one
 //! retry to the next, and only one request is sent at a time: if the peer is slow, a window sent again makes it slower.
 
-use crate::completion::WcStatus;
+use crate::attrs::State;
 use crate::counters::Counters;
+use crate::fault::WcStatus;
 use crate::limits::{self, RNR_RETRY_INFINITE};
-use crate::qp::{Qp, State, Storage};
+use crate::qp::{Qp, Storage};
 use crate::time::Instant;
 
 impl<S: Storage> Qp<S> {

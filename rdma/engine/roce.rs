@@ -50,6 +50,7 @@ pub mod completion;
 pub mod cork;
 pub mod counters;
 pub mod fast;
+pub mod fault;
 pub mod group;
 pub mod hops;
 pub mod keys;
@@ -67,8 +68,10 @@ pub mod wire;
 pub mod wqe;
 
 mod arrivals;
+mod attrs;
 mod completer;
 mod requester;
+mod resources;
 mod responder;
 mod retry;
 mod window;

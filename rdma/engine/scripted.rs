@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! One engine against a scripted peer: what goes on the wire, packet by packet.
 
-use crate::completion::{Event, Queue, WcOpcode, WcStatus};
+use crate::attrs::{Modify, ModifyError, Mtu, QpConfig, State};
+use crate::completion::{Event, Queue, WcOpcode};
+use crate::fault::{Fault, WcStatus};
 use crate::keys::{Access, Key};
 use crate::limits;
 use crate::opcode::{Opcode, Place};
 use crate::psn::{Msn, Psn, Qpn};
-use crate::qp::{Modify, ModifyError, Mtu, Posted, Qp, QpConfig, ReadResource, SendMessage, Slots, State};
+use crate::qp::{Posted, Qp, ReadResource, SendMessage, Slots};
 use crate::time::{Duration, Instant};
-use crate::wire::{Aeth, AtomicEth, Bth, HeaderBuf, NakCode, Packet, Reth, Syndrome};
-use crate::wqe::{AtomicOp, Fault, Host, RecvWqe, SendOp, SendWqe, Source, Span, Target, Transmit};
+use crate::wire::{Aeth, AtomicEth, Bth, HeaderBuf, NakCode, Packet, Reth, Span, Syndrome};
+use crate::wqe::{AtomicOp, Host, RecvWqe, SendOp, SendWqe, Source, Target, Transmit};
 use std::collections::VecDeque;
 
 mod caps;

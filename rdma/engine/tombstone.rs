@@ -5,10 +5,11 @@
 //! the peer asks again, and would fail although everything arrived. The caller keeps the [`Tombstone`]
 //! for as long as the peer may retry and hands it the packets that come for the old number.
 
+use crate::attrs::{QpKind, State};
 use crate::limits;
 use crate::opcode::{Class, Opcode};
 use crate::psn::{Msn, Psn, Qpn};
-use crate::qp::{Qp, QpKind, State, Storage};
+use crate::qp::{Qp, Storage};
 use crate::responder::Answer;
 use crate::wire::{Aeth, Bth, HeaderBuf, Packet, Syndrome};
 use crate::wqe::{Source, Transmit};

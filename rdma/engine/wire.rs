@@ -19,8 +19,9 @@ pub use aeth::{Aeth, NakCode, Syndrome};
 pub use atomic::AtomicEth;
 pub use bth::Bth;
 pub use deth::Deth;
+pub use feth::FlushKind;
 pub use header::HeaderBuf;
-pub use packet::Packet;
+pub use packet::{Packet, Span};
 pub use reth::Reth;
 
 /// Why bytes are not a packet we can handle. All of these mean: drop and count.

@@ -2,12 +2,14 @@
 //! What crosses the border between the engine and its caller: work requests in, transmits out, and
 //! the [`Host`] through which the engine reaches queues and memory.
 
-use crate::completion::WcStatus;
+use crate::attrs::QpKind;
 use crate::keys::{Access, Key};
 use crate::opcode::{Class, Opcode};
 use crate::psn::{Psn, Qpn};
-use crate::qp::QpKind;
 use crate::wire::HeaderBuf;
+
+pub use crate::fault::Fault;
+pub use crate::wire::{FlushKind, Span};
 
 /// What the engine borrows while it runs: the user's queues and memory.
 ///
@@ -145,15 +147,6 @@ pub enum AtomicOp {
     },
 }
 
-/// What a FLUSH asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct FlushKind {
-    /// Placement type bits: 1 global visibility, 2 persistence.
-    pub placement: u8,
-    /// Selectivity level: 0 the range, 1 the whole region.
-    pub level: u8,
-}
-
 /// Where a datagram goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Datagram {
@@ -172,15 +165,6 @@ pub struct Route {
     pub slot: u32,
     /// [`Datagram::ah`].
     pub ah: u32,
-}
-
-/// A range of payload bytes in the packet being handled, counted from the start of its BTH.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Span {
-    /// Bytes from the start of the BTH.
-    pub offset: u32,
-    /// Length in bytes.
-    pub len: u32,
 }
 
 /// Where payload goes.
@@ -417,49 +401,4 @@ pub struct RecvWqe {
     /// Found bad at the snapshot: completes with this fault when a message needs it, the peer gets
     /// NAK remote operational error, the queue pair goes to the error state.
     pub fault: Option<Fault>,
-}
-
-/// Why a work request or an access cannot be carried out.
-///
-/// | fault | completion | NAK to the peer, if at the responder |
-/// |---|---|---|
-/// | LocalProtection | LOC_PROT_ERR | remote operational error |
-/// | LocalLength | LOC_LEN_ERR | invalid request |
-/// | LocalQpOp | LOC_QP_OP_ERR | remote operational error |
-/// | RemoteAccess | REM_ACCESS_ERR | remote access error |
-/// | RemoteInvalid | REM_INV_REQ_ERR | invalid request |
-/// | Bind | MW_BIND_ERR | remote operational error |
-/// | Absent | none: nothing has happened | none |
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fault {
-    /// A local key, range, right or page is bad.
-    LocalProtection,
-    /// The local buffers are too small for the message, or the message too long.
-    LocalLength,
-    /// The WQE is malformed or not allowed on this queue pair.
-    LocalQpOp,
-    /// The peer's key, range or right is bad.
-    RemoteAccess,
-    /// The peer's request makes no sense.
-    RemoteInvalid,
-    /// A memory window cannot be bound so.
-    Bind,
-    /// A page is not in memory now. Not an error: to the engine the packet has not come, and the host
-    /// hands it over again when it has brought the page.
-    Absent,
-}
-
-impl Fault {
-    /// The status of the work request that met this fault.
-    #[must_use]
-    pub const fn status(self) -> WcStatus {
-        match self {
-            Self::LocalProtection | Self::Absent => WcStatus::LocalProtection,
-            Self::LocalLength => WcStatus::LocalLength,
-            Self::LocalQpOp => WcStatus::LocalQpOp,
-            Self::RemoteAccess => WcStatus::RemoteAccess,
-            Self::RemoteInvalid => WcStatus::RemoteInvalidRequest,
-            Self::Bind => WcStatus::Bind,
-        }
-    }
 }

@@ -2,9 +2,10 @@
 //! What is kept of requests that are taken and not yet complete.
 
 use super::{bytes_at, u32_at, u64_at, Local, RECV_HEADER, SGE_LEN};
+use crate::fault::Fault;
 use crate::keys::Key;
 use crate::limits::MAX_MESSAGE_LEN;
-use crate::wqe::{Fault, RecvWqe};
+use crate::wqe::RecvWqe;
 use core::ops::DerefMut;
 
 /// One scatter entry.

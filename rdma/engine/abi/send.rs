@@ -5,10 +5,12 @@ use super::places::message_len;
 use super::{bytes_at, u32_at, u64_at, Bind, Local, Place, Places, Sge};
 use super::{FENCE, INLINE, SEND_HEADER, SEND_LENGTH, SIGNALED, SOLICITED};
 use crate::fast::Registration;
+use crate::fault::Fault;
 use crate::keys::{Access, Key};
 use crate::limits::ATOMIC_LEN;
 use crate::psn::Qpn;
-use crate::wqe::{AtomicOp, Datagram, Fault, FlushKind, SendOp, SendWqe};
+use crate::wire::FlushKind;
+use crate::wqe::{AtomicOp, Datagram, SendOp, SendWqe};
 use core::ops::DerefMut;
 
 /// `IB_WR_REG_MR`.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 use super::{Bind, Local, Place, Places, Sge, RECV_HEADER, SEND_HEADER};
 use crate::fast::Registration;
+use crate::fault::Fault;
 use crate::keys::{Access, Key};
-use crate::wqe::{AtomicOp, Fault, SendOp};
+use crate::wqe::{AtomicOp, SendOp};
 use proptest::prelude::*;
 
 type Held = Places<Vec<Place>, Vec<Sge>, Vec<u8>>;

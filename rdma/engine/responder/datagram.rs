@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The receiver of datagrams. IBTA 9.8.3: a message is one packet, and who sent it is told by it.
 
-use crate::completion::{Completion, Queue, WcOpcode, WcStatus};
+use crate::attrs::State;
+use crate::completion::{Completion, Queue, WcOpcode};
 use crate::counters::Counters;
+use crate::fault::{Fault, WcStatus};
 use crate::limits;
 use crate::opcode::{Opcode, Place};
-use crate::qp::{Qp, State, Storage};
+use crate::qp::{Qp, Storage};
 use crate::wire::Packet;
-use crate::wqe::{Fault, Host, RecvWqe, Target};
+use crate::wqe::{Host, RecvWqe, Target};
 
 impl<S: Storage> Qp<S> {
     /// Handle a datagram. What does not fit is dropped without a word, as IBTA wants it.

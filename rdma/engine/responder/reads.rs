@@ -1,86 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Responder resources: the peer's READs, atomics and whatever else has an answer of its own, answered and
-//! kept to be answered again. IBTA 9.7.4.1. A READ is read again, an atomic is never carried out again.
+//! Requests with an answer of their own: READs, atomics and their like, carried out, answered, and kept ([`crate::resources`])
+//! to be answered again. IBTA 9.7.4.1. A READ is read again, an atomic is never carried out again.
 //!
 //! Responses leave in PSN order, whatever the order in which parts are asked for again.
 
 use super::Refusal;
 use crate::counters::Counters;
-use crate::keys::{Access, Key};
+use crate::keys::Access;
 use crate::limits;
 use crate::opcode::{Opcode, Place};
 use crate::psn::Psn;
 use crate::qp::{Qp, Storage};
+use crate::resources::{Kind, ReadSlot};
 use crate::wire::{Packet, Reth, Syndrome};
 use crate::wqe::{AtomicOp, Host, Source, Transmit};
-
-/// What is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// READ: by data.
-    Read,
-    /// Atomic: by the value there was before.
-    Atomic(u64),
-    /// ATOMIC WRITE and FLUSH: by an empty READ response.
-    Empty,
-}
-
-/// One responder resource: a request that may be asked for again. Opaque to the caller, who supplies
-/// the memory.
-#[derive(Clone, Copy, Debug)]
-pub struct ReadSlot {
-    first: Psn,
-    packets: u32,
-    kind: Kind,
-    reth: Reth,
-    /// What is still to be sent of the newest request for it.
-    rest: Reth,
-    /// PSN of the next response packet.
-    next: Psn,
-    /// Response packets still to be sent.
-    left: u32,
-    /// The next response packet starts the response.
-    starts: bool,
-    /// The response to the first request for it has been sent whole.
-    answered: bool,
-}
-
-impl ReadSlot {
-    /// A slot that holds nothing.
-    pub const EMPTY: Self = Self {
-        first: Psn::new(0),
-        packets: 0,
-        kind: Kind::Read,
-        reth: Reth {
-            va: 0,
-            rkey: Key(0),
-            length: 0,
-        },
-        rest: Reth {
-            va: 0,
-            rkey: Key(0),
-            length: 0,
-        },
-        next: Psn::new(0),
-        left: 0,
-        starts: false,
-        answered: false,
-    };
-}
-
-impl Default for ReadSlot {
-    fn default() -> Self {
-        Self::EMPTY
-    }
-}
-
-/// Resources in PSN order, oldest first; `scan` is the first that may have responses to send.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Reads {
-    head: usize,
-    len: usize,
-    scan: usize,
-}
 
 impl<S: Storage> Qp<S> {
     /// A READ request: remember it, its responses are polled out.
@@ -177,7 +110,7 @@ impl<S: Storage> Qp<S> {
         }
         let slots = self.storage.reads();
         let reads = &mut self.responder.reads;
-        if reads.len >= resources {
+        if reads.len() >= resources {
             // A peer that keeps to the limit has the response of the oldest.
             if reads.at(slots, 0).is_none_or(|oldest| !oldest.answered) {
                 return Err(Refusal::INVALID);
@@ -224,7 +157,7 @@ impl<S: Storage> Qp<S> {
         let slots = self.storage.reads_mut();
         let reads = &mut self.responder.reads;
         // The newest are asked again most; the ring holds at most `MAX_RD_ATOMIC`.
-        for index in (0..reads.len).rev() {
+        for index in (0..reads.len()).rev() {
             let Some(slot) = reads.at_mut(slots, index) else { break };
             let skipped = psn.distance(slot.first);
             if skipped >= slot.packets {
@@ -247,7 +180,7 @@ impl<S: Storage> Qp<S> {
             slot.next = psn;
             slot.left = packets;
             slot.starts = true;
-            reads.scan = reads.scan.min(index);
+            reads.rewind(index);
             return;
         }
         Counters::bump(&mut self.counters.dropped);
@@ -301,16 +234,7 @@ impl<S: Storage> Qp<S> {
         if self.next_read().is_none() {
             return 0;
         }
-        let reads = &self.responder.reads;
-        let mut waiting = 0_u32;
-        for index in reads.scan..reads.len {
-            let left = reads.at(self.storage.reads(), index).map_or(0, |slot| slot.left);
-            waiting = waiting.saturating_add(left);
-            if waiting >= limits::MAX_HELD_RESPONSES {
-                break;
-            }
-        }
-        waiting
+        self.responder.reads.waiting(self.storage.reads())
     }
 
     /// Index and next PSN of the oldest request that has responses to send.
@@ -323,93 +247,4 @@ impl<S: Storage> Qp<S> {
 /// Whether an atomic may act on `va`.
 const fn is_aligned(va: u64) -> bool {
     va & 7 == 0
-}
-
-impl super::Responder {
-    /// Copy what is remembered from one ring to a longer one.
-    pub(crate) fn move_reads(&mut self, from: &[ReadSlot], to: &mut [ReadSlot]) {
-        let reads = &mut self.reads;
-        for (index, place) in (0..reads.len).zip(to) {
-            if let Some(slot) = reads.at(from, index) {
-                *place = *slot;
-            }
-        }
-        reads.head = 0;
-    }
-}
-
-impl Reads {
-    fn at<'a>(&self, slots: &'a [ReadSlot], index: usize) -> Option<&'a ReadSlot> {
-        slots.get(self.position(slots.len(), index))
-    }
-
-    fn at_mut<'a>(&self, slots: &'a mut [ReadSlot], index: usize) -> Option<&'a mut ReadSlot> {
-        let position = self.position(slots.len(), index);
-        slots.get_mut(position)
-    }
-
-    fn push(&mut self, slots: &mut [ReadSlot], slot: ReadSlot) {
-        if let Some(place) = self.at_mut(slots, self.len) {
-            *place = slot;
-            self.len = self.len.wrapping_add(1);
-        }
-    }
-
-    /// The oldest request from `scan` on that has responses to send; `scan` remembers where it was found.
-    fn next_pending(&mut self, slots: &[ReadSlot]) -> Option<(usize, Psn)> {
-        while self.scan < self.len {
-            let slot = self.at(slots, self.scan)?;
-            if slot.left > 0 {
-                return Some((self.scan, slot.next));
-            }
-            self.scan = self.scan.wrapping_add(1);
-        }
-        None
-    }
-
-    /// The response packet `transmit`, polled last, is still to be sent.
-    pub(super) fn take_back(&mut self, slots: &mut [ReadSlot], transmit: &Transmit, opcode: Opcode) {
-        // The packet polled last is of the request where looking ended.
-        let Some(slot) = self.at_mut(slots, self.scan) else {
-            return;
-        };
-        if slot.next != transmit.psn.next() {
-            return;
-        }
-        if let Source::Region { va, len, .. } = transmit.payload {
-            slot.rest.va = va;
-            slot.rest.length = slot.rest.length.wrapping_add(len);
-        }
-        slot.next = transmit.psn;
-        slot.left = slot.left.wrapping_add(1);
-        slot.starts = match opcode {
-            Opcode::ReadResponse { place } => place.starts(),
-            _ => true,
-        };
-    }
-
-    /// Nothing is to be sent until it is asked for again.
-    pub(super) fn give_up(&mut self, slots: &mut [ReadSlot]) {
-        for index in 0..self.len {
-            if let Some(slot) = self.at_mut(slots, index) {
-                slot.left = 0;
-            }
-        }
-        self.scan = self.len;
-    }
-
-    fn forget_oldest(&mut self, slots: &[ReadSlot]) {
-        self.head = self.position(slots.len(), 1);
-        self.len = self.len.saturating_sub(1);
-        self.scan = self.scan.saturating_sub(1);
-    }
-
-    fn position(&self, capacity: usize, index: usize) -> usize {
-        let position = self.head.wrapping_add(index);
-        if position >= capacity {
-            position.wrapping_sub(capacity)
-        } else {
-            position
-        }
-    }
 }

@@ -4,11 +4,12 @@
 //! A message of which a packet is missing is dropped whole; its receive serves the next message.
 
 use super::{Incoming, Refusal};
-use crate::completion::WcStatus;
+use crate::attrs::State;
 use crate::counters::Counters;
+use crate::fault::WcStatus;
 use crate::limits;
 use crate::opcode::Opcode;
-use crate::qp::{Qp, State, Storage};
+use crate::qp::{Qp, Storage};
 use crate::wire::Packet;
 use crate::wqe::Host;
 

@@ -2,7 +2,7 @@
 //! Atomics, local operations, and the unreliable services.
 
 use super::*;
-use crate::qp::QpKind;
+use crate::attrs::QpKind;
 use crate::wire::Deth;
 use crate::wqe::{AtomicOp, Datagram, Route};
 

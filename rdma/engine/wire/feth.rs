@@ -1,7 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Flush extended transport header: IBTA volume 1 release 1.5, annex A19.
 
-use crate::wqe::FlushKind;
+/// What a FLUSH asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlushKind {
+    /// Placement type bits: 1 global visibility, 2 persistence.
+    pub placement: u8,
+    /// Selectivity level: 0 the range, 1 the whole region.
+    pub level: u8,
+}
 
 /// Length on the wire.
 pub(crate) const LEN: usize = 4;

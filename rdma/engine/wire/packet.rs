@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! A parsed transport packet: the BTH, what follows it, and where the payload lies.
 
-use super::{feth, Aeth, AtomicEth, Bth, Deth, Reth, WireError};
+use super::{feth, Aeth, AtomicEth, Bth, Deth, FlushKind, Reth, WireError};
 use crate::keys::Key;
 use crate::opcode::{Class, Opcode};
-use crate::wqe::{FlushKind, Span};
 
 /// The transport headers of a received packet. The payload stays where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +32,15 @@ pub struct Packet {
     pub imm: Option<[u8; 4]>,
     /// Payload without the pad, counted from the start of the BTH.
     pub payload: Span,
+}
+
+/// A range of payload bytes in the packet being handled, counted from the start of its BTH.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// Bytes from the start of the BTH.
+    pub offset: u32,
+    /// Length in bytes.
+    pub len: u32,
 }
 
 impl Packet {

@@ -5,8 +5,8 @@
 //! packet. No VLAN tag, no IP options, no IPv6 extension headers.
 
 use super::icrc::Icrc;
+use super::Span;
 use super::WireError;
-use crate::wqe::Span;
 
 /// UDP destination port of RoCEv2 (IANA).
 pub const PORT: u16 = 4791;

@@ -239,7 +239,7 @@ impl QpAttrs {
     };
 
     /// The attributes of a queue pair in RESET.
-    pub(super) const fn reset(kind: QpKind) -> Self {
+    pub(crate) const fn reset(kind: QpKind) -> Self {
         // A datagram goes where the port's MTU lets it.
         match kind {
             QpKind::Rc | QpKind::Uc => Self::RESET,
