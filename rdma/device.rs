@@ -7,14 +7,13 @@ use crate::{
     graves::Graves,
     kapi::{
         ibdev::IbDev,
-        netdev::{Hook, Netdev, RxFrame, Verdict},
+        netdev::{Hook, Netdev},
         sync::{lock_class, new_bh_lock, new_irq_lock, BhLock, IrqLock},
         uverbs::is_our_gid,
     },
     mcast::Groups,
     mr::Region,
     qp::Qp,
-    recv,
     table::Table,
     watch::Listing,
     window::Window,
@@ -49,7 +48,7 @@ pub(crate) struct Device {
     #[pin]
     netdev: IrqLock<Option<Netdev>>,
     #[pin]
-    hook: Mutex<Option<Hook>>,
+    hook: Mutex<Option<Hook<Device>>>,
     /// The listing in debugfs; it holds the device.
     #[pin]
     listing: Mutex<Option<Pin<KBox<File<Listing>>>>>,
@@ -138,7 +137,7 @@ impl Device {
     }
 
     /// Keeps the hook that brings packets.
-    pub(crate) fn listen(&self, hook: Hook) {
+    pub(crate) fn listen(&self, hook: Hook<Self>) {
         *self.hook.lock() = Some(hook);
     }
 
@@ -263,11 +262,6 @@ impl Device {
     /// A number for a shared receive queue.
     pub(crate) fn new_srq(&self) -> u32 {
         self.srqs.fetch_add(1, Relaxed) & 0x00ff_ffff
-    }
-
-    /// A frame has come in.
-    pub(crate) fn receive(&self, frame: &RxFrame) -> Verdict {
-        recv::receive(self, frame)
     }
 
     /// Counts a packet whose ICRC was wrong.

@@ -5,11 +5,11 @@
 
 use crate::{
     kapi::{
-        netdev::Netdev,
+        netdev::{Netdev, To},
         sync::{new_bh_lock, BhLock},
         timer::now,
     },
-    send::{self, To, Way},
+    send::{self, Way},
 };
 use kernel::prelude::*;
 use roce::{

@@ -20,11 +20,10 @@ mod srq;
 use crate::{
     context, counters,
     cq::Cq,
-    device::Device,
     kapi::{
         hint::hint,
         ibdev::{self, device, device_arc},
-        netdev::{self, Netdev, RxFrame, Verdict},
+        netdev::Netdev,
         queue,
         umem::KernelMemory,
         uverbs::{CqHandle, QpAttr, QpHandle, Udata},
@@ -115,27 +114,6 @@ unsafe extern "C" fn usb4_op_netdev_event(event: c_ulong, ndev: *mut c::net_devi
         unsafe { ibdev::netdev_event(event, ndev) };
     }
     0 // NOTIFY_DONE
-}
-
-#[no_mangle]
-unsafe extern "C" fn usb4_op_receive(device: *mut c_void, skb: *mut c::sk_buff) -> c_uint {
-    let Some(skb) = NonNull::new(skb) else {
-        return c::NF_ACCEPT;
-    };
-    // SAFETY: The hook is gone before its device; the skb belongs to the hook during the call.
-    let verdict = unsafe { attached::<Device>(device).receive(&RxFrame::new(skb)) };
-    if verdict == Verdict::Pass {
-        return c::NF_ACCEPT;
-    }
-    // SAFETY: The stack gives a stolen skb up.
-    unsafe { c::usb4_skb_consume(skb.as_ptr()) };
-    c::NF_STOLEN
-}
-
-#[no_mangle]
-unsafe extern "C" fn usb4_op_skb_done(credit: *mut c_void) {
-    // SAFETY: The destructor of an skb runs once, with what `TxFrame::finish` attached.
-    unsafe { netdev::frame_done(credit.cast::<Qp>()) }
 }
 
 #[no_mangle]

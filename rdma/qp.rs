@@ -19,7 +19,7 @@ use crate::{
     host::{Lent, Sender},
     kapi::{
         hint::hint,
-        netdev::{KeptFrame, Netdev},
+        netdev::{FrameDone, KeptFrame, Netdev, To},
         queue::Mapping,
         revoke::Gate,
         route::renew_late,
@@ -33,7 +33,7 @@ use crate::{
     paging::{Needs, Paging},
     post::Poster,
     recv::{self, Payload},
-    send::{self, Batch, NotBuilt, To, Way, BATCH},
+    send::{self, Batch, NotBuilt, Way, BATCH},
     watch,
     window::{self, Life},
     wq::{RecvQueue, SendQueue},
@@ -228,15 +228,6 @@ impl Qp {
             Self::drive(this, Some(payload), |engine, now, host| {
                 engine.handle_packet(now, packet, host);
             });
-        }
-    }
-
-    /// The stack has let go of a frame. Any context but hard interrupts.
-    pub(crate) fn on_frame_done(&self) {
-        self.device.in_flight.fetch_sub(1, Relaxed);
-        let left = self.in_flight.fetch_sub(1, Full) - 1;
-        if left < self.stalled.load(Relaxed) && self.stalled.xchg(0, Full) != 0 {
-            self.after.schedule();
         }
     }
 
@@ -757,6 +748,16 @@ impl Qp {
         let mappings = core::mem::take(&mut *self.mappings.lock());
         drop(mappings);
         drop(found);
+    }
+}
+
+impl FrameDone for Qp {
+    fn on_frame_done(&self) {
+        self.device.in_flight.fetch_sub(1, Relaxed);
+        let left = self.in_flight.fetch_sub(1, Full) - 1;
+        if left < self.stalled.load(Relaxed) && self.stalled.xchg(0, Full) != 0 {
+            self.after.schedule();
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::{
     device::Device,
     kapi::{
-        netdev::{KeptFrame, RxFrame, Verdict},
+        netdev::{Hears, KeptFrame, RxFrame, Verdict},
         pure,
         share::KERNEL,
     },
@@ -30,9 +30,15 @@ const ETHERTYPES: [u16; 2] = [0x0800, 0x86dd];
 /// IPv6 and UDP headers and all transport headers.
 const HEAD: usize = udp::IPV6_LEN + udp::UDP_LEN + 64;
 
+impl Hears for Device {
+    fn hear(&self, frame: &RxFrame) -> Verdict {
+        receive(self, frame)
+    }
+}
+
 /// Takes the frame if it is RoCEv2, addressed to this device, and for a QP of ours. What only passes through, to another
 /// host or to another address of this one, belongs to the stack, which routes or bridges it.
-pub(crate) fn receive(device: &Device, frame: &RxFrame) -> Verdict {
+fn receive(device: &Device, frame: &RxFrame) -> Verdict {
     if !ETHERTYPES.contains(&frame.ethertype()) || !frame.is_plain() {
         return Verdict::Pass;
     }

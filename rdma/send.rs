@@ -3,11 +3,10 @@
 
 use crate::{
     kapi::{
-        netdev::{Netdev, ReadyFrame, TxFrame},
+        netdev::{FrameDone, Netdev, ReadyFrame, To, TxFrame},
         pure,
     },
     mr::Memory,
-    qp::Qp,
     wq::SendQueue,
 };
 use kernel::{prelude::*, sync::Arc};
@@ -83,30 +82,6 @@ impl Batch {
     }
 }
 
-/// Whom a frame reaches.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum To {
-    /// Others.
-    Wire,
-    /// Only this host.
-    Us,
-    /// Others, and members of the group in this host.
-    Both,
-}
-
-impl To {
-    /// Whom a frame on a path reaches. `heard`: somebody in this host hears the group that it is for.
-    pub(crate) fn of(path: &Path, heard: bool) -> Self {
-        if path.src_mac == path.dst_mac {
-            Self::Us
-        } else if heard {
-            Self::Both
-        } else {
-            Self::Wire
-        }
-    }
-}
-
 /// Why a packet was not built.
 pub(crate) enum NotBuilt {
     /// Its payload cannot be read.
@@ -124,32 +99,32 @@ pub(crate) struct Way<'a> {
     pub(crate) ip_id: u16,
 }
 
-/// Builds the frame for one packet.
-pub(crate) fn build(
+/// Builds the frame for one packet, which `credit` is told the end of.
+pub(crate) fn build<C: FrameDone>(
     transmit: &Transmit,
     way: &Way<'_>,
     queue: &SendQueue,
     memory: Memory<'_>,
-    qp: &Arc<Qp>,
+    credit: &Arc<C>,
 ) -> Result<ReadyFrame, NotBuilt> {
     let gather = |payload: &mut [u8]| match transmit.payload {
         Source::None => Ok(()),
         Source::Send { slot, offset, .. } => queue.gather(slot, offset, payload, memory),
         Source::Region { rkey, va, .. } => memory.read(rkey, va, payload, Access::REMOTE_READ),
     };
-    build_with(transmit, way, gather, Some(qp.clone()))
+    build_with(transmit, way, gather, Some(credit.clone()))
 }
 
-/// Builds the frame for a packet without payload that no QP is told the end of.
+/// Builds the frame for a packet without payload that nobody is told the end of.
 pub(crate) fn build_bare(transmit: &Transmit, way: &Way<'_>) -> Result<ReadyFrame, NotBuilt> {
-    build_with(transmit, way, |_| Err(Fault::LocalQpOp), None)
+    build_with(transmit, way, |_| Err(Fault::LocalQpOp), None::<Arc<()>>)
 }
 
-fn build_with(
+fn build_with<C: FrameDone>(
     transmit: &Transmit,
     way: &Way<'_>,
     gather: impl FnOnce(&mut [u8]) -> Result<(), Fault>,
-    credit: Option<Arc<Qp>>,
+    credit: Option<Arc<C>>,
 ) -> Result<ReadyFrame, NotBuilt> {
     let transport_len = transmit.transport_len();
     let headers = PathHeaders::build(way.path, way.ip_id, transport_len).map_err(|_| NotBuilt::Lost)?;

@@ -226,19 +226,20 @@ void usb4_renew_soon(unsigned int ms);
 void usb4_renew_cancel(void);
 int usb4_netevent_register(void);
 void usb4_netevent_unregister(void);
-int usb4_hook_register(struct nf_hook_ops *ops, struct net_device *ndev, void *priv);
+int usb4_hook_register(struct nf_hook_ops *ops, struct net_device *ndev, nf_hookfn *hook, void *priv);
 void usb4_hook_unregister(struct nf_hook_ops *ops, struct net_device *ndev);
 
 struct sk_buff *usb4_skb_alloc(u32 len, struct net_device *ndev);
 u8 *usb4_skb_put(struct sk_buff *skb, u32 len);
-void usb4_skb_send_prepare(struct sk_buff *skb, u32 network_offset, u32 transport_offset, void *credit);
+void *usb4_skb_credit(const struct sk_buff *skb);
+void usb4_skb_send_prepare(struct sk_buff *skb, u32 network_offset, u32 transport_offset,
+			   void (*done)(struct sk_buff *skb), void *credit);
 int usb4_skb_xmit(struct sk_buff *skb);
 void usb4_skb_loop(struct sk_buff *skb);
 void usb4_skb_loop_copy(struct sk_buff *skb);
 void usb4_skb_free(struct sk_buff *skb);
 void usb4_skb_consume(struct sk_buff *skb);
 void usb4_skb_keep(struct sk_buff *skb);
-void *usb4_skb_credit(struct sk_buff *skb);
 u32 usb4_skb_len(const struct sk_buff *skb);
 u16 usb4_skb_protocol(const struct sk_buff *skb);
 bool usb4_skb_plain(const struct sk_buff *skb);

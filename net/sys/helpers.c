@@ -32,8 +32,6 @@ int usb4_op_newlink(const char *name, struct net_device *ndev);
 void usb4_op_dellink(struct ib_device *ib);
 void usb4_op_relink(void);
 int usb4_op_netdev_event(unsigned long event, struct net_device *ndev);
-unsigned int usb4_op_receive(void *priv, struct sk_buff *skb);
-void usb4_op_skb_done(void *credit);
 void usb4_op_dealloc_driver(struct ib_device *ib);
 struct net_device *usb4_op_get_netdev(struct ib_device *ib, u32 port);
 int usb4_op_query_device(struct ib_device *ib, struct ib_device_attr *attr, struct ib_udata *udata);
@@ -646,14 +644,9 @@ u32 usb4_netdev_speed(struct net_device *ndev)
 	return err || settings.base.speed == (u32)SPEED_UNKNOWN ? 0 : settings.base.speed;
 }
 
-static unsigned int usb4_hook(void *priv, struct sk_buff *skb, const struct nf_hook_state *state)
+int usb4_hook_register(struct nf_hook_ops *ops, struct net_device *ndev, nf_hookfn *hook, void *priv)
 {
-	return usb4_op_receive(priv, skb);
-}
-
-int usb4_hook_register(struct nf_hook_ops *ops, struct net_device *ndev, void *priv)
-{
-	ops->hook = usb4_hook;
+	ops->hook = hook;
 	ops->dev = ndev;
 	ops->priv = priv;
 	ops->pf = NFPROTO_NETDEV;
@@ -681,12 +674,10 @@ struct sk_buff *usb4_skb_alloc(u32 len, struct net_device *ndev)
 
 u8 *usb4_skb_put(struct sk_buff *skb, u32 len) { return skb_put(skb, len); }
 
-static void usb4_skb_destructor(struct sk_buff *skb)
-{
-	usb4_op_skb_done(skb_shinfo(skb)->destructor_arg);
-}
+void *usb4_skb_credit(const struct sk_buff *skb) { return skb_shinfo(skb)->destructor_arg; }
 
-void usb4_skb_send_prepare(struct sk_buff *skb, u32 network_offset, u32 transport_offset, void *credit)
+void usb4_skb_send_prepare(struct sk_buff *skb, u32 network_offset, u32 transport_offset,
+			   void (*done)(struct sk_buff *skb), void *credit)
 {
 	skb_reset_mac_header(skb);
 	skb_set_network_header(skb, network_offset);
@@ -694,7 +685,7 @@ void usb4_skb_send_prepare(struct sk_buff *skb, u32 network_offset, u32 transpor
 	skb->protocol = eth_hdr(skb)->h_proto;
 	skb->ip_summed = CHECKSUM_NONE;
 	skb_shinfo(skb)->destructor_arg = credit;
-	skb->destructor = usb4_skb_destructor;
+	skb->destructor = done;
 }
 
 int usb4_skb_xmit(struct sk_buff *skb) { return dev_queue_xmit(skb); }

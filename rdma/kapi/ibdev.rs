@@ -181,8 +181,8 @@ fn fill(ib: NonNull<c::ib_device>, netdev: &Netdev) -> Result {
     DEVICES.lock().listed.push(Listed(ib), GFP_KERNEL)?;
     // SAFETY: `ib` is alive; the list's reference is given back by whoever removes the entry.
     unsafe { c::usb4_ib_get_ref(ib.as_ptr()) };
-    // SAFETY: `dealloc_driver` drops the hook before the device.
-    device.listen(unsafe { netdev::Hook::new(netdev, raw)? });
+    // SAFETY: As above; `inner` has its share for longer.
+    device.listen(netdev::Hook::new(netdev, unsafe { device_arc(ib.as_ptr()) })?);
     Ok(())
 }
 

@@ -6,10 +6,10 @@
 //!
 //! C headers: `include/linux/{netdevice,skbuff,netfilter}.h`, `include/net/{route,neighbour}.h`.
 
-use crate::{device::Device, qp::Qp, send::To};
 use core::{ops::Deref, ptr, ptr::NonNull, slice};
 use kernel::{
     error::to_result,
+    ffi::{c_uint, c_void},
     prelude::*,
     sync::{
         atomic::{Acquire, Atomic, Relaxed, Release},
@@ -17,7 +17,7 @@ use kernel::{
     },
     types::{NotThreadSafe, Opaque},
 };
-use roce::wire::udp::{Addresses, ETHERNET_LEN};
+use roce::wire::udp::{Addresses, Path, ETHERNET_LEN};
 use usb4_bindings as c;
 
 /// `NET_XMIT_DROP`: the queue of the netdev is full.
@@ -211,35 +211,65 @@ impl Drop for Netdev {
     }
 }
 
-/// The ingress hook of a device. Dropping it waits until no packet is in it, and sleeps.
-pub(crate) struct Hook {
+/// Who hears the frames that a netdev receives.
+pub(crate) trait Hears: Send + Sync + 'static {
+    /// A frame has come in. Called in a softirq, which is an RCU reader.
+    fn hear(&self, frame: &RxFrame) -> Verdict;
+}
+
+/// An ingress hook, which brings a netdev's frames to a `T`. Dropping it waits until no packet is in it, and sleeps.
+pub(crate) struct Hook<T: Hears> {
     ops: KBox<Opaque<c::nf_hook_ops>>,
     netdev: Netdev,
+    /// What `ops` points to.
+    _listener: Arc<T>,
 }
 
 // SAFETY: Registration is under netfilter's own lock.
-unsafe impl Send for Hook {}
+unsafe impl<T: Hears> Send for Hook<T> {}
 // SAFETY: No shared access at all.
-unsafe impl Sync for Hook {}
+unsafe impl<T: Hears> Sync for Hook<T> {}
 
-impl Hook {
-    /// From now on `device` sees every frame that `netdev` receives.
-    ///
-    /// # Safety
-    ///
-    /// `device` outlives the hook.
-    pub(crate) unsafe fn new(netdev: &Netdev, device: *const Device) -> Result<Self> {
+impl<T: Hears> Hook<T> {
+    /// From now on `listener` sees every frame that `netdev` receives.
+    pub(crate) fn new(netdev: &Netdev, listener: Arc<T>) -> Result<Self> {
         let ops = KBox::new(Opaque::new(c::nf_hook_ops::default()), GFP_KERNEL)?;
-        // SAFETY: `ops` stays where it is until it is unregistered; the netdev is held.
-        to_result(unsafe { c::usb4_hook_register(ops.get(), netdev.as_ptr(), device.cast_mut().cast()) })?;
+        let to = (&raw const *listener).cast_mut().cast();
+        // SAFETY: `ops` stays where it is until it is unregistered, and the listener is there as long; the netdev is held.
+        to_result(unsafe { c::usb4_hook_register(ops.get(), netdev.as_ptr(), Some(Self::receive), to) })?;
         Ok(Self {
             ops,
             netdev: netdev.clone(),
+            _listener: listener,
         })
+    }
+
+    /// What netfilter calls.
+    ///
+    /// # Safety
+    ///
+    /// `listener` is what [`Self::new`] registered, and `skb` a frame or null.
+    unsafe extern "C" fn receive(
+        listener: *mut c_void,
+        skb: *mut c::sk_buff,
+        _state: *const c::nf_hook_state,
+    ) -> c_uint {
+        let Some(skb) = NonNull::new(skb) else {
+            return c::NF_ACCEPT;
+        };
+        // SAFETY: The hook's drop waits for this call before it lets go of the listener; the skb belongs to the hook
+        // during the call.
+        let verdict = unsafe { (*listener.cast::<T>()).hear(&RxFrame::new(skb)) };
+        if verdict == Verdict::Pass {
+            return c::NF_ACCEPT;
+        }
+        // SAFETY: The stack gives a stolen skb up.
+        unsafe { c::usb4_skb_consume(skb.as_ptr()) };
+        c::NF_STOLEN
     }
 }
 
-impl Drop for Hook {
+impl<T: Hears> Drop for Hook<T> {
     fn drop(&mut self) {
         // SAFETY: Registered by `new`.
         unsafe { c::usb4_hook_unregister(self.ops.get(), self.netdev.as_ptr()) };
@@ -254,6 +284,41 @@ pub(crate) enum Verdict {
     Pass,
     /// Ours; it ends here.
     Taken,
+}
+
+/// Whom a frame reaches.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum To {
+    /// Others.
+    Wire,
+    /// Only this host.
+    Us,
+    /// Others, and members of the group in this host.
+    Both,
+}
+
+impl To {
+    /// Whom a frame on a path reaches. `heard`: somebody in this host hears the group that it is for.
+    pub(crate) fn of(path: &Path, heard: bool) -> Self {
+        if path.src_mac == path.dst_mac {
+            Self::Us
+        } else if heard {
+            Self::Both
+        } else {
+            Self::Wire
+        }
+    }
+}
+
+/// Who is told that the stack is done with a frame.
+pub(crate) trait FrameDone: Send + Sync + 'static {
+    /// The stack has let go of a frame. Any context but hard interrupts.
+    fn on_frame_done(&self);
+}
+
+/// Nobody.
+impl FrameDone for () {
+    fn on_frame_done(&self) {}
 }
 
 /// A received frame, from the network header on.
@@ -393,13 +458,30 @@ impl TxFrame {
         unsafe { slice::from_raw_parts_mut(self.bytes.as_ptr(), self.len) }
     }
 
-    /// Makes the frame complete: header offsets, and `qp` to tell when the stack is done with it, if there is one.
-    pub(crate) fn finish(self, network: u32, transport: u32, qp: Option<Arc<Qp>>) -> ReadyFrame {
+    /// Makes the frame complete: header offsets, and whom to tell when the stack is done with it, if anybody.
+    pub(crate) fn finish<C: FrameDone>(self, network: u32, transport: u32, credit: Option<Arc<C>>) -> ReadyFrame {
         OUTSTANDING.fetch_add(1, Relaxed);
-        let credit = qp.map_or(ptr::null_mut(), |qp| Arc::into_raw(qp).cast_mut().cast());
-        // SAFETY: The skb is ours; `frame_done` takes the reference back.
-        unsafe { c::usb4_skb_send_prepare(self.skb.as_ptr(), network, transport, credit) };
+        let credit = credit.map_or(ptr::null_mut(), |who| Arc::into_raw(who).cast_mut().cast());
+        // SAFETY: The skb is ours; `done`, as the skb's destructor, takes the reference back.
+        unsafe {
+            c::usb4_skb_send_prepare(self.skb.as_ptr(), network, transport, Some(Self::done::<C>), credit);
+        }
         ReadyFrame(self)
+    }
+
+    /// The destructor of an skb: the stack is done with it.
+    ///
+    /// # Safety
+    ///
+    /// [`Self::finish`] has prepared `skb`, with a `C`, and this is called once for it.
+    unsafe extern "C" fn done<C: FrameDone>(skb: *mut c::sk_buff) {
+        // SAFETY: By the caller's promise.
+        let credit = unsafe { c::usb4_skb_credit(skb) }.cast::<C>();
+        if !credit.is_null() {
+            // SAFETY: By the caller's promise it came from `Arc::into_raw`, and is taken back this once.
+            unsafe { Arc::from_raw(credit) }.on_frame_done();
+        }
+        OUTSTANDING.fetch_sub(1, Release);
     }
 }
 
@@ -437,18 +519,4 @@ impl ReadyFrame {
             }
         }
     }
-}
-
-/// The stack is done with a frame.
-///
-/// # Safety
-///
-/// `credit` is what [`TxFrame::finish`] attached, and this is called once for it.
-pub(crate) unsafe fn frame_done(credit: *const Qp) {
-    if !credit.is_null() {
-        // SAFETY: By the caller's promise.
-        let qp = unsafe { Arc::from_raw(credit) };
-        qp.on_frame_done();
-    }
-    OUTSTANDING.fetch_sub(1, Release);
 }
