@@ -15,12 +15,11 @@ use crate::{
     mr::Region,
     qp::Qp,
     table::Table,
-    watch::Listing,
     window::Window,
 };
 use kernel::{
-    debugfs::{Dir, File},
-    new_mutex,
+    debugfs::{self, Dir, File},
+    fmt, new_mutex,
     prelude::*,
     sync::{
         atomic::{Acquire, Atomic, Relaxed, Release},
@@ -39,6 +38,20 @@ pub(crate) type Windows = Table<Window, 16>;
 
 /// Address handles of user space, by number.
 pub(crate) type Ahs = Table<Ah, 16>;
+
+/// The QPs of a device, as a file that lists them.
+struct Listing(Arc<Device>);
+
+impl debugfs::Writer for Listing {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut slot = 0;
+        while let Some((next, qp)) = self.0.qps.next_from(slot) {
+            Qp::describe(&qp, f)?;
+            slot = next;
+        }
+        Ok(())
+    }
+}
 
 /// Our half of an RDMA device.
 #[pin_data]
@@ -177,8 +190,8 @@ impl Device {
     }
 
     /// The core's half.
-    pub(crate) fn ib(&self) -> IbDev {
-        self.ib
+    pub(crate) fn ib(&self) -> &IbDev {
+        &self.ib
     }
 
     /// The netdev, while it is there.
@@ -197,7 +210,7 @@ impl Device {
             return false;
         }
         let netdev = self.netdev().and_then(|netdev| netdev.tagged(tag));
-        netdev.is_some_and(|netdev| is_our_gid(self.ib, &netdev, gid))
+        netdev.is_some_and(|netdev| is_our_gid(&self.ib, &netdev, gid))
     }
 
     /// Has the paths of queue pairs and address handles lead to where their next hops are now: `all`, or those of queue

@@ -2,6 +2,7 @@
 //! Safe wrappers of the kernel interfaces that this module uses and `rust/kernel` does not have.
 
 pub(crate) mod dmabuf;
+pub(crate) mod global;
 pub(crate) mod hint;
 pub(crate) mod ibdev;
 pub(crate) mod netdev;

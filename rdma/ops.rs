@@ -20,14 +20,16 @@ mod srq;
 use crate::{
     context, counters,
     cq::Cq,
+    device::Device,
     kapi::{
         hint::hint,
-        ibdev::{self, device, device_arc},
+        ibdev,
         netdev::Netdev,
-        queue,
+        queue, route,
         umem::KernelMemory,
         uverbs::{CqHandle, QpAttr, QpHandle, Udata},
     },
+    link,
     mr::Region,
     qp::{NewQp, Qp},
     srq::Srq,
@@ -41,6 +43,16 @@ use kernel::{
 };
 use roce::qp::QpKind;
 use usb4_bindings as c;
+
+/// Our half of a device of the core.
+///
+/// # Safety
+///
+/// `ib` is a registered device of ours and stays so for `'a`.
+unsafe fn device<'a>(ib: *mut c::ib_device) -> &'a Device {
+    // SAFETY: By the caller's promise; all our devices keep a `Device`.
+    unsafe { ibdev::kept(ib) }
+}
 
 /// Result as the core wants it.
 fn errno(result: Result) -> c_int {
@@ -93,7 +105,7 @@ unsafe extern "C" fn usb4_op_newlink(name: *const c_char, ndev: *mut c::net_devi
     };
     // SAFETY: The netlink code holds the netdev and passes a string.
     let (name, netdev) = unsafe { (CStr::from_char_ptr(name), Netdev::hold(ndev)) };
-    errno(ibdev::add(name, &netdev))
+    errno(link::add(name, &netdev))
 }
 
 #[no_mangle]
@@ -104,23 +116,29 @@ unsafe extern "C" fn usb4_op_dellink(ib: *mut c::ib_device) {
 
 #[no_mangle]
 extern "C" fn usb4_op_relink() {
-    ibdev::relink();
+    link::relink();
+}
+
+#[no_mangle]
+extern "C" fn usb4_op_renew() {
+    link::renew(route::take_all());
 }
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_netdev_event(event: c_ulong, ndev: *mut c::net_device) -> c_int {
     if let Some(ndev) = NonNull::new(ndev) {
         // SAFETY: The notifier passes a netdev.
-        unsafe { ibdev::netdev_event(event, ndev) };
+        let netdev = unsafe { Netdev::hold(ndev) };
+        link::netdev_event(u32::try_from(event).unwrap_or(0), &netdev);
     }
     0 // NOTIFY_DONE
 }
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_dealloc_driver(ib: *mut c::ib_device) {
-    if let Some(ib) = NonNull::new(ib) {
-        // SAFETY: The core calls this once, at the end.
-        unsafe { ibdev::dealloc(ib) }
+    // SAFETY: The core calls this at the end of a device of ours.
+    if let Some(device) = unsafe { ibdev::take::<Device>(ib) } {
+        link::end(&device);
     }
 }
 
@@ -409,7 +427,7 @@ unsafe extern "C" fn usb4_op_create_qp(
     // the handle.
     let new = unsafe {
         NewQp {
-            device: device_arc(ours.ib.device),
+            device: ibdev::share(ours.ib.device),
             pd: (*ours.ib.pd.cast::<c::usb4_pd>()).number,
             send_cq: share::<Cq>((*init.send_cq.cast::<c::usb4_cq>()).inner),
             recv_cq: share::<Cq>((*init.recv_cq.cast::<c::usb4_cq>()).inner),

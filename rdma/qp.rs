@@ -279,7 +279,7 @@ impl Qp {
             state.engine.handle_company(STUCK.load(Relaxed));
             act(&mut state.engine, Instant(now()), &mut host);
             this.bring(state, &needs, payload);
-            watch::after(before, &state.engine, &this.device, this.number);
+            watch::after(before, &state.engine, this.device.ib(), this.number);
             state.count_stuck(state.engine.is_stuck());
             let woke = this.settle(state) | this.handle_early(state);
             if state.sending {
@@ -348,7 +348,7 @@ impl Qp {
             let before = watch::before(&state.engine);
             state.engine.handle_packet(Instant(now()), &packet, &mut host);
             self.bring(state, &needs, Some(&payload));
-            watch::after(before, &state.engine, &self.device, self.number);
+            watch::after(before, &state.engine, self.device.ib(), self.number);
             woke |= self.settle(state);
         }
         let engine = &state.engine;
@@ -438,7 +438,7 @@ impl Qp {
                 state
                     .engine
                     .handle_gather_fault(now, &transmit, Fault::LocalQpOp, &mut host);
-                watch::after(before, &state.engine, &self.device, self.number);
+                watch::after(before, &state.engine, self.device.ib(), self.number);
                 continue;
             };
             let in_vlan = if path.tag == 0 { None } else { netdev.tagged(path.tag) };
@@ -467,7 +467,7 @@ impl Qp {
                 Err(NotBuilt::Fault(fault)) => {
                     let before = watch::before(&state.engine);
                     state.engine.handle_gather_fault(now, &transmit, fault, &mut host);
-                    watch::after(before, &state.engine, &self.device, self.number);
+                    watch::after(before, &state.engine, self.device.ib(), self.number);
                     if fault == Fault::Absent {
                         break;
                     }
@@ -568,7 +568,7 @@ impl Qp {
                 Event::AccessError => QpEvent::AccessError,
                 Event::Fatal => QpEvent::Fatal,
             };
-            watch::raised(event.code(), &state.engine, &self.device, self.number);
+            watch::raised(event.code(), &state.engine, self.device.ib(), self.number);
             if let Some(handle) = &state.handle {
                 handle.raise(event);
             }
@@ -661,7 +661,7 @@ impl Qp {
                     port_mtu
                 );
             }
-            watch::after(before, &state.engine, &this.device, this.number);
+            watch::after(before, &state.engine, this.device.ib(), this.number);
             if let Some(path) = path {
                 state.path = Some(path);
                 state.kept.keep_path(&wanted);

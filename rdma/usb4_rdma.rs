@@ -31,6 +31,7 @@ mod early;
 mod fast;
 mod graves;
 mod host;
+mod link;
 mod mcast;
 mod mr;
 mod ops;
@@ -60,7 +61,7 @@ module! {
 }
 
 struct Usb4Rdma {
-    _presence: kapi::ibdev::Module,
+    _presence: link::Presence,
     // After the RDMA devices: they are on its netdevs.
     _net: Option<tbnet::Net>,
 }
@@ -68,7 +69,7 @@ struct Usb4Rdma {
 impl kernel::Module for Usb4Rdma {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         Ok(Self {
-            _presence: kapi::ibdev::Module::new()?,
+            _presence: link::Presence::new()?,
             _net: tbnet::Net::start(module_parameters::e2e.value())?,
         })
     }

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Watching queue pairs: trace events from what an engine has counted, and a dump of its machine.
+//! Watching queue pairs: trace events from what an engine has counted.
 
-use crate::{
-    device::Device,
-    kapi::trace::{self, Kind, Place},
-    qp::Qp,
+use crate::kapi::{
+    ibdev::IbDev,
+    trace::{self, Kind, Place},
 };
-use kernel::{debugfs, fmt, sync::Arc};
 use roce::{
     counters::Counters,
     qp::{Qp as Engine, State, Storage},
@@ -27,11 +25,11 @@ pub(crate) fn before<S: Storage>(engine: &Engine<S>) -> Option<Before> {
 }
 
 /// Tells what an engine has done since.
-pub(crate) fn after<S: Storage>(before: Option<Before>, engine: &Engine<S>, device: &Device, qpn: u32) {
+pub(crate) fn after<S: Storage>(before: Option<Before>, engine: &Engine<S>, ib: &IbDev, qpn: u32) {
     let Some(before) = before else {
         return;
     };
-    let place = place(engine, device, qpn);
+    let place = place(engine, ib, qpn);
     let (was, is) = (&before.counters, engine.counters());
     let low = |count: u64| u32::try_from(count & u64::from(u32::MAX)).unwrap_or(0);
     for (kind, was, is, what) in [
@@ -55,32 +53,18 @@ pub(crate) fn after<S: Storage>(before: Option<Before>, engine: &Engine<S>, devi
 }
 
 /// Tells of an asynchronous event, by its number in the core.
-pub(crate) fn raised<S: Storage>(code: u32, engine: &Engine<S>, device: &Device, qpn: u32) {
+pub(crate) fn raised<S: Storage>(code: u32, engine: &Engine<S>, ib: &IbDev, qpn: u32) {
     if trace::is_on() {
-        trace::event(&place(engine, device, qpn), Kind::Error, code);
+        trace::event(&place(engine, ib, qpn), Kind::Error, code);
     }
 }
 
-fn place<S: Storage>(engine: &Engine<S>, device: &Device, qpn: u32) -> Place {
+fn place<'a, S: Storage>(engine: &Engine<S>, ib: &'a IbDev, qpn: u32) -> Place<'a> {
     let now = engine.query();
     Place {
-        device: device.ib(),
+        device: ib,
         qpn,
         sq_psn: now.sq_psn.value(),
         rq_psn: now.rq_psn.value(),
-    }
-}
-
-/// The QPs of a device, as a file that lists them.
-pub(crate) struct Listing(pub(crate) Arc<Device>);
-
-impl debugfs::Writer for Listing {
-    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut slot = 0;
-        while let Some((next, qp)) = self.0.qps.next_from(slot) {
-            Qp::describe(&qp, f)?;
-            slot = next;
-        }
-        Ok(())
     }
 }

@@ -26,16 +26,44 @@ const NET_XMIT_DROP: i32 = 1;
 /// Frames given to the stack and not yet freed by it. Each will call into this module once more.
 static OUTSTANDING: Atomic<i64> = Atomic::new(0);
 
-/// Waits until no frame of ours is anywhere in the stack. Sleeps.
-pub(crate) fn wait_for_frames() {
-    while OUTSTANDING.load(Acquire) != 0 {
-        // SAFETY: Process context.
-        unsafe { c::usb4_sleep_ms(1) };
+/// Frames of ours may be in the stack while this is there. Dropping it waits until there are none, and sleeps.
+pub(crate) struct Frames(());
+
+impl Frames {
+    pub(crate) const fn new() -> Self {
+        Self(())
     }
-    // The last one counted itself out from within this module: whoever ran that, a softirq or a task that was preempted
-    // in it, has returned from here when every task has given up its processor by itself.
-    // SAFETY: Process context.
-    unsafe { c::usb4_rcu_tasks_wait() };
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        while OUTSTANDING.load(Acquire) != 0 {
+            // SAFETY: Process context.
+            unsafe { c::usb4_sleep_ms(1) };
+        }
+        // The last one counted itself out from within this module: whoever ran that, a softirq or a task that was
+        // preempted in it, has returned from here when every task has given up its processor by itself.
+        // SAFETY: Process context.
+        unsafe { c::usb4_rcu_tasks_wait() };
+    }
+}
+
+/// The kernel tells of what happens to netdevs while this is there.
+pub(crate) struct Events(());
+
+impl Events {
+    pub(crate) fn hear() -> Result<Self> {
+        // SAFETY: `drop` takes it back.
+        to_result(unsafe { c::usb4_notifier_register() })?;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        // SAFETY: Registered by `hear`.
+        unsafe { c::usb4_notifier_unregister() };
+    }
 }
 
 /// The kernel's lock over the life of all netdevs, held until this is dropped. Sleeps.

@@ -111,7 +111,7 @@ impl PagedMemory {
     /// # Errors
     ///
     /// `EOPNOTSUPP` without CONFIG_INFINIBAND_ON_DEMAND_PAGING, for huge pages, and for the whole address space.
-    pub(crate) fn register(dev: IbDev, start: u64, len: u64, access: i32) -> Result<Self> {
+    pub(crate) fn register(dev: &IbDev, start: u64, len: u64, access: i32) -> Result<Self> {
         let huge = access & c::ib_access_flags_IB_ACCESS_HUGETLB as i32 != 0;
         if huge || (start == 0 && len == u64::MAX) {
             return Err(EOPNOTSUPP);

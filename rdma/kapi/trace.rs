@@ -16,8 +16,8 @@ pub(crate) enum Kind {
 
 /// Whose event, and where its sequence numbers stand.
 #[derive(Clone, Copy)]
-pub(crate) struct Place {
-    pub(crate) device: IbDev,
+pub(crate) struct Place<'a> {
+    pub(crate) device: &'a IbDev,
     pub(crate) qpn: u32,
     pub(crate) sq_psn: u32,
     pub(crate) rq_psn: u32,
@@ -30,13 +30,13 @@ pub(crate) fn is_on() -> bool {
 }
 
 /// A QP has gone from one state (`enum ib_qp_state`) to another.
-pub(crate) fn state(place: &Place, from: u32, to: u32) {
-    // SAFETY: The device is alive while its half of ours is.
+pub(crate) fn state(place: &Place<'_>, from: u32, to: u32) {
+    // SAFETY: The device is held.
     unsafe { c::usb4_trace_state(place.device.as_ptr(), place.qpn, from, to) }
 }
 
 /// Something happened to a QP. The header says what `what` is.
-pub(crate) fn event(place: &Place, kind: Kind, what: u32) {
+pub(crate) fn event(place: &Place<'_>, kind: Kind, what: u32) {
     let kind = match kind {
         Kind::Retry => c::usb4_trace_USB4_TRACE_RETRY,
         Kind::Timeout => c::usb4_trace_USB4_TRACE_TIMEOUT,
@@ -44,6 +44,6 @@ pub(crate) fn event(place: &Place, kind: Kind, what: u32) {
         Kind::Drop => c::usb4_trace_USB4_TRACE_DROP,
         Kind::Error => c::usb4_trace_USB4_TRACE_ERROR,
     };
-    // SAFETY: The device is alive while its half of ours is.
+    // SAFETY: The device is held.
     unsafe { c::usb4_trace_event(place.device.as_ptr(), kind, place.qpn, place.sq_psn, place.rq_psn, what) }
 }

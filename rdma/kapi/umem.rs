@@ -34,7 +34,7 @@ unsafe impl Sync for Umem {}
 
 impl Umem {
     /// Pins `len` bytes at `start` of the calling process for `access` (`IB_ACCESS_*`).
-    pub(crate) fn pin(dev: IbDev, start: u64, len: u64, access: i32) -> Result<Self> {
+    pub(crate) fn pin(dev: &IbDev, start: u64, len: u64, access: i32) -> Result<Self> {
         let len_bytes = usize::try_from(len)?;
         // SAFETY: The device is alive during a call on one of its objects.
         let raw = unsafe { c::usb4_umem_get(dev.as_ptr(), start, len, access) };

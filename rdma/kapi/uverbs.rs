@@ -109,8 +109,8 @@ pub(crate) fn flat_path(attr: &mut c::rdma_ah_attr, netdev: &Netdev) -> Option<c
 }
 
 /// Completes a path that names its source by index. `None` if there is no such source on `netdev`.
-pub(crate) fn path_of(ib: IbDev, wanted: &c::usb4_path, netdev: &Netdev) -> Option<c::usb4_path> {
-    // SAFETY: The device is alive while its half of ours is.
+pub(crate) fn path_of(ib: &IbDev, wanted: &c::usb4_path, netdev: &Netdev) -> Option<c::usb4_path> {
+    // SAFETY: The device is held.
     let source = NonNull::new(unsafe { c::usb4_gid_attr(ib.as_ptr(), wanted.sgid_index) }.cast_mut())?;
     let mut attr = c::rdma_ah_attr::default();
     // SAFETY: Both are valid; the source's attribute is held until it is put below.
@@ -122,8 +122,8 @@ pub(crate) fn path_of(ib: IbDev, wanted: &c::usb4_path, netdev: &Netdev) -> Opti
 }
 
 /// Whether `gid` is an address of the device on `netdev`. Any context.
-pub(crate) fn is_our_gid(ib: IbDev, netdev: &Netdev, gid: &[u8; 16]) -> bool {
-    // SAFETY: The device is alive while its half of ours is; the netdev is held.
+pub(crate) fn is_our_gid(ib: &IbDev, netdev: &Netdev, gid: &[u8; 16]) -> bool {
+    // SAFETY: The device and the netdev are held.
     unsafe { c::usb4_gid_is_ours(ib.as_ptr(), netdev.as_ptr(), gid.as_ptr()) }
 }
 
