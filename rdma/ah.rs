@@ -220,7 +220,7 @@ impl Ah {
             dmac: flat.dmac,
             dgid: flat.dgid,
             flow_label: flat.flow_label,
-            // No address has a greater index: `context::query_port`.
+            // No address has a greater index: `caps::GID_TABLE_LEN`.
             sgid_index: u8::try_from(flat.sgid_index).ok()?,
             hop_limit: flat.hop_limit,
             traffic_class: flat.traffic_class,

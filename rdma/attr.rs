@@ -2,7 +2,7 @@
 //! Attributes of a QP between the core's terms and the engine's.
 
 use crate::{
-    context,
+    caps,
     kapi::uverbs::{modify_is_allowed, KeptAttr, QpAttr},
 };
 use kernel::prelude::*;
@@ -97,7 +97,7 @@ pub(crate) fn read_modify(
     let path_mtu = if has(c::ib_qp_attr_mask_IB_QP_PATH_MTU) {
         Some(Mtu::from_enum(fields.path_mtu).ok_or("no such path MTU")?)
     } else if kind.is_datagram() && state == State::Rtr {
-        context::mtu_code(port_mtu).and_then(Mtu::from_enum)
+        caps::mtu_code(port_mtu).and_then(Mtu::from_enum)
     } else {
         None
     };

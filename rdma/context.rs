@@ -1,42 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! What the device says about itself.
-//!
-//! Limits are rxe's (verbs.md section 2) where librxe's users see them; everything that this slice does not do is
-//! zero.
+//! What the device says about itself. What it does not do is zero.
 
 use crate::{
-    device::{Device, Qps, Regions, Windows},
+    caps,
+    device::{Qps, Regions, Windows},
     fast,
-    kapi::paged,
+    kapi::{netdev::Netdev, paged},
     mcast,
 };
 use roce::limits;
 use usb4_bindings as c;
-
-/// The default partition, full member.
-pub(crate) const PKEY: u16 = 0xffff;
-/// `rdma dev` and `ibv_devinfo` show it as the firmware.
-pub(crate) const FIRMWARE: &core::ffi::CStr = c"0.1.0";
-/// Work requests of a queue.
-pub(crate) const MAX_WR: u32 = 1 << 20;
-/// Scatter entries of a request.
-pub(crate) const MAX_SGE: u32 = 32;
-/// Bytes of inline data.
-pub(crate) const MAX_INLINE: u32 = 512;
-/// Completions of a queue. More than rxe's 32767, with which libfabric's ofi_rxm fails.
-pub(crate) const MAX_CQE: u32 = (1 << 20) - 1;
-/// Receives of a shared queue.
-pub(crate) const MAX_SRQ_WR: u32 = 1 << 20;
-/// Scatter entries of a receive in a shared queue.
-pub(crate) const MAX_SRQ_SGE: u32 = 27;
-/// Source addresses the core keeps for the port. Its address vectors, and those of the user ABI, name one by eight bits
-/// (`struct ib_global_route`, `ib_uverbs_global_route`, `rxe_global_route`), and it refuses an address whose index is not
-/// what the vector says, so that more could be listed but not used.
-const GID_TABLE_LEN: i32 = 256;
-/// IP and UDP headers, transport headers and ICRC that do not count in the RDMA MTU, as rxe reckons.
-const HEADROOM: u32 = 80;
-/// `IB_MTU_4096`, `IB_MTU_256`.
-const MTU_CODES: [(u32, u32); 5] = [(4096, 5), (2048, 4), (1024, 3), (512, 2), (256, 1)];
 
 /// Answers `query_device`. `guid` is in wire order.
 pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
@@ -47,7 +20,7 @@ pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
     attr.vendor_id = 0x00ff_ffff;
     attr.hw_ver = 1;
     attr.max_qp = u32::try_from(Qps::CAPACITY).unwrap_or(u32::MAX);
-    attr.max_qp_wr = MAX_WR;
+    attr.max_qp_wr = caps::MAX_WR;
     attr.device_cap_flags = (c::ib_device_cap_flags_IB_DEVICE_RC_RNR_NAK_GEN
         | c::ib_device_cap_flags_IB_DEVICE_SYS_IMAGE_GUID
         | c::ib_device_cap_flags_IB_DEVICE_SRQ_RESIZE
@@ -61,19 +34,19 @@ pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
         attr.kernel_cap_flags |= u64::from(c::ib_kernel_cap_flags_IBK_ON_DEMAND_PAGING);
         attr.odp_caps = odp_caps();
     }
-    attr.max_send_sge = MAX_SGE;
-    attr.max_recv_sge = MAX_SGE;
-    attr.max_sge_rd = MAX_SGE;
+    attr.max_send_sge = caps::MAX_SGE;
+    attr.max_recv_sge = caps::MAX_SGE;
+    attr.max_sge_rd = caps::MAX_SGE;
     attr.max_cq = 1 << 20;
-    attr.max_cqe = MAX_CQE;
+    attr.max_cqe = caps::MAX_CQE;
     attr.max_mr = u32::try_from(Regions::CAPACITY).unwrap_or(u32::MAX);
     attr.max_pd = 1 << 20;
     attr.max_ah = u32::from(i16::MAX.unsigned_abs());
     attr.max_mw = u32::try_from(Windows::CAPACITY).unwrap_or(u32::MAX);
     attr.atomic_cap = c::ib_atomic_cap_IB_ATOMIC_HCA;
     attr.max_srq = 1 << 20;
-    attr.max_srq_wr = MAX_SRQ_WR;
-    attr.max_srq_sge = MAX_SRQ_SGE;
+    attr.max_srq_wr = caps::MAX_SRQ_WR;
+    attr.max_srq_sge = caps::MAX_SRQ_SGE;
     let rd_atomic = u32::try_from(limits::MAX_RD_ATOMIC).unwrap_or(u32::MAX);
     attr.max_qp_rd_atom = rd_atomic;
     attr.max_qp_init_rd_atom = rd_atomic;
@@ -107,15 +80,15 @@ fn odp_caps() -> c::ib_odp_caps {
     }
 }
 
-/// Answers `query_port`.
-pub(crate) fn query_port(device: &Device, attr: &mut c::ib_port_attr) {
+/// Answers `query_port` of a device over `netdev`, or of one whose netdev has gone.
+pub(crate) fn query_port(netdev: Option<&Netdev>, attr: &mut c::ib_port_attr) {
     attr.max_mtu = code(4096);
-    attr.gid_tbl_len = GID_TABLE_LEN;
+    attr.gid_tbl_len = caps::GID_TABLE_LEN;
     attr.port_cap_flags = c::ib_port_capability_mask_bits_IB_PORT_CM_SUP;
     attr.max_msg_sz = limits::MAX_MESSAGE_LEN;
     attr.pkey_tbl_len = 1;
     attr.max_vl_num = 1;
-    let Some(netdev) = device.netdev() else {
+    let Some(netdev) = netdev else {
         // The netdev has gone and the device follows it: a dead port until then, not an error in the log.
         attr.state = c::ib_port_state_IB_PORT_DOWN;
         attr.active_mtu = code(256);
@@ -125,7 +98,7 @@ pub(crate) fn query_port(device: &Device, attr: &mut c::ib_port_attr) {
         return;
     };
     attr.state = netdev.port_state();
-    attr.active_mtu = code(active_mtu(netdev.mtu()));
+    attr.active_mtu = code(caps::active_mtu(netdev.mtu()));
     attr.phys_mtu = netdev.mtu();
     attr.phys_state = if attr.state == c::ib_port_state_IB_PORT_ACTIVE {
         c::ib_port_phys_state_IB_PORT_PHYS_STATE_LINK_UP as u8
@@ -142,23 +115,8 @@ pub(crate) fn query_port(device: &Device, attr: &mut c::ib_port_attr) {
 pub(crate) fn port_immutable(immutable: &mut c::ib_port_immutable) {
     immutable.core_cap_flags = c::RDMA_CORE_PORT_IBA_ROCE_UDP_ENCAP;
     immutable.pkey_tbl_len = 1;
-    immutable.gid_tbl_len = GID_TABLE_LEN;
+    immutable.gid_tbl_len = caps::GID_TABLE_LEN;
     immutable.max_mad_size = c::IB_MGMT_MAD_SIZE;
-}
-
-/// The largest RDMA MTU in bytes for a netdev's MTU.
-pub(crate) fn active_mtu(netdev_mtu: u32) -> u32 {
-    let room = netdev_mtu.saturating_sub(HEADROOM);
-    MTU_CODES
-        .iter()
-        .map(|(bytes, _)| *bytes)
-        .find(|bytes| *bytes <= room)
-        .unwrap_or(256)
-}
-
-/// The `enum ib_mtu` of a size.
-pub(crate) fn mtu_code(bytes: u32) -> Option<u32> {
-    MTU_CODES.iter().find(|(b, _)| *b == bytes).map(|(_, code)| *code)
 }
 
 /// The smallest InfiniBand rate (`enum ib_port_speed`, `enum ib_port_width`) that is not below `mbps`.
@@ -182,5 +140,5 @@ fn count(things: usize) -> u32 {
 }
 
 fn code(bytes: u32) -> u32 {
-    mtu_code(bytes).unwrap_or(1)
+    caps::mtu_code(bytes).unwrap_or(1)
 }

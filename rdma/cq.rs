@@ -2,7 +2,7 @@
 //! Completion queues: in memory shared with user space, or a kernel caller's, which has the same form and a little more.
 
 use crate::{
-    context,
+    caps,
     host::Sender,
     kapi::{
         queue::{Mapping, Ring},
@@ -113,7 +113,7 @@ impl Cq {
 
     /// A ring and its announcement to user space.
     fn ring(cqe: u32, udata: Option<&Udata>) -> Result<(Ring, Option<Mapping>)> {
-        if cqe == 0 || cqe > context::MAX_CQE {
+        if cqe == 0 || cqe > caps::MAX_CQE {
             return Err(EINVAL);
         }
         let (ring, mapping) = Ring::offered(udata, cqe, KERNEL_CQE_LEN, 2)?;

@@ -18,7 +18,7 @@ mod resource;
 mod srq;
 
 use crate::{
-    context, counters,
+    caps, context, counters,
     cq::Cq,
     device::Device,
     kapi::{
@@ -171,14 +171,14 @@ unsafe extern "C" fn usb4_op_query_device(
 #[no_mangle]
 unsafe extern "C" fn usb4_op_query_port(ib: *mut c::ib_device, _port: u32, attr: *mut c::ib_port_attr) -> c_int {
     // SAFETY: The core passes a device of ours and its answer's place.
-    unsafe { context::query_port(device(ib), &mut *attr) };
+    unsafe { context::query_port(device(ib).netdev().as_ref(), &mut *attr) };
     0
 }
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_query_pkey(_ib: *mut c::ib_device, _port: u32, index: u16, pkey: *mut u16) -> c_int {
     // SAFETY: The core passes the answer's place.
-    unsafe { *pkey = context::PKEY };
+    unsafe { *pkey = caps::PKEY };
     if index == 0 {
         0
     } else {
@@ -199,7 +199,7 @@ unsafe extern "C" fn usb4_op_port_immutable(
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_fw_str(_ib: *mut c::ib_device, to: *mut c_char) {
-    let text = context::FIRMWARE.to_bytes_with_nul();
+    let text = caps::FIRMWARE.to_bytes_with_nul();
     // SAFETY: The core passes IB_FW_VERSION_NAME_MAX (32) bytes; the text is shorter.
     unsafe { ptr::copy_nonoverlapping(text.as_ptr(), to.cast(), text.len().min(32)) }
 }
@@ -275,7 +275,7 @@ unsafe extern "C" fn usb4_op_create_cq(
                     device,
                     "no CQ of {} completions: 1 to {} are possible",
                     attr.cqe,
-                    context::MAX_CQE
+                    caps::MAX_CQE
                 );
             }
             err.to_errno()
@@ -461,9 +461,9 @@ unsafe extern "C" fn usb4_op_create_qp(
                     cap.max_inline_data,
                     cap.max_recv_wr,
                     cap.max_recv_sge,
-                    context::MAX_WR,
-                    context::MAX_SGE,
-                    context::MAX_INLINE
+                    caps::MAX_WR,
+                    caps::MAX_SGE,
+                    caps::MAX_INLINE
                 );
             }
             err.to_errno()

@@ -11,7 +11,7 @@ mod show;
 pub(crate) use create::NewQp;
 
 use crate::{
-    attr, context,
+    attr, caps,
     counters::Tally,
     cq::{Cq, Extra},
     device::Device,
@@ -216,7 +216,7 @@ impl Qp {
     /// A packet for this QP, whose ICRC is right; for datagrams, also the address. False if it is not for this QP: a
     /// connected one, and another path than its own.
     pub(crate) fn receive(this: &Arc<Self>, packet: &Packet, payload: &Payload<'_>) -> bool {
-        packet.bth.pkey & 0x7fff == context::PKEY & 0x7fff
+        packet.bth.pkey & 0x7fff == caps::PKEY & 0x7fff
             && Self::drive(this, Some(payload), |engine, now, host| {
                 engine.handle_packet(now, packet, host);
             })
@@ -224,7 +224,7 @@ impl Qp {
 
     /// A packet for a group that this QP hears, whose ICRC is right.
     pub(crate) fn receive_group(this: &Arc<Self>, packet: &Packet, payload: &Payload<'_>) {
-        if this.kind.is_datagram() && packet.bth.pkey & 0x7fff == context::PKEY & 0x7fff {
+        if this.kind.is_datagram() && packet.bth.pkey & 0x7fff == caps::PKEY & 0x7fff {
             Self::drive(this, Some(payload), |engine, now, host| {
                 engine.handle_packet(now, packet, host);
             });
@@ -641,7 +641,7 @@ impl Qp {
                 None
             };
             let out = netdev.tagged(path.map_or(0, |path| path.tag));
-            let port_mtu = context::active_mtu(out.ok_or_else(|| refuse("its VLAN is down"))?.mtu());
+            let port_mtu = caps::active_mtu(out.ok_or_else(|| refuse("its VLAN is down"))?.mtu());
             let modify = attr::read_modify(state.engine.state(), this.kind, &wanted, mask, port_mtu).map_err(refuse)?;
             let before = watch::before(&state.engine);
             state.engine.modify(Instant(now()), &modify).map_err(|err| {

@@ -5,7 +5,7 @@
 //! no doorbell, so the limit is looked at when a receive is taken.
 
 use crate::{
-    context,
+    caps,
     kapi::{
         queue::Mapping,
         sync::{new_bh_lock, new_irq_lock, BhLock, IrqLock},
@@ -65,7 +65,7 @@ impl Srq {
         attr: &mut c::ib_srq_attr,
         caller: Caller<'_>,
     ) -> Result<Arc<Self>> {
-        if attr.max_wr == 0 || attr.max_wr > context::MAX_SRQ_WR || attr.max_sge > context::MAX_SRQ_SGE {
+        if attr.max_wr == 0 || attr.max_wr > caps::MAX_SRQ_WR || attr.max_sge > caps::MAX_SRQ_SGE {
             return Err(EINVAL);
         }
         let user = match caller {
@@ -143,7 +143,7 @@ impl Srq {
             (state.capacity, state.limit)
         };
         let room = if resize { wanted.max_wr } else { capacity };
-        if room == 0 || room > context::MAX_SRQ_WR || limit.unwrap_or(if resize { old_limit } else { 0 }) > room {
+        if room == 0 || room > caps::MAX_SRQ_WR || limit.unwrap_or(if resize { old_limit } else { 0 }) > room {
             return Err(EINVAL);
         }
         if resize {

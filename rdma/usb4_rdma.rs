@@ -23,6 +23,7 @@ mod kapi;
 
 mod ah;
 mod attr;
+mod caps;
 mod context;
 mod counters;
 mod cq;

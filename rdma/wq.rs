@@ -11,7 +11,7 @@ pub(crate) use recv::{RecvQueue, RecvRing};
 
 use crate::{
     ah::Vector,
-    context,
+    caps,
     kapi::{
         queue::{Mapping, Ring},
         umem::KernelMemory,
@@ -81,7 +81,7 @@ impl SendQueue {
         signal_all: bool,
         udata: Option<&Udata>,
     ) -> Result<(Self, Option<Mapping>)> {
-        if *wr > context::MAX_WR || *sge > context::MAX_SGE || *inline > context::MAX_INLINE {
+        if *wr > caps::MAX_WR || *sge > caps::MAX_SGE || *inline > caps::MAX_INLINE {
             return Err(EINVAL);
         }
         let room = (usize::try_from(*sge)? * SGE_LEN).max(usize::try_from(*inline)?);

@@ -3,7 +3,7 @@
 
 use super::{new_places, scatter, Places, RECV_PLACES};
 use crate::{
-    context,
+    caps,
     kapi::{
         queue::{Mapping, Ring},
         umem::KernelMemory,
@@ -32,7 +32,7 @@ pub(crate) struct RecvRing {
 impl RecvRing {
     /// A ring for `wr` requests of `sge` entries; `wr` is raised to what is really there.
     pub(crate) fn new(wr: &mut u32, sge: u32, udata: Option<&Udata>) -> Result<(Self, Option<Mapping>)> {
-        if *wr > context::MAX_WR || sge > context::MAX_SGE {
+        if *wr > caps::MAX_WR || sge > caps::MAX_SGE {
             return Err(EINVAL);
         }
         let max_sge = usize::try_from(sge)?;
@@ -101,7 +101,7 @@ impl RecvRing {
         if count > to.ring.capacity() {
             return false;
         }
-        let mut raw = [0; RECV_HEADER + context::MAX_SGE as usize * SGE_LEN];
+        let mut raw = [0; RECV_HEADER + caps::MAX_SGE as usize * SGE_LEN];
         let Some(entry) = raw.get_mut(..RECV_HEADER + self.max_sge * SGE_LEN) else {
             return false;
         };
