@@ -53,7 +53,7 @@ use roce::{
     qp::{ModifyError, Mtu, QpKind, ReadResource, SendMessage, Slots, State as QpState},
     time::Instant,
     wire::{udp::Path, Packet},
-    wqe::{Fault, Route},
+    wqe::{Fault, Room, Route},
 };
 use usb4_bindings as c;
 
@@ -422,7 +422,7 @@ impl Qp {
             };
             // Who waits for room keeps the peer from doing so.
             let transmit = if self.may_send() {
-                state.engine.poll_transmit(now, &mut host)
+                state.engine.poll_transmit(now, Room::PACKET, &mut host)
             } else {
                 state.engine.poll_acknowledgement()
             };

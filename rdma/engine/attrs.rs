@@ -73,6 +73,12 @@ impl Mtu {
         }
     }
 
+    /// Bytes that so many full packets carry.
+    #[inline]
+    pub(crate) const fn bytes_of(self, packets: u32) -> u32 {
+        packets.wrapping_shl(self.shift())
+    }
+
     /// Binary logarithm of the size.
     #[inline]
     pub(crate) const fn shift(self) -> u32 {

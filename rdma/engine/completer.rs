@@ -14,8 +14,16 @@ use crate::wqe::{Early, Host, SendOp, Target};
 impl<S: Storage> Qp<S> {
     /// Handle a packet of the responder-to-requester direction.
     pub(crate) fn handle_response(&mut self, now: Instant, packet: &Packet, host: &mut impl Host) {
-        let psn = packet.bth.psn;
         let requester = &self.requester;
+        let mut packet = packet;
+        let rest;
+        let done = requester.una.distance(packet.bth.psn);
+        if done > 0 && done < packet.packets {
+            // A run that was cut elsewhere when its beginning came.
+            rest = packet.without(done, self.attrs.path_mtu);
+            packet = &rest;
+        }
+        let psn = packet.bth.psn;
         let outstanding = requester.max.distance(requester.una);
         if !matches!(self.attrs.state, State::Rts | State::Sqd) || psn.distance(requester.una) >= outstanding {
             // A ghost of something already complete, or an answer to nothing.
@@ -109,18 +117,22 @@ impl<S: Storage> Qp<S> {
             return;
         };
         let index = psn.distance(message.first);
-        let ends = index.wrapping_add(1) == message.packets;
+        let after = index.saturating_add(packet.packets);
+        let ends = after == message.packets;
         let mtu = self.attrs.path_mtu;
         let offset = index.wrapping_shl(mtu.shift());
         let expected = match message.wqe.op {
-            SendOp::Read => message.wqe.length.saturating_sub(offset).min(mtu.bytes()),
+            SendOp::Read => {
+                let rest = message.wqe.length.saturating_sub(offset);
+                rest.min(mtu.bytes_of(packet.packets))
+            }
             // ATOMIC WRITE and FLUSH are answered by an empty READ response (IBTA annex A19).
             _ => 0,
         };
         let refused = packet
             .aeth
             .is_some_and(|aeth| !matches!(aeth.syndrome, Syndrome::Ack(_)));
-        if packet.payload.len != expected || place.ends() != ends || refused {
+        if packet.payload.len != expected || place.ends() != ends || after > message.packets || refused {
             return self.fail(WcStatus::BadResponse);
         }
         if expected > 0 {
@@ -135,8 +147,8 @@ impl<S: Storage> Qp<S> {
             }
         }
         let requester = &mut self.requester;
-        requester.advance(now, psn.next());
-        requester.read_psns = requester.read_psns.saturating_sub(1);
+        requester.advance(now, psn.plus(packet.packets));
+        requester.read_psns = requester.read_psns.saturating_sub(packet.packets);
         if ends {
             requester.reads_out = requester.reads_out.saturating_sub(1);
             requester.window.complete(self.storage.sends());

@@ -23,7 +23,7 @@ use crate::requester::Requester;
 use crate::responder::Responder;
 use crate::time::Instant;
 use crate::wire::Packet;
-use crate::wqe::{AtomicOp, Early, Host, Route, SendOp, Source, Transmit};
+use crate::wqe::{AtomicOp, Early, Host, Room, Route, SendOp, Source, Transmit};
 
 pub use crate::attrs::{Modify, ModifyError, Mtu, QpAttrs, QpConfig, QpKind, State};
 
@@ -243,11 +243,14 @@ impl<S: Storage> Qp<S> {
     /// it waits further requests are dropped as if lost.
     pub fn handle_packet(&mut self, now: Instant, packet: &Packet, host: &mut impl Host) {
         Counters::bump(&mut self.counters.received);
+        if !packet.is_sound() {
+            return Counters::bump(&mut self.counters.dropped);
+        }
         match (self.config.kind, packet.class) {
             (QpKind::Rc, Class::Rc) if packet.opcode.is_response() => self.handle_response(now, packet, host),
             (QpKind::Rc, Class::Rc) => self.handle_request(now, packet, host),
             (QpKind::Uc, Class::Uc) => self.handle_unreliable(packet, host),
-            (QpKind::Ud | QpKind::Gsi, Class::Ud) => self.handle_datagram(packet, host),
+            (QpKind::Ud | QpKind::Gsi, Class::Ud) if packet.packets == 1 => self.handle_datagram(packet, host),
             _ => Counters::bump(&mut self.counters.dropped),
         }
     }
@@ -334,19 +337,20 @@ impl<S: Storage> Qp<S> {
         self.is_patient()
     }
 
-    /// The next packet to send, if one may be sent now. The caller must send it or report
-    /// [`Qp::handle_gather_fault`]; a packet it drops counts as lost.
-    pub fn poll_transmit(&mut self, now: Instant, host: &mut impl Host) -> Option<Transmit> {
+    /// The next packet to send, or run of packets as far as `room` goes, if one may be sent now. The caller must send it
+    /// or report [`Qp::handle_gather_fault`]; what it drops counts as lost.
+    pub fn poll_transmit(&mut self, now: Instant, room: Room, host: &mut impl Host) -> Option<Transmit> {
         if let Some(answer) = self.poll_answer() {
             return Some(answer);
         }
         let turn = self.last_was_request;
         let transmit = if turn {
-            self.poll_read_response().or_else(|| self.poll_request(now, host))
+            self.poll_read_response(room)
+                .or_else(|| self.poll_request(now, room, host))
         } else {
-            match self.poll_request(now, host) {
+            match self.poll_request(now, room, host) {
                 Some(request) => Some(request),
-                None => self.poll_read_response(),
+                None => self.poll_read_response(room),
             }
         };
         self.last_was_request = !turn;

@@ -16,7 +16,7 @@ use crate::qp::{Qp, Storage};
 use crate::time::{Duration, Instant};
 use crate::window::{SendSlot, Window};
 use crate::wire::{feth, AtomicEth, Bth, Deth, HeaderBuf, Reth};
-use crate::wqe::{AtomicOp, Host, Route, SendOp, SendWqe, Source, Transmit};
+use crate::wqe::{AtomicOp, Host, Room, Route, SendOp, SendWqe, Source, Transmit};
 
 /// Requester half of a queue pair.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +53,8 @@ pub(crate) struct Requester {
     pub(crate) company: u32,
     /// A retry was started since the last progress.
     pub(crate) rewound: bool,
+    /// PSNs of what was sent last from `una` on.
+    pub(crate) leading: u32,
     /// The send queue may hold untaken WQEs.
     rung: bool,
     /// There may be more to send once completions have been polled.
@@ -136,8 +138,8 @@ impl Requester {
 }
 
 impl<S: Storage> Qp<S> {
-    /// The next request packet, if the windows allow one.
-    pub(crate) fn poll_request(&mut self, now: Instant, host: &mut impl Host) -> Option<Transmit> {
+    /// The next request packet, or run of as many as have room, if the windows allow one.
+    pub(crate) fn poll_request(&mut self, now: Instant, room: Room, host: &mut impl Host) -> Option<Transmit> {
         if !matches!(self.attrs.state, State::Rts | State::Sqd) || self.requester.wait_until.is_some() {
             return None;
         }
@@ -166,10 +168,16 @@ impl<S: Storage> Qp<S> {
             Some(self.answered_request(now, &slot))
         } else if self.config.kind.is_datagram() {
             Some(self.datagram(now, &slot))
-        } else if self.requester.in_flight() < self.window_packets() {
-            Some(self.data_request(now, &slot))
         } else {
-            None
+            let allowed = self.window_packets().saturating_sub(self.requester.in_flight());
+            // After a timeout one packet asks.
+            let room = if self.requester.timeouts > 0 {
+                Room::PACKET
+            } else {
+                room
+            };
+            let packets = room.packets_of(self.attrs.path_mtu).min(allowed);
+            (packets > 0).then(|| self.data_request(now, &slot, packets))
         }
     }
 
@@ -305,19 +313,21 @@ impl<S: Storage> Qp<S> {
             payload,
             pad: 0,
             psn,
+            packets: 1,
             route: None,
         }
     }
 
-    /// The SEND or WRITE packet at `nxt`.
-    fn data_request(&mut self, now: Instant, slot: &SendSlot) -> Transmit {
+    /// The SEND or WRITE packet at `nxt`, or a run of at most so many.
+    fn data_request(&mut self, now: Instant, slot: &SendSlot, most: u32) -> Transmit {
         let wqe = &slot.wqe;
         let mtu = self.attrs.path_mtu;
         let psn = self.requester.nxt;
         let sent = psn.distance(slot.first);
         let offset = sent.wrapping_shl(mtu.shift());
-        let len = wqe.length.saturating_sub(offset).min(mtu.bytes());
-        let ends = sent.wrapping_add(1) >= slot.packets;
+        let packets = slot.packets.saturating_sub(sent).clamp(1, most);
+        let len = wqe.length.saturating_sub(offset).min(mtu.bytes_of(packets));
+        let ends = sent.wrapping_add(packets) >= slot.packets;
         let place = Place::of(sent == 0, ends);
         let (opcode, imm) = match wqe.op {
             SendOp::Send => (Opcode::Send { place, imm: false }, false),
@@ -329,7 +339,7 @@ impl<S: Storage> Qp<S> {
         let solicited = wqe.solicited && ends && !matches!(wqe.op, SendOp::Write);
         let ack_every = (self.window_packets() / 2).clamp(1, limits::MAX_PACKETS_PER_ACK);
         let reliable = self.config.kind == QpKind::Rc;
-        let ask = reliable && (ends || self.requester.unasked.wrapping_add(1) >= ack_every);
+        let ask = reliable && (ends || self.requester.unasked.wrapping_add(packets) >= ack_every);
         let pad = (len.wrapping_neg() & 3) as u8;
         let mut header = self.request_header(opcode, psn, pad, ask, solicited);
         if opcode.has_reth() {
@@ -354,12 +364,13 @@ impl<S: Storage> Qp<S> {
                 len,
             },
         };
-        self.on_request_sent(now, 1, ask, ends);
+        self.on_request_sent(now, packets, ask, ends);
         Transmit {
             header,
             payload,
             pad,
             psn,
+            packets,
             route: None,
         }
     }
@@ -414,6 +425,7 @@ impl<S: Storage> Qp<S> {
             payload,
             pad,
             psn,
+            packets: 1,
             route,
         }
     }
@@ -422,6 +434,9 @@ impl<S: Storage> Qp<S> {
     fn on_request_sent(&mut self, now: Instant, psns: u32, asked: bool, ends: bool) {
         Counters::bump(&mut self.counters.sent_requests);
         let requester = &mut self.requester;
+        if requester.nxt == requester.una {
+            requester.leading = psns;
+        }
         requester.nxt = requester.nxt.plus(psns);
         if self.config.kind != QpKind::Rc {
             // Sent is done.
@@ -436,7 +451,7 @@ impl<S: Storage> Qp<S> {
         if requester.nxt.distance(requester.una) > requester.max.distance(requester.una) {
             requester.max = requester.nxt;
         }
-        requester.unasked = if asked { 0 } else { requester.unasked.wrapping_add(1) };
+        requester.unasked = if asked { 0 } else { requester.unasked.wrapping_add(psns) };
         if ends {
             requester.window.step();
         }

@@ -139,7 +139,7 @@ impl Reads {
         let Some(slot) = self.at_mut(slots, self.scan) else {
             return;
         };
-        if slot.next != transmit.psn.next() {
+        if slot.next != transmit.psn.plus(transmit.packets) {
             return;
         }
         if let Source::Region { va, len, .. } = transmit.payload {
@@ -147,7 +147,7 @@ impl Reads {
             slot.rest.length = slot.rest.length.wrapping_add(len);
         }
         slot.next = transmit.psn;
-        slot.left = slot.left.wrapping_add(1);
+        slot.left = slot.left.wrapping_add(transmit.packets);
         slot.starts = match opcode {
             Opcode::ReadResponse { place } => place.starts(),
             _ => true,

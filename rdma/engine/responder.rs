@@ -232,10 +232,18 @@ impl<S: Storage> Qp<S> {
         if ahead > 0 {
             return self.on_ahead(now, packet.bth.psn, host);
         }
+        let mut packet = packet;
+        let rest;
         if ahead < 0 {
-            Counters::bump(&mut self.counters.duplicate_requests);
-            self.responder.arrivals.on_duplicate(packet.bth.psn);
-            return self.on_duplicate(packet);
+            let done = ahead.unsigned_abs();
+            if done >= packet.packets {
+                Counters::bump(&mut self.counters.duplicate_requests);
+                self.responder.arrivals.on_duplicate(packet.bth.psn);
+                return self.on_duplicate(packet);
+            }
+            // A run that was cut elsewhere when its beginning came.
+            rest = packet.without(done, self.attrs.path_mtu);
+            packet = &rest;
         }
         let carried_out = self.carry_out(packet, host);
         let expected = self.responder.expected;
@@ -348,14 +356,7 @@ impl<S: Storage> Qp<S> {
 
     /// Payload lengths a SEND or WRITE packet may have, IBTA 9.7.4.1.6.
     fn check_payload(&self, packet: &Packet, place: Place) -> Result<(), Refusal> {
-        let mtu = self.attrs.path_mtu.bytes();
-        let len = packet.payload.len;
-        let good = match place {
-            Place::First | Place::Middle => len == mtu,
-            Place::Last => len > 0 && len <= mtu,
-            Place::Only => len <= mtu,
-        };
-        if good {
+        if packet.has_length(place, self.attrs.path_mtu) {
             Ok(())
         } else {
             Err(Refusal::INVALID)
@@ -447,12 +448,13 @@ impl<S: Storage> Qp<S> {
     /// Book a SEND or WRITE packet as carried out and answer it if asked to.
     fn on_carried_out(&mut self, packet: &Packet, ends: bool) {
         let responder = &mut self.responder;
-        responder.on_expected(packet.bth.psn.next(), ends);
+        let next = packet.bth.psn.plus(packet.packets);
+        responder.on_expected(next, ends);
         if self.config.kind != QpKind::Rc {
             return;
         }
-        responder.acked = packet.bth.psn;
-        responder.unanswered = responder.unanswered.wrapping_add(1);
+        responder.acked = next.prev();
+        responder.unanswered = responder.unanswered.saturating_add(packet.packets);
         // An ACK that has not left yet may as well say all.
         if packet.bth.ack_request || responder.answer.is_some() || responder.unanswered >= limits::MAX_PACKETS_PER_ACK {
             responder.acknowledge();
@@ -481,6 +483,7 @@ impl<S: Storage> Qp<S> {
             payload: Source::None,
             pad: 0,
             psn: answer.psn,
+            packets: 1,
             route: None,
         })
     }

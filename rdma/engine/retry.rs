@@ -125,7 +125,7 @@ impl<S: Storage> Qp<S> {
         // A NAK is provoked by a packet behind the missing one. If that has not been sent again
         // since the last rewind, the NAK is an echo of before.
         let resent = self.requester.nxt.distance(self.requester.una);
-        if self.requester.rewound && resent < 2 {
+        if self.requester.rewound && resent <= self.requester.leading {
             return;
         }
         Counters::bump(&mut self.counters.received_seq_naks);

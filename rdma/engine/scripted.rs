@@ -11,7 +11,7 @@ use crate::psn::{Msn, Psn, Qpn};
 use crate::qp::{Posted, Qp, ReadResource, SendMessage, Slots};
 use crate::time::{Duration, Instant};
 use crate::wire::{Aeth, AtomicEth, Bth, HeaderBuf, NakCode, Packet, Reth, Span, Syndrome};
-use crate::wqe::{AtomicOp, Host, RecvWqe, SendOp, SendWqe, Source, Target, Transmit};
+use crate::wqe::{AtomicOp, Host, RecvWqe, Room, SendOp, SendWqe, Source, Target, Transmit};
 use std::collections::VecDeque;
 
 mod caps;
@@ -158,7 +158,7 @@ impl Rig {
     }
 
     fn poll(&mut self) -> Option<(Transmit, Packet)> {
-        let transmit = self.qp.poll_transmit(self.now, &mut self.user)?;
+        let transmit = self.qp.poll_transmit(self.now, Room::PACKET, &mut self.user)?;
         let packet = Packet::parse(transmit.header.as_bytes(), transmit.transport_len()).unwrap();
         Some((transmit, packet))
     }

@@ -78,6 +78,7 @@ impl Tombstone {
             payload: Source::None,
             pad: 0,
             psn: answer.psn,
+            packets: 1,
             route: None,
         })
     }

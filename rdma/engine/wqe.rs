@@ -2,8 +2,9 @@
 //! What crosses the border between the engine and its caller: work requests in, transmits out, and
 //! the [`Host`] through which the engine reaches queues and memory.
 
-use crate::attrs::QpKind;
+use crate::attrs::{Mtu, QpKind};
 use crate::keys::{Access, Key};
+use crate::limits;
 use crate::opcode::{Class, Opcode};
 use crate::psn::{Psn, Qpn};
 use crate::wire::HeaderBuf;
@@ -229,9 +230,28 @@ impl Source {
     }
 }
 
-/// One packet to send: transport headers ready, payload by reference.
+/// How much whoever carries packets takes at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Packets of one message that may go as one run, at least 1.
+    pub packets: u32,
+    /// Bytes of payload of a run of more than one packet.
+    pub bytes: u32,
+}
+
+impl Room {
+    /// One packet at a time, as on UDP.
+    pub const PACKET: Self = Self { packets: 1, bytes: 0 };
+
+    /// Packets of `mtu` that have room.
+    pub(crate) fn packets_of(self, mtu: Mtu) -> u32 {
+        self.packets.min(self.bytes >> mtu.shift()).clamp(1, limits::MAX_RUN)
+    }
+}
+
+/// A packet to send, or a run of packets of one message: transport headers ready, payload by reference.
 ///
-/// On the wire: `header`, the payload, `pad` zero bytes, ICRC.
+/// On UDP: `header`, the payload, `pad` zero bytes, ICRC.
 #[derive(Clone, Debug)]
 pub struct Transmit {
     /// BTH and extension headers.
@@ -242,6 +262,9 @@ pub struct Transmit {
     pub pad: u8,
     /// The PSN in the header.
     pub psn: Psn,
+    /// PSNs it takes, from that on. Of a run the header is that of the first packet, with the opcode that says whether
+    /// the run starts and ends its message, and the payload is that of all.
+    pub packets: u32,
     /// Of a datagram: where to find its path. Connected queue pairs have theirs.
     pub route: Option<Route>,
 }

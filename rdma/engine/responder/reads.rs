@@ -13,7 +13,7 @@ use crate::psn::Psn;
 use crate::qp::{Qp, Storage};
 use crate::resources::{Kind, ReadSlot};
 use crate::wire::{Packet, Reth, Syndrome};
-use crate::wqe::{AtomicOp, Host, Source, Transmit};
+use crate::wqe::{AtomicOp, Host, Room, Source, Transmit};
 
 impl<S: Storage> Qp<S> {
     /// A READ request: remember it, its responses are polled out.
@@ -186,8 +186,8 @@ impl<S: Storage> Qp<S> {
         Counters::bump(&mut self.counters.dropped);
     }
 
-    /// The next packet of the oldest request that has responses to send.
-    pub(crate) fn poll_read_response(&mut self) -> Option<Transmit> {
+    /// The next packet, or run of as many as have room, of the oldest request that has responses to send.
+    pub(crate) fn poll_read_response(&mut self, room: Room) -> Option<Transmit> {
         if self.responder.wait_until.is_some() {
             return None;
         }
@@ -195,9 +195,10 @@ impl<S: Storage> Qp<S> {
         let mtu = self.attrs.path_mtu;
         let reads = &mut self.responder.reads;
         let slot = reads.at_mut(self.storage.reads_mut(), index)?;
-        let len = slot.rest.length.min(mtu.bytes());
+        let packets = room.packets_of(mtu).min(slot.left);
+        let len = slot.rest.length.min(mtu.bytes_of(packets));
         let Reth { va, rkey, .. } = slot.rest;
-        slot.left = slot.left.saturating_sub(1);
+        slot.left = slot.left.saturating_sub(packets);
         let ends = slot.left == 0;
         let opcode = match slot.kind {
             Kind::Atomic(_) => Opcode::AtomicResponse,
@@ -208,7 +209,7 @@ impl<S: Storage> Qp<S> {
         let kind = slot.kind;
         slot.starts = false;
         slot.answered |= ends;
-        slot.next = psn.next();
+        slot.next = psn.plus(packets);
         slot.rest.va = va.wrapping_add(u64::from(len));
         slot.rest.length = slot.rest.length.saturating_sub(len);
         let pad = (len.wrapping_neg() & 3) as u8;
@@ -225,6 +226,7 @@ impl<S: Storage> Qp<S> {
             payload,
             pad,
             psn,
+            packets,
             route: None,
         })
     }

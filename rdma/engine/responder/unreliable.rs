@@ -27,6 +27,7 @@ impl<S: Storage> Qp<S> {
             self.establish();
         }
         let psn = packet.bth.psn;
+        let next = psn.plus(packet.packets);
         let expected = self.responder.expected;
         if psn != expected {
             let behind = expected.distance(psn);
@@ -43,7 +44,7 @@ impl<S: Storage> Qp<S> {
         } else if psn != expected || matches!(self.responder.incoming, Incoming::Idle) {
             // The rest of a message that has lost a packet.
             self.responder.abandon();
-            self.responder.expected = psn.next();
+            self.responder.expected = next;
             return Counters::bump(&mut self.counters.dropped);
         }
         let Err(refusal) = self.carry_out(packet, host) else {
@@ -52,7 +53,7 @@ impl<S: Storage> Qp<S> {
         if let Refusal::Absent(recv) = refusal {
             return self.responder.keep_for_next(recv);
         }
-        self.responder.expected = psn.next();
+        self.responder.expected = next;
         match refusal {
             // Our own fault: the receive fails, and the queue pair with it.
             Refusal::Fatal {

@@ -33,7 +33,7 @@ fn two_gigabytes_are_sent_packet_by_packet_and_the_next_message_follows() {
         let mut sent = 0;
         while sent < count {
             let before = sent;
-            while let Some(transmit) = rig.qp.poll_transmit(rig.now, &mut rig.user) {
+            while let Some(transmit) = rig.qp.poll_transmit(rig.now, Room::PACKET, &mut rig.user) {
                 let (offset, len) = match transmit.payload {
                     Source::Send { offset, len, .. } => (offset, len),
                     _ => panic!("no payload"),
@@ -67,7 +67,7 @@ fn two_gigabytes_are_received_and_one_byte_more_is_refused() {
         for index in 0..count {
             let place = Place::of(index == 0, index + 1 == count);
             rig.request(send(place), Psn::new(RQ_PSN).plus(index).value(), mtu.bytes());
-            while rig.qp.poll_transmit(rig.now, &mut rig.user).is_some() {}
+            while rig.qp.poll_transmit(rig.now, Room::PACKET, &mut rig.user).is_some() {}
             let done = rig.user.placed.pop();
             let to = Target::Recv {
                 slot: 0,

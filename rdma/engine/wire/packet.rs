@@ -2,8 +2,10 @@
 //! A parsed transport packet: the BTH, what follows it, and where the payload lies.
 
 use super::{feth, Aeth, AtomicEth, Bth, Deth, FlushKind, Reth, WireError};
+use crate::attrs::Mtu;
 use crate::keys::Key;
-use crate::opcode::{Class, Opcode};
+use crate::limits;
+use crate::opcode::{Class, Opcode, Place};
 
 /// The transport headers of a received packet. The payload stays where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub struct Packet {
     pub imm: Option<[u8; 4]>,
     /// Payload without the pad, counted from the start of the BTH.
     pub payload: Span,
+    /// PSNs it takes, from the one in the BTH on: 1 of a packet on UDP, more of a run.
+    pub packets: u32,
 }
 
 /// A range of payload bytes in the packet being handled, counted from the start of its BTH.
@@ -120,7 +124,70 @@ impl Packet {
             aeth,
             imm,
             payload,
+            packets: 1,
         })
+    }
+
+    /// The same as the head of a run of `packets` packets: headers once, and the payloads of all, of which each but the
+    /// last fills the path MTU, one behind the other.
+    #[must_use]
+    pub const fn run(self, packets: u32) -> Self {
+        Self { packets, ..self }
+    }
+
+    /// Whether it may come: only SENDs, WRITEs and READ responses go in runs, and those are bounded.
+    pub(crate) const fn is_sound(&self) -> bool {
+        match self.opcode {
+            Opcode::Send { .. }
+            | Opcode::SendInvalidate { .. }
+            | Opcode::Write { .. }
+            | Opcode::ReadResponse { .. } => self.packets >= 1 && self.packets <= limits::MAX_RUN,
+            _ => self.packets == 1,
+        }
+    }
+
+    /// Whether the payload is as long as that of so many packets of `mtu` at that place of a message can be. IBTA
+    /// 9.7.4.1.6.
+    pub(crate) const fn has_length(&self, place: Place, mtu: Mtu) -> bool {
+        let len = self.payload.len;
+        match place {
+            Place::First | Place::Middle => len == mtu.bytes_of(self.packets),
+            Place::Last => len > 0 && mtu.packets(len) == self.packets,
+            Place::Only => mtu.packets(len) == self.packets,
+        }
+    }
+
+    /// The run without its first `skipped` packets, fewer than it has, which have been carried out before.
+    pub(crate) fn without(self, skipped: u32, mtu: Mtu) -> Self {
+        let rest = |place: Place| Place::of(false, place.ends());
+        let opcode = match self.opcode {
+            Opcode::Send { place, imm } => Opcode::Send {
+                place: rest(place),
+                imm,
+            },
+            Opcode::SendInvalidate { place } => Opcode::SendInvalidate { place: rest(place) },
+            Opcode::Write { place, imm } => Opcode::Write {
+                place: rest(place),
+                imm,
+            },
+            Opcode::ReadResponse { place } => Opcode::ReadResponse { place: rest(place) },
+            other => other,
+        };
+        let bytes = mtu.bytes_of(skipped);
+        Self {
+            bth: Bth {
+                psn: self.bth.psn.plus(skipped),
+                ..self.bth
+            },
+            opcode,
+            reth: None,
+            payload: Span {
+                offset: self.payload.offset.saturating_add(bytes),
+                len: self.payload.len.saturating_sub(bytes),
+            },
+            packets: self.packets.saturating_sub(skipped),
+            ..self
+        }
     }
 }
 

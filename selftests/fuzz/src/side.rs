@@ -11,7 +11,7 @@ use roce::qp::{Modify, Mtu, Posted, Qp, QpConfig, QpKind, ReadResource, SendMess
 use roce::time::Instant;
 use roce::tombstone::Tombstone;
 use roce::wire::Packet;
-use roce::wqe::{Source, Transmit};
+use roce::wqe::{Room, Source, Transmit};
 
 /// A packet on its way: the headers, and the length of the whole without the ICRC.
 #[derive(Clone)]
@@ -181,7 +181,7 @@ impl Side {
     pub fn transmit(&mut self, now: Instant, count: usize, to: &mut Vec<OnWire>) {
         for _ in 0..count {
             self.begin();
-            let transmit = self.engine.poll_transmit(now, &mut self.user);
+            let transmit = self.engine.poll_transmit(now, Room::PACKET, &mut self.user);
             self.end();
             let Some(transmit) = transmit else { return };
             self.build(now, &transmit, to);

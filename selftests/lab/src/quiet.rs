@@ -98,7 +98,11 @@ fn reading(lab: &Lab, pair: &Pair, beside: &str, processors: usize) -> Result<(f
             );
             if let Err(error) = started {
                 stop(lab, host)?;
-                return Err(running.ok().err().unwrap_or(error).context("the loop does not go round"));
+                return Err(running
+                    .ok()
+                    .err()
+                    .unwrap_or(error)
+                    .context("the loop does not go round"));
             }
             Some(running)
         }

@@ -23,7 +23,7 @@ use roce::time::Instant;
 use roce::wire::icrc::Icrc;
 use roce::wire::udp::{parse_ip_udp, Addresses, Path, PathHeaders, PORT};
 use roce::wire::Packet;
-use roce::wqe::{Fault, Transmit};
+use roce::wqe::{Fault, Room, Transmit};
 
 /// Number of the first queue pair; endpoint `e` is `FIRST_QPN + e`.
 pub const FIRST_QPN: u32 = 0x11;
@@ -33,6 +33,12 @@ const BACKLOG: u64 = 20_000;
 
 /// Longest time in nanoseconds that a host holds an acknowledgement back: packets that come together take no longer.
 const MOST_PATIENCE: u64 = 3_000;
+
+/// Bytes that follow the packets of a run.
+const RUN_TRAILER: usize = 4;
+
+/// Payload of a run at most: an IP datagram of this world carries it.
+const MOST_OF_RUN: u64 = 48 << 10;
 
 /// Events after which a run is called a livelock.
 const MAX_EVENTS: u64 = 2_000_000;
@@ -83,6 +89,8 @@ pub struct World {
     pub postponed: u64,
     /// Which accesses find a page absent.
     paging: Rng,
+    /// Whether packets go in runs, and how long the next one may be.
+    runs: Option<Rng>,
     /// Print what happens (`SIM_TRACE` in the environment).
     chatty: bool,
 }
@@ -113,6 +121,7 @@ impl World {
             unsent: 0,
             postponed: 0,
             paging: Rng::new(scenario.seed ^ 0x0dd),
+            runs: (scenario.seed % 2 == 1).then(|| Rng::new(scenario.seed ^ 0x9a11)),
             corked: scenario.seed % 3 == 1,
             chatty: std::env::var_os("SIM_TRACE").is_some(),
         };
@@ -357,10 +366,11 @@ impl World {
                 return Err(Failure::new(format!("end {e}: {early:?} was never kept")));
             };
             let (_, bytes) = user.early.swap_remove(at);
-            let transport = &bytes[..bytes.len() - Icrc::LEN];
-            let packet = Packet::parse(transport, transport.len());
+            let (transport, rest) = bytes.split_at(bytes.len() - Icrc::LEN - RUN_TRAILER);
+            let packet = Packet::parse(transport, transport.len()).expect("it has been parsed before");
+            let packets = run_of(&rest[Icrc::LEN..]).expect("it was good before");
             user.packet = bytes;
-            self.handle(e, &packet.expect("it has been parsed before"))?;
+            self.handle(e, &packet.run(packets))?;
         }
         let Endpoint { engine, user, .. } = &mut self.endpoints[e];
         user.early.retain(|(early, _)| engine.is_early(*early));
@@ -401,7 +411,8 @@ impl World {
         if datagram.dst_port != PORT || bytes.get(end..end + 4)? != icrc {
             return None;
         }
-        let packet = Packet::parse(transport, transport.len()).ok()?;
+        let packets = run_of(bytes.get(end + 4..)?)?;
+        let packet = Packet::parse(transport, transport.len()).ok()?.run(packets);
         let e = packet.bth.dest.value().checked_sub(FIRST_QPN)? as usize;
         let endpoint = self.endpoints.get(e)?;
         let there = endpoint.alive || endpoint.tombstone.is_some();
@@ -505,7 +516,8 @@ impl World {
             }
             let e = senders[self.links[link].turn % senders.len()];
             self.links[link].turn += 1;
-            match self.with_host(e, |engine, now, host| engine.poll_transmit(now, host)) {
+            let room = self.room_of_lane();
+            match self.with_host(e, |engine, now, host| engine.poll_transmit(now, room, host)) {
                 Some(transmit) => {
                     idle = 0;
                     self.transmit(e, &transmit);
@@ -518,6 +530,20 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What whoever carries the next packets takes: wires change from one moment to the next.
+    fn room_of_lane(&mut self) -> Room {
+        let Some(rng) = &mut self.runs else {
+            return Room::PACKET;
+        };
+        match rng.chance(0.8) {
+            false => Room::PACKET,
+            true => Room {
+                packets: 1 + rng.below(64) as u32,
+                bytes: rng.below(MOST_OF_RUN) as u32,
+            },
+        }
     }
 
     fn transmit(&mut self, e: usize, transmit: &Transmit) {
@@ -568,6 +594,7 @@ impl World {
         bytes.resize(bytes.len() + usize::from(transmit.pad), 0);
         let icrc = Icrc::seed(headers.ip_udp()).and_then(|i| i.transport(&bytes[start..]));
         bytes.extend(icrc.map_or([0; 4], Icrc::finish));
+        bytes.extend(run_trailer(transmit.packets));
         let link = self.endpoints[e].link;
         let host = connection.hosts[1 - e % 2];
         let now = self.now;
@@ -577,6 +604,18 @@ impl World {
             queue.push(Reverse((at, *sequence, Event::Deliver(host, bytes))));
         });
     }
+}
+
+/// What follows the packets of a run: how many they are, twice.
+fn run_trailer(packets: u32) -> [u8; RUN_TRAILER] {
+    let [a, b] = (packets as u16).to_le_bytes();
+    [a, b, !a, !b]
+}
+
+/// How many packets a run has, if that is not damaged.
+fn run_of(trailer: &[u8]) -> Option<u32> {
+    let [a, b, c, d] = *trailer.first_chunk()?;
+    ([a, b] == [!c, !d]).then_some(u32::from(u16::from_le_bytes([a, b])))
 }
 
 /// An engine in RTS.

@@ -11,7 +11,7 @@ use roce::qp::{Modify, Mtu, Posted, Qp, QpConfig, QpKind, ReadResource, SendMess
 use roce::time::Instant;
 use roce::wire::{HeaderBuf, Packet};
 use roce::wqe::{
-    AtomicOp, Datagram, Early, Fault, FlushKind, Host, RecvWqe, SendOp, SendWqe, Source, Span, Target, Transmit,
+    AtomicOp, Datagram, Early, Fault, FlushKind, Host, RecvWqe, Room, SendOp, SendWqe, Source, Span, Target, Transmit,
 };
 use sim::rng::Rng;
 
@@ -325,8 +325,13 @@ fn no_packet_and_no_order_of_calls_breaks_an_engine() {
                 }
                 6 | 7 => engine.handle_timeout(now, &mut host),
                 8..=14 => {
-                    if let Some(transmit) = engine.poll_transmit(now, &mut host) {
-                        assert!(transmit.transport_len() <= 48 + 4096 + 3);
+                    let room = Room {
+                        packets: rng.below(300) as u32,
+                        bytes: rng.below(1 << 18) as u32,
+                    };
+                    if let Some(transmit) = engine.poll_transmit(now, room, &mut host) {
+                        assert!(transmit.transport_len() <= 48 + 3 + room.bytes.max(4096) as usize);
+                        assert!(transmit.packets >= 1 && transmit.packets <= room.packets.max(1));
                         assert_eq!(transmit.transport_len() % 4, 0);
                         let head = transmit.header.as_bytes();
                         let parsed = Packet::parse(head, transmit.transport_len()).expect("our own packets parse");
@@ -368,7 +373,12 @@ fn no_packet_and_no_order_of_calls_breaks_an_engine() {
                         rng.below(9000) as usize
                     };
                     if let Ok(packet) = Packet::parse(&bytes, len) {
-                        engine.handle_packet(now, &packet, &mut host);
+                        let run = if rng.chance(0.7) {
+                            1
+                        } else {
+                            rng.next() as u32 >> rng.below(32)
+                        };
+                        engine.handle_packet(now, &packet.run(run), &mut host);
                     }
                 }
             }

@@ -13,7 +13,7 @@ use roce::time::Instant;
 use roce::tombstone::Tombstone;
 use roce::wire::udp::{Path, PathHeaders};
 use roce::wire::{icrc::Icrc, Packet};
-use roce::wqe::{AtomicOp, Early, Fault, FlushKind, Host, RecvWqe, SendWqe, Span, Target, Transmit};
+use roce::wqe::{AtomicOp, Early, Fault, FlushKind, Host, RecvWqe, Room, SendWqe, Span, Target, Transmit};
 
 extern "Rust" {
     fn host_send() -> Option<SendWqe>;
@@ -89,11 +89,11 @@ pub fn may_wait(engine: &mut Engine) -> bool {
     engine.may_wait()
 }
 #[no_mangle]
-pub fn packet(engine: &mut Engine, now: Instant, head: &[u8], len: usize) -> bool {
+pub fn packet(engine: &mut Engine, now: Instant, head: &[u8], len: usize, run: u32) -> bool {
     let Ok(packet) = Packet::parse(head, len) else {
         return false;
     };
-    engine.handle_packet(now, &packet, &mut Opaque);
+    engine.handle_packet(now, &packet.run(run), &mut Opaque);
     true
 }
 #[no_mangle]
@@ -102,8 +102,8 @@ pub fn timeout(engine: &mut Engine, now: Instant) -> Option<Instant> {
     engine.poll_timeout()
 }
 #[no_mangle]
-pub fn transmit(engine: &mut Engine, now: Instant) -> Option<Transmit> {
-    engine.poll_transmit(now, &mut Opaque)
+pub fn transmit(engine: &mut Engine, now: Instant, room: Room) -> Option<Transmit> {
+    engine.poll_transmit(now, room, &mut Opaque)
 }
 #[no_mangle]
 pub fn early(engine: &mut Engine) -> Option<Early> {
