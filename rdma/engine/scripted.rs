@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 mod caps;
 mod requester;
 mod responder;
+mod runs;
 mod services;
 
 const SQ_PSN: u32 = 100;
