@@ -338,9 +338,16 @@ pub fn judge(spec: LabSpec, kind: Kind, filters: &[&str], seconds: f64) -> Resul
     let mut troubles = Vec::new();
     for filter in filters {
         for storm in storms(&lab, filter)?.iter().filter(|storm| !storm.is_comparison()) {
-            let got = weather(&lab, &pair, storm, seconds).with_context(|| storm.name.clone())?;
-            println!("  {:14} {}", storm.name, got.shown());
-            troubles.extend(got.troubles().into_iter().map(|text| format!("{}: {text}", storm.name)));
+            let mut runs = Vec::new();
+            // A reading divides what was counted in phases of a second by what the guest was given in them, known to
+            // 0.1 s: what others on its core take at the wrong moment is taken for the storm's doing (measured: 31 % for
+            // 75 on a machine with a load of 12). So the most of three readings decide, where the first is bad.
+            while runs.is_empty() || runs.len() < 3 && !worst(&runs[..1]).is_empty() {
+                let got = weather(&lab, &pair, storm, seconds).with_context(|| storm.name.clone())?;
+                println!("  {:14} {}", storm.name, got.shown());
+                runs.push(Ok(got));
+            }
+            troubles.extend(worst(&runs).into_iter().map(|text| format!("{}: {text}", storm.name)));
         }
     }
     peer.end(&lab, &pair)?;
