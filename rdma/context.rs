@@ -3,10 +3,11 @@
 
 use crate::{
     caps,
-    device::{Qps, Regions, Windows},
+    device::Qps,
     fast,
     kapi::{netdev::Netdev, paged},
     mcast,
+    memory::Keyed,
 };
 use roce::limits;
 use usb4_bindings as c;
@@ -39,10 +40,10 @@ pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
     attr.max_sge_rd = caps::MAX_SGE;
     attr.max_cq = 1 << 20;
     attr.max_cqe = caps::MAX_CQE;
-    attr.max_mr = u32::try_from(Regions::CAPACITY).unwrap_or(u32::MAX);
+    attr.max_mr = u32::try_from(Keyed::MAX_REGIONS).unwrap_or(u32::MAX);
     attr.max_pd = 1 << 20;
     attr.max_ah = u32::from(i16::MAX.unsigned_abs());
-    attr.max_mw = u32::try_from(Windows::CAPACITY).unwrap_or(u32::MAX);
+    attr.max_mw = u32::try_from(Keyed::MAX_WINDOWS).unwrap_or(u32::MAX);
     attr.atomic_cap = c::ib_atomic_cap_IB_ATOMIC_HCA;
     attr.max_srq = 1 << 20;
     attr.max_srq_wr = caps::MAX_SRQ_WR;

@@ -12,10 +12,9 @@ use crate::{
         uverbs::is_our_gid,
     },
     mcast::Groups,
-    mr::Region,
+    memory::Keyed,
     qp::Qp,
     table::Table,
-    window::Window,
 };
 use kernel::{
     debugfs::{self, Dir, File},
@@ -31,11 +30,6 @@ use roce::{hops::Hops, wire::udp::Path};
 /// QPs by QPN: 17 bits of slot, 6 random bits and the top bit, which keeps our numbers away from those of an rxe
 /// device over the same netdev.
 pub(crate) type Qps = Table<Qp, 17>;
-/// Regions by the upper 24 bits of their keys: 21 bits of slot and 2 random bits.
-pub(crate) type Regions = Table<Region, 21>;
-/// Windows by the upper 24 bits of their keys: 16 bits of slot, 7 random bits and the top bit.
-pub(crate) type Windows = Table<Window, 16>;
-
 /// Address handles of user space, by number.
 pub(crate) type Ahs = Table<Ah, 16>;
 
@@ -72,11 +66,9 @@ pub(crate) struct Device {
     #[pin]
     pub(crate) groups: Groups,
     #[pin]
-    pub(crate) regions: Regions,
+    pub(crate) keyed: Keyed,
     #[pin]
     pub(crate) ahs: Ahs,
-    #[pin]
-    pub(crate) windows: Windows,
     /// The number in `qps` of the queue pair that is 1 to the world, or 0.
     gsi: Atomic<u32>,
     /// 1 while an rxe device over the same netdev may be older.
@@ -94,8 +86,6 @@ pub(crate) struct Device {
     /// Times that the port went down, and whether it is.
     downs: Atomic<u64>,
     down: Atomic<u32>,
-    /// 1 once a paged region has been registered.
-    pages: Atomic<u32>,
     /// Frames of its QPs in the stack.
     pub(crate) in_flight: Atomic<i32>,
     /// Counts of QPs that are no more.
@@ -118,11 +108,10 @@ impl Device {
                 qps <- Table::new(lock_class!(c"usb4_qps")),
                 graves <- graves,
                 groups <- Groups::new(),
-                regions <- Table::new(lock_class!(c"usb4_regions")),
+                keyed <- Keyed::new(),
                 ahs <- Table::new(lock_class!(c"usb4_ahs")),
                 gsi: Atomic::new(0),
                 second: Atomic::new(second),
-                windows <- Table::new(lock_class!(c"usb4_windows")),
                 serials: Atomic::new(1),
                 srqs: Atomic::new(1),
                 registered: Atomic::new(0),
@@ -131,22 +120,11 @@ impl Device {
                 icrc_errors: Atomic::new(0),
                 downs: Atomic::new(0),
                 down: Atomic::new(1),
-                pages: Atomic::new(0),
                 in_flight: Atomic::new(0),
                 retired <- new_bh_lock!([0; counters::NAMES.len()], c"usb4_counters"),
             }),
             GFP_KERNEL,
         )
-    }
-
-    /// From now on buffers may be absent.
-    pub(crate) fn on_paged_region(&self) {
-        self.pages.store(1, Relaxed);
-    }
-
-    /// Whether any region ever was paged.
-    pub(crate) fn has_paged(&self) -> bool {
-        self.pages.load(Relaxed) != 0
     }
 
     /// Keeps the hook that brings packets.

@@ -4,7 +4,7 @@
 use crate::{
     early::Waiting,
     kapi::netdev::KeptFrame,
-    mr::Memory,
+    memory::Memory,
     recv::Payload,
     wq::{RecvQueue, SendQueue},
 };

@@ -2,18 +2,16 @@
 //! Memory regions under random keys: user memory, pinned or paged, and memory of kernel callers.
 
 use crate::{
-    device::{Device, Regions},
+    backing::Backing,
     fast::{Ask, Fast},
     kapi::{
-        self,
         dmabuf::Dmabuf,
-        paged::{Miss, PagedMemory},
+        ibdev::IbDev,
+        paged::PagedMemory,
         revoke::{Revocable, Use},
         umem::{KernelMemory, Umem},
         uverbs::Detail,
     },
-    paging::Needs,
-    window::{self, Life},
 };
 use core::sync::atomic::AtomicU64;
 use kernel::{
@@ -26,8 +24,8 @@ use kernel::{
 use roce::{
     abi::Bind,
     fast::Registration,
+    fault::Fault,
     keys::{self, Access, Key, RegionView},
-    wqe::Fault,
 };
 use usb4_bindings as c;
 
@@ -40,8 +38,6 @@ const RIGHTS: u32 = c::ib_access_flags_IB_ACCESS_LOCAL_WRITE
     | c::ib_access_flags_IB_ACCESS_FLUSH_GLOBAL;
 /// Rights that a fast registration may give: no window is bound to one.
 const FAST_RIGHTS: u32 = RIGHTS & !c::ib_access_flags_IB_ACCESS_MW_BIND;
-/// Bytes of a paged range that must be there before its transfer begins.
-const AHEAD: usize = 1 << 20;
 /// Rights for which pages are pinned to be written.
 const WRITES: u32 = c::ib_access_flags_IB_ACCESS_LOCAL_WRITE
     | c::ib_access_flags_IB_ACCESS_REMOTE_WRITE
@@ -59,22 +55,12 @@ pub(crate) struct Region {
     /// Taken back by the system call that ends the region, which lets go of it there. What remains may end anywhere.
     #[pin]
     memory: Revocable<Backing>,
-    /// The memory is of the kind [`Backing::Fast`].
+    /// The memory is of the kind [`Backing::Fast`]: asked again for every access, and the view beside it only names it.
     is_fast: bool,
+    /// The memory is of the kind [`Backing::Paged`].
+    is_paged: bool,
     /// Windows bound to it.
     windows: Atomic<i32>,
-}
-
-/// Where the bytes of a region are.
-enum Backing {
-    Pinned(Arc<Umem>),
-    Paged(PagedMemory),
-    Dmabuf(Arc<Dmabuf>),
-    /// All memory of the kernel, for its own callers: the offset is the address.
-    Kernel(KernelMemory),
-    /// What a kernel caller has registered by a request, if anything: asked again for every access, and the view
-    /// beside it only names it.
-    Fast(Pin<KBox<Fast>>),
 }
 
 /// What a region is to be from now on.
@@ -97,13 +83,12 @@ fn rights(access: i32) -> Result<Access> {
 }
 
 impl Region {
-    /// Pins and publishes `length` bytes at `start`, known to the peer as `iova`.
-    pub(crate) fn register(
-        device: &Device,
+    /// `length` bytes at `start` of the calling process, pinned or paged, known to the peer as `iova`.
+    pub(crate) fn of_user(
+        ib: &IbDev,
+        key: Key,
         pd: u64,
-        start: u64,
-        length: u64,
-        iova: u64,
+        (start, length, iova): (u64, u64, u64),
         access: i32,
     ) -> Result<Arc<Self>> {
         let paged = c::ib_access_flags_IB_ACCESS_ON_DEMAND;
@@ -111,20 +96,17 @@ impl Region {
         let rights = rights(i32::from_ne_bytes((asked & !paged).to_ne_bytes()))?;
         iova.checked_add(length).ok_or(EINVAL)?;
         let memory = if asked & paged == 0 {
-            let umem = Umem::pin(device.ib(), start, length, access)?;
+            let umem = Umem::pin(ib, start, length, access)?;
             Backing::Pinned(Arc::new(umem, GFP_KERNEL)?)
         } else {
-            Backing::Paged(PagedMemory::register(device.ib(), start, length, access)?)
+            Backing::Paged(PagedMemory::register(ib, start, length, access)?)
         };
-        if asked & paged != 0 {
-            device.on_paged_region();
-        }
-        Self::publish(device, pd, (iova, length), rights, |_| Ok(memory))
+        Self::new(view(key, pd, (iova, length), rights), memory)
     }
 
-    /// Maps and publishes a range of a dma-buf: offset, length, and the address that peers know.
+    /// A range of a dma-buf: offset, length, and the address that peers know.
     pub(crate) fn of_dmabuf(
-        device: &Device,
+        key: Key,
         pd: u64,
         fd: i32,
         (offset, length, iova): (u64, u64, u64),
@@ -133,24 +115,24 @@ impl Region {
         let rights = rights(access)?;
         iova.checked_add(length).ok_or(EINVAL)?;
         let memory = Arc::new(Dmabuf::map(fd, offset, length)?, GFP_KERNEL)?;
-        Self::publish(device, pd, (iova, length), rights, |_| Ok(Backing::Dmabuf(memory)))
+        Self::new(view(key, pd, (iova, length), rights), Backing::Dmabuf(memory))
     }
 
-    /// Puts another region in the place of this one, under its key. This one is still to be deregistered. On return no
-    /// packet works with it any more. Sleeps.
+    /// Makes another region of the same key, which `publish` puts in the place of this one. This one is still to be
+    /// deregistered. On return no packet works with it any more. Sleeps.
     ///
     /// # Errors
     ///
     /// `EINVAL` while windows are bound to it; `EOPNOTSUPP` for a paged region, and if it would have to be written and was
     /// pinned to be read.
-    pub(crate) fn change(&self, device: &Device, wanted: &Change) -> Result<Arc<Self>> {
+    pub(crate) fn change(&self, ib: &IbDev, wanted: &Change, publish: impl FnOnce(&Arc<Self>)) -> Result<Arc<Self>> {
         if !self.may_go() {
             return Err(EINVAL);
         }
-        let made = self.changed(device, wanted);
+        let made = self.changed(ib, wanted);
         match &made {
             Ok(new) => {
-                device.regions.fill(self.key() >> 8, new.clone());
+                publish(new);
                 drop(self.memory.revoke());
                 self.windows.store(REPLACED, Relaxed);
             }
@@ -159,7 +141,7 @@ impl Region {
         made
     }
 
-    fn changed(&self, device: &Device, wanted: &Change) -> Result<Arc<Self>> {
+    fn changed(&self, ib: &IbDev, wanted: &Change) -> Result<Arc<Self>> {
         let held = self.memory.enter().ok_or(EINVAL)?;
         if matches!(*held, Backing::Paged(_)) {
             return Err(EOPNOTSUPP);
@@ -174,7 +156,7 @@ impl Region {
             iova.checked_add(length).ok_or(EINVAL)?;
             (view.base, view.length) = (iova, length);
             let asked = i32::from_ne_bytes(access.0.to_ne_bytes());
-            Backing::Pinned(Arc::new(Umem::pin(device.ib(), start, length, asked)?, GFP_KERNEL)?)
+            Backing::Pinned(Arc::new(Umem::pin(ib, start, length, asked)?, GFP_KERNEL)?)
         } else {
             match &*held {
                 Backing::Pinned(_) if access.0 & WRITES != 0 && self.view.access.0 & WRITES == 0 => {
@@ -192,65 +174,34 @@ impl Region {
     /// A region that nobody knows yet.
     fn new(view: RegionView, memory: Backing) -> Result<Arc<Self>> {
         let is_fast = matches!(memory, Backing::Fast(_));
+        let is_paged = matches!(memory, Backing::Paged(_));
         Arc::pin_init(
             pin_init!(Self {
                 view,
                 memory <- Revocable::new(memory),
                 is_fast,
+                is_paged,
                 windows: Atomic::new(0),
             }),
             GFP_KERNEL,
         )
     }
 
-    /// Publishes a key for fast registration of up to `pages` pages of a kernel caller's memory.
-    pub(crate) fn for_fast(device: &Device, pd: u64, pages: u32, memory: KernelMemory) -> Result<Arc<Self>> {
-        Self::publish(device, pd, (0, 0), Access::NONE, |key| {
-            Ok(Backing::Fast(Fast::new(key, pd, pages, memory)?))
-        })
+    /// For fast registration of up to `pages` pages of a kernel caller's memory.
+    pub(crate) fn for_fast(key: Key, pd: u64, pages: u32, memory: KernelMemory) -> Result<Arc<Self>> {
+        let memory = Fast::new(key, pd, pages, memory)?;
+        Self::new(view(key, pd, (0, 0), Access::NONE), Backing::Fast(memory))
     }
 
-    /// Publishes the kernel's memory for local use in `pd`, which is a kernel caller's.
-    pub(crate) fn of_kernel(device: &Device, pd: u64, memory: KernelMemory, access: i32) -> Result<Arc<Self>> {
+    /// The kernel's memory for local use in `pd`, which is a kernel caller's.
+    pub(crate) fn of_kernel(key: Key, pd: u64, memory: KernelMemory, access: i32) -> Result<Arc<Self>> {
         let asked = u32::from_ne_bytes(access.to_ne_bytes());
         if asked & !c::ib_access_flags_IB_ACCESS_OPTIONAL & !c::ib_access_flags_IB_ACCESS_LOCAL_WRITE != 0 {
             // A key for all of this host's memory is not given to peers.
             return Err(EOPNOTSUPP);
         }
         let access = Access(asked & RIGHTS);
-        Self::publish(device, pd, (0, u64::MAX), access, |_| Ok(Backing::Kernel(memory)))
-    }
-
-    fn publish(
-        device: &Device,
-        pd: u64,
-        (base, length): (u64, u64),
-        access: Access,
-        memory: impl FnOnce(Key) -> Result<Backing>,
-    ) -> Result<Arc<Self>> {
-        let slot = device.regions.reserve(kapi::pure::random())?;
-        // The low 8 bits say nothing about where; the top one is for windows.
-        let number = Regions::number(slot, kapi::pure::random()) & 0x7f_ffff;
-        let key = Key(number << 8 | kapi::pure::random() & 0xff);
-        let view = RegionView {
-            key,
-            pd,
-            base,
-            length,
-            access,
-            valid: true,
-        };
-        let made = memory(key).and_then(|memory| Self::new(view, memory));
-        match made {
-            Ok(region) => {
-                device.regions.fill(number, region.clone());
-                Ok(region)
-            }
-            Err(err) => {
-                drop(device.regions.release(number));
-                Err(err)
-            }
-        }
+        Self::new(view(key, pd, (0, u64::MAX), access), Backing::Kernel(memory))
     }
 
     /// Lets `act` work on the part that requests register, of a region that is for it.
@@ -266,16 +217,24 @@ impl Region {
         self.windows.cmpxchg(0, GOING, Full).is_ok() || self.is_replaced()
     }
 
-    fn is_replaced(&self) -> bool {
+    /// Whether another has its key.
+    pub(crate) fn is_replaced(&self) -> bool {
         self.windows.load(Relaxed) == REPLACED
     }
 
-    /// Withdraws a region that may go; on return nothing refers to its memory. Sleeps while somebody uses it.
-    pub(crate) fn deregister(device: &Device, region: &Self) {
-        if !region.is_replaced() {
-            drop(device.regions.release(region.key() >> 8));
-        }
-        drop(region.memory.revoke());
+    /// The end of a region that may go; on return nothing refers to its memory. Sleeps while somebody uses it.
+    pub(crate) fn end(&self) {
+        drop(self.memory.revoke());
+    }
+
+    /// Whether packets may find that its pages are not there.
+    pub(crate) fn is_paged(&self) -> bool {
+        self.is_paged
+    }
+
+    /// The address that its first byte has for peers.
+    pub(crate) fn base(&self) -> u64 {
+        self.view.base
     }
 
     /// Bytes from an offset to the end.
@@ -359,7 +318,7 @@ impl Region {
     }
 
     /// The offset of an access, if the rule admits it; nothing that counts for a fast region, which is asked again.
-    fn admit(&self, ask: &Ask) -> Result<usize, Fault> {
+    pub(crate) fn admit(&self, ask: &Ask) -> Result<usize, Fault> {
         if self.is_fast {
             return self
                 .with_fast(|fast| fast.check(ask))
@@ -376,167 +335,27 @@ impl Region {
     }
 
     /// Copies out what was admitted as `ask`, at the offset that it was given.
-    fn read(&self, ask: &Ask, at: usize, to: &mut [u8]) -> Result<(), Fault> {
-        let done = match &*self.enter(ask)? {
-            Backing::Pinned(umem) => umem.read(at, to),
-            Backing::Paged(paged) => return paged.read(at, to).map_err(|miss| missed(miss, Fault::LocalProtection)),
-            Backing::Dmabuf(buffer) => buffer.read(at, to),
-            Backing::Kernel(memory) => memory.read(at, to),
-            Backing::Fast(fast) => return fast.read(ask, to),
-        };
-        done.then_some(()).ok_or(Fault::LocalProtection)
+    pub(crate) fn read(&self, ask: &Ask, at: usize, to: &mut [u8]) -> Result<(), Fault> {
+        self.enter(ask)?.read(ask, at, to)
     }
 
     /// As [`Self::read`], the other way.
-    fn write(&self, ask: &Ask, at: usize, from: &[u8]) -> Result<(), Fault> {
-        let done = match &*self.enter(ask)? {
-            Backing::Pinned(umem) => umem.write(at, from),
-            Backing::Paged(paged) => {
-                return paged
-                    .write(at, from)
-                    .map_err(|miss| missed(miss, Fault::LocalProtection))
-            }
-            Backing::Dmabuf(buffer) => buffer.write(at, from),
-            Backing::Kernel(memory) => memory.write(at, from),
-            Backing::Fast(fast) => return fast.write(ask, from),
-        };
-        done.then_some(()).ok_or(Fault::LocalProtection)
+    pub(crate) fn write(&self, ask: &Ask, at: usize, from: &[u8]) -> Result<(), Fault> {
+        self.enter(ask)?.write(ask, at, from)
     }
 
     /// As [`Self::read`], for 8 bytes as one.
-    fn word<T>(&self, ask: &Ask, at: usize, act: impl FnOnce(&AtomicU64) -> T) -> Result<T, Fault> {
-        let done = match &*self.enter(ask)? {
-            Backing::Pinned(umem) => umem.word(at, act),
-            Backing::Paged(paged) => return paged.word(at, act).map_err(|miss| missed(miss, Fault::RemoteInvalid)),
-            Backing::Dmabuf(buffer) => buffer.word(at, act),
-            Backing::Kernel(memory) => memory.word(at, act),
-            Backing::Fast(fast) => return fast.word(ask, act),
-        };
-        done.ok_or(Fault::RemoteInvalid)
-    }
-}
-
-/// What a miss means to the engine.
-const fn missed(miss: Miss, outside: Fault) -> Fault {
-    match miss {
-        Miss::Absent => Fault::Absent,
-        Miss::Outside => outside,
-    }
-}
-
-/// The memory that a QP may reach.
-#[derive(Clone, Copy)]
-pub(crate) struct Memory<'a> {
-    /// Whose regions.
-    pub(crate) device: &'a Device,
-    /// In which protection domain.
-    pub(crate) pd: u64,
-    /// In which life of the QP.
-    pub(crate) life: &'a Life,
-    /// Takes note of pages that are not there.
-    pub(crate) needs: &'a Needs,
-}
-
-impl Memory<'_> {
-    /// Whether an access would be admitted, and the memory is there.
-    pub(crate) fn check(&self, key: Key, va: u64, len: u32, needed: Access) -> Result<(), Fault> {
-        let ask = self.ask(key, va, len, needed);
-        let (region, at) = self.reach(&ask)?;
-        let memory = region.enter(&ask)?;
-        let Backing::Paged(paged) = &*memory else {
-            return Ok(());
-        };
-        let write = needed.allows(Access::REMOTE_WRITE);
-        let len = len as usize;
-        // What a transfer touches first; the rest is brought as it comes.
-        paged
-            .is_there(at, len.min(AHEAD), write)
-            .map_err(|miss| self.note(&region, at, len, write, missed(miss, Fault::LocalProtection)))
+    pub(crate) fn word<T>(&self, ask: &Ask, at: usize, act: impl FnOnce(&AtomicU64) -> T) -> Result<T, Fault> {
+        self.enter(ask)?.word(ask, at, act)
     }
 
-    /// Copies out of a region.
-    pub(crate) fn read(&self, key: Key, va: u64, to: &mut [u8], needed: Access) -> Result<(), Fault> {
-        let ask = self.ask(key, va, length(to.len())?, needed);
-        let (region, at) = self.reach(&ask)?;
-        let done = region.read(&ask, at, to);
-        done.map_err(|fault| self.note(&region, at, to.len(), false, fault))
+    /// Whether the first `len` bytes of what was admitted as `ask` are there.
+    pub(crate) fn is_there(&self, ask: &Ask, at: usize, len: usize, write: bool) -> Result<(), Fault> {
+        self.enter(ask)?.is_there(at, len, write)
     }
 
-    /// Copies into a region.
-    pub(crate) fn write(&self, key: Key, va: u64, from: &[u8], needed: Access) -> Result<(), Fault> {
-        let ask = self.ask(key, va, length(from.len())?, needed);
-        let (region, at) = self.reach(&ask)?;
-        let done = region.write(&ask, at, from);
-        done.map_err(|fault| self.note(&region, at, from.len(), true, fault))
-    }
-
-    /// Lets `act` work on 8 bytes as one.
-    pub(crate) fn word<T>(
-        &self,
-        key: Key,
-        va: u64,
-        needed: Access,
-        act: impl FnOnce(&AtomicU64) -> T,
-    ) -> Result<T, Fault> {
-        let ask = self.ask(key, va, 8, needed);
-        let (region, at) = self.reach(&ask)?;
-        let done = region.word(&ask, at, act);
-        done.map_err(|fault| self.note(&region, at, 8, true, fault))
-    }
-
-    /// Takes note of pages that are absent, if that is the fault.
-    fn note(&self, region: &Arc<Region>, at: usize, len: usize, write: bool, fault: Fault) -> Fault {
-        match fault {
-            Fault::Absent => self.needs.miss(region, at, len, write),
-            other => other,
-        }
-    }
-
-    /// Whether the peer may flush the whole of what a key names.
-    pub(crate) fn check_whole(&self, key: Key, needed: Access) -> Result<(), Fault> {
-        let region = self.device.regions.find(key.0 >> 8).ok_or(Fault::RemoteAccess)?;
-        let base = region.with_fast(Fast::base).unwrap_or(region.view.base);
-        region.admit(&self.ask(key, base, 0, needed)).map(drop)
-    }
-
-    fn ask(&self, key: Key, va: u64, len: u32, needed: Access) -> Ask {
-        Ask {
-            key,
-            pd: self.pd,
-            va,
-            len,
-            needed,
-        }
-    }
-
-    /// The region that a key names, directly or through a window, and the offset of an access that is admitted.
-    fn reach(&self, ask: &Ask) -> Result<(Arc<Region>, usize), Fault> {
-        let refused = ask.refused();
-        let number = ask.key.0 >> 8;
-        if window::is_window(ask.key) {
-            let window = self.device.windows.find(number).ok_or(refused)?;
-            return window
-                .admit(ask.key, self, ask.va, ask.len, ask.needed)
-                .map_err(|_| refused);
-        }
-        let region = self.device.regions.find(number).ok_or(refused)?;
-        let at = region.admit(ask)?;
-        Ok((region, at))
-    }
-
-    /// Takes a key back: one that a request of this QP's domain registered, or a window of this QP. False if there is
-    /// none that can be.
-    pub(crate) fn invalidate(&self, key: Key) -> bool {
-        if window::is_window(key) {
-            return self.invalidate_window(key);
-        }
-        let region = self.device.regions.find(key.0 >> 8);
-        let done = region.and_then(|region| region.with_fast(|fast| fast.invalidate(key, self.pd)));
-        done.is_some_and(|done| done.is_ok())
-    }
-
-    /// Carries a registration out.
-    pub(crate) fn register(&self, wanted: &Registration) -> Result<(), Fault> {
+    /// Carries a fast registration out, of a region that is for it.
+    pub(crate) fn on_register(&self, wanted: &Registration, pd: u64) -> Result<(), Fault> {
         let optional = c::ib_access_flags_IB_ACCESS_OPTIONAL;
         if wanted.access.0 & !FAST_RIGHTS & !optional != 0 {
             return Err(Fault::Bind);
@@ -545,13 +364,19 @@ impl Memory<'_> {
             access: Access(wanted.access.0 & FAST_RIGHTS),
             ..*wanted
         };
-        let region = self.device.regions.find(wanted.key.0 >> 8).ok_or(Fault::Bind)?;
-        region
-            .with_fast(|fast| fast.register(&wanted, self.pd))
+        self.with_fast(|fast| fast.register(&wanted, pd))
             .unwrap_or(Err(Fault::Bind))
     }
 }
 
-fn length(len: usize) -> Result<u32, Fault> {
-    u32::try_from(len).map_err(|_| Fault::LocalLength)
+/// What names a region.
+const fn view(key: Key, pd: u64, (base, length): (u64, u64), access: Access) -> RegionView {
+    RegionView {
+        key,
+        pd,
+        base,
+        length,
+        access,
+        valid: true,
+    }
 }

@@ -336,7 +336,9 @@ unsafe extern "C" fn usb4_op_reg_user_mr(
     let (device, number) = unsafe { (device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
     let made = || -> Result<*mut c::ib_mr> {
         let mut mr = KBox::new(c::usb4_mr::default(), GFP_KERNEL)?;
-        let region = Region::register(device, number, start, length, iova, access)?;
+        let region = device
+            .keyed
+            .publish(|key| Region::of_user(device.ib(), key, number, (start, length, iova), access))?;
         mr.ib.lkey = region.key();
         mr.ib.rkey = region.key();
         attach(&mut mr.inner, region);
@@ -371,8 +373,8 @@ unsafe extern "C" fn usb4_op_advise_mr(
         )
     };
     errno(list.iter().try_for_each(|sge| {
-        let region = device.regions.find(sge.lkey >> 8).filter(|r| r.key() == sge.lkey);
-        region.ok_or(EINVAL)?.advise(number, sge.addr, sge.length, write, fault)
+        let region = device.keyed.region(sge.lkey).ok_or(EINVAL)?;
+        region.advise(number, sge.addr, sge.length, write, fault)
     }))
 }
 
@@ -386,7 +388,7 @@ unsafe extern "C" fn usb4_op_dereg_mr(mr: *mut c::ib_mr, _udata: *mut c::ib_udat
     let (mut ours, device) = unsafe { (KBox::from_raw(mr.cast::<c::usb4_mr>()), device((*mr).device)) };
     // SAFETY: Attached by the op that made it.
     if let Some(region) = unsafe { detach::<Region>(&mut ours.inner) } {
-        Region::deregister(device, &region);
+        device.keyed.withdraw(&region);
     }
     0
 }

@@ -29,13 +29,14 @@ use crate::{
         timer::{now, Timed, Timer},
         uverbs::{udp_sport, KeptAttr, QpAttr, QpEvent, QpHandle},
     },
-    mr::Memory,
-    paging::{Needs, Paging},
+    memory::Memory,
+    needs::Needs,
+    paging::Paging,
     post::Poster,
     recv::{self, Payload},
     send::{self, Batch, NotBuilt, Way, BATCH},
     watch,
-    window::{self, Life},
+    window::Life,
     wq::{RecvQueue, SendQueue},
 };
 use kernel::{
@@ -358,7 +359,7 @@ impl Qp {
 
     fn memory<'a>(&'a self, needs: &'a Needs) -> Memory<'a> {
         Memory {
-            device: &self.device,
+            keyed: &self.device.keyed,
             pd: self.pd,
             life: &self.life,
             needs,
@@ -370,7 +371,9 @@ impl Qp {
         let Some(missing) = needs.take() else {
             return;
         };
-        if !state.paging.bring(self, missing) {
+        let this = self.clone();
+        let then = move |errand: &Errand, done| Self::on_paged(&this, errand, done);
+        if !state.paging.bring(missing, then) {
             // No memory to do it in: the peer asks again, and so does the timer.
             self.timer.arm(now().saturating_add(FLUSH_FIRST));
         } else if let Some(payload) = payload {
@@ -379,7 +382,7 @@ impl Qp {
     }
 
     /// The pages that were missed are there; or, without `done`, cannot be had. Process context.
-    pub(crate) fn on_paged(this: &Arc<Self>, errand: &Errand, done: bool) {
+    fn on_paged(this: &Arc<Self>, errand: &Errand, done: bool) {
         // Whatever is used here, the core's device among it, is there until `close` has returned.
         let Some(_inside) = this.errands.enter() else {
             return;
@@ -673,12 +676,12 @@ impl Qp {
                 state.path = None;
                 state.kept.forget();
                 parked = state.paging.renew();
-                ended = this.life.renew(&this.device);
+                ended = this.life.renew(this.device.new_serial());
             }
         }
         drop(parked);
         if let Some(life) = ended {
-            window::end(&this.device, life);
+            this.device.keyed.end_life(life);
         }
         Self::drive(this, None, |engine, now, host| engine.handle_doorbell(now, host));
         Ok(())
@@ -727,11 +730,11 @@ impl Qp {
             state.count_stuck(false);
             state.early.retain(|_| false);
             let buried = state.path.zip(state.engine.tombstone());
-            (buried, state.paging.renew(), self.life.renew(&self.device))
+            (buried, state.paging.renew(), self.life.renew(self.device.new_serial()))
         };
         drop(parked);
         if let Some(life) = ended {
-            window::end(&self.device, life);
+            self.device.keyed.end_life(life);
         }
         let found = if let Some((path, stone)) = buried {
             if let Some(forgotten) = self.device.graves.bury(self.number, path, stone) {

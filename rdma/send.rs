@@ -6,7 +6,7 @@ use crate::{
         netdev::{FrameDone, Netdev, ReadyFrame, To, TxFrame},
         pure,
     },
-    mr::Memory,
+    memory::Memory,
     wq::SendQueue,
 };
 use kernel::{prelude::*, sync::Arc};

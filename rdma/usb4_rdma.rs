@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   system call ---> ops ---> qp ---> roce::qp ---> send ---> netdev
-//!   netdev hook ---> device ---> recv ---> qp ---> roce::qp ---> mr (placement), cq
+//!   netdev hook ---> device ---> recv ---> qp ---> roce::qp ---> memory (placement), cq
 //!   hrtimer -------> qp ---> roce::qp ---> send
 //! ```
 //!
@@ -23,6 +23,7 @@ mod kapi;
 
 mod ah;
 mod attr;
+mod backing;
 mod caps;
 mod context;
 mod counters;
@@ -34,7 +35,9 @@ mod graves;
 mod host;
 mod link;
 mod mcast;
+mod memory;
 mod mr;
+mod needs;
 mod ops;
 mod paging;
 mod post;

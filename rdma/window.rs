@@ -6,12 +6,8 @@
 //! RESET, and the region may go then.
 
 use crate::{
-    device::{Device, Windows},
-    kapi::{
-        self,
-        sync::{new_bh_lock, BhLock},
-    },
-    mr::{Memory, Region},
+    kapi::sync::{new_bh_lock, BhLock},
+    mr::Region,
 };
 use kernel::{
     prelude::*,
@@ -21,16 +17,24 @@ use kernel::{
     },
 };
 use roce::{
-    abi::{Bind, Local},
+    abi::Bind,
+    fault::Fault,
     keys::{Access, Key},
     mw::{self, Holder},
-    wqe::Fault,
 };
 
 pub(crate) use roce::mw::Kind;
 
 /// Keys of windows have it, those of regions do not.
 const WINDOW_FLAG: u32 = 0x8000_0000;
+
+/// The bits of a key above its lowest 8 that a region's number may have.
+pub(crate) const NUMBERS: u32 = !WINDOW_FLAG >> 8;
+
+/// A window's number, with the bits of `any`.
+pub(crate) fn number(any: u32) -> u32 {
+    any & NUMBERS | WINDOW_FLAG >> 8
+}
 
 /// Whether a key is a window's, if it is anybody's.
 pub(crate) fn is_window(key: Key) -> bool {
@@ -55,18 +59,23 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    /// The first of a QP.
-    pub(crate) fn new(device: &Device) -> Self {
+    /// The first of a QP. `serial` is given to nothing else of the device ever.
+    pub(crate) fn new(serial: u64) -> Self {
         Self {
-            serial: Atomic::new(device.new_serial()),
+            serial: Atomic::new(serial),
             binds: Atomic::new(0),
         }
     }
 
-    /// Begins another. The result is the old one's serial, if it may have left windows for [`end`].
-    pub(crate) fn renew(&self, device: &Device) -> Option<u64> {
-        let old = self.serial.xchg(device.new_serial(), Relaxed);
+    /// Begins another. The result is the old one's serial, if it may have left windows to be told of its end.
+    pub(crate) fn renew(&self, serial: u64) -> Option<u64> {
+        let old = self.serial.xchg(serial, Relaxed);
         (self.binds.xchg(0, Relaxed) != 0).then_some(old)
+    }
+
+    /// A window of type 2 may be bound in it.
+    pub(crate) fn binds(&self) {
+        self.binds.store(1, Relaxed);
     }
 
     /// As it is now.
@@ -75,19 +84,9 @@ impl Life {
     }
 }
 
-/// A life has ended: takes back what was bound in it alone. Process context, no lock held.
-pub(crate) fn end(device: &Device, life: u64) {
-    let mut slot = 0;
-    while let Some((next, window)) = device.windows.next_from(slot) {
-        window.state.lock().on_end(life);
-        slot = next;
-    }
-}
-
 /// A memory window.
 #[pin_data]
 pub(crate) struct Window {
-    number: u32,
     kind: Kind,
     /// Taken under a QP's.
     #[pin]
@@ -96,29 +95,20 @@ pub(crate) struct Window {
 
 impl Window {
     /// An unbound window in domain `pd`.
-    pub(crate) fn create(device: &Device, pd: u64, kind: Kind) -> Result<Arc<Self>> {
-        let slot = device.windows.reserve(kapi::pure::random())?;
-        let number = Windows::number(slot, kapi::pure::random()) & (u32::MAX >> 8) | WINDOW_FLAG >> 8;
-        let key = Key(number << 8 | kapi::pure::random() & 0xff);
+    pub(crate) fn new(pd: u64, kind: Kind, key: Key) -> Result<Arc<Self>> {
         let window = mw::Window::new(pd, kind, key);
-        let made = Arc::pin_init(
+        Arc::pin_init(
             pin_init!(Self {
-                number,
                 kind,
                 state <- new_bh_lock!(window, c"usb4_window"),
             }),
             GFP_KERNEL,
-        );
-        match made {
-            Ok(window) => {
-                device.windows.fill(number, window.clone());
-                Ok(window)
-            }
-            Err(err) => {
-                drop(device.windows.release(number));
-                Err(err)
-            }
-        }
+        )
+    }
+
+    /// Whether it belongs to the QP that bound it.
+    pub(crate) fn is_of_a_qp(&self) -> bool {
+        self.kind == Kind::Type2
     }
 
     /// The key as it is.
@@ -126,72 +116,42 @@ impl Window {
         self.state.lock().key().0
     }
 
-    /// The end of a window, bound or not.
-    pub(crate) fn close(&self, device: &Device) {
+    /// Unbinds it, for good.
+    pub(crate) fn close(&self) {
         self.state.lock().close();
-        drop(device.windows.release(self.number));
     }
 
-    /// The region behind, and the offset in it, of a peer's access through `key`.
+    /// A QP's life has ended.
+    pub(crate) fn on_end(&self, life: u64) {
+        self.state.lock().on_end(life);
+    }
+
+    /// The region behind, and the offset in it, of an access of `holder`'s peer through `key`.
     pub(crate) fn admit(
         &self,
         key: Key,
-        memory: &Memory<'_>,
+        holder: Holder,
         va: u64,
         len: u32,
         needed: Access,
     ) -> Result<(Arc<Region>, usize), Fault> {
         let state = self.state.lock();
-        let Bound(region) = state.admit(key, memory.holder(), va, len, needed)?;
+        let Bound(region) = state.admit(key, holder, va, len, needed)?;
         let at = region.offset_of(va, len).ok_or(Fault::RemoteAccess)?;
         Ok((region.clone(), at))
     }
 
-    fn bind(&self, wanted: &Bind, memory: &Memory<'_>) -> Result<(), Fault> {
-        // Looked for before the window's lock is taken: tables' locks are leaves.
-        let region = memory.device.regions.find(wanted.region.0 >> 8);
-        if self.kind == Kind::Type2 {
-            memory.life.binds.store(1, Relaxed);
-        }
-        self.state.lock().bind(wanted, memory.holder(), |access| {
+    /// Shows a part of `region` from now on, if there is one that admits it.
+    pub(crate) fn bind(&self, wanted: &Bind, holder: Holder, region: Option<Arc<Region>>) -> Result<(), Fault> {
+        self.state.lock().bind(wanted, holder, |access| {
             region
-                .filter(|region| region.on_bind(wanted, memory.pd, access))
+                .filter(|region| region.on_bind(wanted, holder.pd, access))
                 .map(Bound)
         })
     }
 
-    fn invalidate(&self, key: Key, memory: &Memory<'_>) -> bool {
-        self.state.lock().invalidate(key, memory.holder())
-    }
-}
-
-impl Memory<'_> {
-    fn holder(&self) -> Holder {
-        Holder {
-            pd: self.pd,
-            life: self.life.serial(),
-        }
-    }
-
-    /// Takes the key of a window back that this QP's owner had given. False if there is none that can be.
-    pub(crate) fn invalidate_window(&self, key: Key) -> bool {
-        self.device
-            .windows
-            .find(key.0 >> 8)
-            .is_some_and(|window| window.invalidate(key, self))
-    }
-
-    /// Carries a local request out.
-    pub(crate) fn local(&self, wanted: &Local) -> Result<(), Fault> {
-        match wanted {
-            Local::Invalidate(key) => self.invalidate(*key).then_some(()).ok_or(Fault::LocalQpOp),
-            Local::Bind(wanted) => self
-                .device
-                .windows
-                .find(wanted.window.0 >> 8)
-                .ok_or(Fault::Bind)?
-                .bind(wanted, self),
-            Local::Register(wanted) => self.register(wanted),
-        }
+    /// Takes the key back that `holder`'s owner had given. False if there is none that can be.
+    pub(crate) fn invalidate(&self, key: Key, holder: Holder) -> bool {
+        self.state.lock().invalidate(key, holder)
     }
 }

@@ -17,7 +17,7 @@ use crate::{
         umem::KernelMemory,
         uverbs::Udata,
     },
-    mr::Memory,
+    memory::Memory,
     post::Poster,
 };
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -146,7 +146,7 @@ impl SendQueue {
             Some(held) => held,
             None => self.fetch()?,
         };
-        if memory.device.has_paged() {
+        if memory.may_be_absent() {
             match self.is_there(&wqe, memory) {
                 Ok(()) => {}
                 Err(Fault::Absent) => {

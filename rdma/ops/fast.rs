@@ -22,7 +22,9 @@ unsafe extern "C" fn usb4_op_alloc_mr(pd: *mut c::ib_pd, kind: c::ib_mr_type, pa
         let mut mr = KBox::new(c::usb4_mr::default(), GFP_KERNEL)?;
         // SAFETY: Only callers in the kernel come here, and they keep what they register until its key is invalid.
         let memory = unsafe { KernelMemory::new() };
-        let region = Region::for_fast(device, number, pages, memory)?;
+        let region = device
+            .keyed
+            .publish(|key| Region::for_fast(key, number, pages, memory))?;
         mr.ib.lkey = region.key();
         mr.ib.rkey = region.key();
         attach(&mut mr.inner, region);

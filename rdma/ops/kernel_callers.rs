@@ -254,7 +254,9 @@ unsafe extern "C" fn usb4_op_get_dma_mr(pd: *mut c::ib_pd, access: c_int) -> *mu
         let mut mr = KBox::new(c::usb4_mr::default(), GFP_KERNEL)?;
         // SAFETY: Only callers in the kernel have such a PD, and they name buffers that they keep until completion.
         let memory = unsafe { KernelMemory::new() };
-        let region = Region::of_kernel(device, number, memory, access)?;
+        let region = device
+            .keyed
+            .publish(|key| Region::of_kernel(key, number, memory, access))?;
         mr.ib.lkey = region.key();
         mr.ib.rkey = region.key();
         attach(&mut mr.inner, region);

@@ -36,7 +36,9 @@ unsafe extern "C" fn usb4_op_reg_user_mr_dmabuf(
             return Err(EOPNOTSUPP);
         }
         let mr = KBox::new(c::usb4_mr::default(), GFP_KERNEL)?;
-        let region = Region::of_dmabuf(device, number, fd, (offset, length, iova), access)?;
+        let region = device
+            .keyed
+            .publish(|key| Region::of_dmabuf(key, number, fd, (offset, length, iova), access))?;
         Ok(filled(mr, region, (iova, length)))
     };
     // SAFETY: Only makes a pointer of the number.
@@ -74,7 +76,7 @@ unsafe extern "C" fn usb4_op_rereg_user_mr(
     let made = || {
         // All that may fail comes before the change, which cannot be taken back.
         let mr = KBox::new(c::usb4_mr::default(), GFP_KERNEL)?;
-        let region = old.change(device, &wanted)?;
+        let region = device.keyed.change(old, device.ib(), &wanted)?;
         Ok(filled(mr, region, if moves { (iova, length) } else { range }))
     };
     // SAFETY: Only makes a pointer of the number.

@@ -23,7 +23,7 @@ unsafe extern "C" fn usb4_op_alloc_mw(mw: *mut c::ib_mw, udata: *mut c::ib_udata
     };
     // SAFETY: As above.
     let (device, pd) = unsafe { (device(ours.ib.device), (*ours.ib.pd.cast::<c::usb4_pd>()).number) };
-    match Window::create(device, pd, kind) {
+    match device.keyed.publish_window(pd, kind) {
         Ok(new) => {
             ours.ib.rkey = new.key();
             attach(&mut ours.inner, new);
@@ -43,7 +43,7 @@ unsafe extern "C" fn usb4_op_dealloc_mw(mw: *mut c::ib_mw) -> c_int {
         )
     };
     if let Some(window) = window {
-        window.close(device);
+        device.keyed.withdraw_window(&window);
     }
     0
 }

@@ -157,7 +157,7 @@ impl Qp {
                 (Some(state.sq.poster(memory)), state.rq.poster(memory))
             }
         };
-        let life = Life::new(&device);
+        let life = Life::new(device.new_serial());
         let qp = Arc::pin_init(
             pin_init!(Self {
                 number,

@@ -9,7 +9,7 @@ use crate::{
         umem::KernelMemory,
         uverbs::Udata,
     },
-    mr::Memory,
+    memory::Memory,
     post::Poster,
     srq::Srq,
 };
