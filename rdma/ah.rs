@@ -7,14 +7,15 @@
 
 use crate::{
     attr,
-    device::{Ahs, Device},
     kapi::{
-        self,
         hint::hint,
+        ibdev::IbDev,
         netdev::Netdev,
+        pure::random,
         sync::{new_irq_lock, IrqLock},
         uverbs::{flat_path, path_of, AhAttr, Udata},
     },
+    table::Table,
 };
 use kernel::{prelude::*, sync::Arc};
 use roce::wire::udp::Path;
@@ -25,6 +26,9 @@ const NUMBER_FLAG: u32 = 1 << 31;
 /// `RXE_NETWORK_TYPE_IPV4`; the other one is IPv6.
 const NETWORK_IPV4: u8 = 1;
 const NETWORK_IPV6: u8 = 2;
+
+/// Address handles of user space, by number.
+pub(crate) type Ahs = Table<Ah, 16>;
 
 /// `struct rxe_av` as far as we look at it.
 #[derive(Clone, Copy, Default)]
@@ -77,7 +81,8 @@ impl Vector {
     }
 
     /// The path it means, if its source is an address of the device now and of the same family as its destination.
-    pub(crate) fn path(&self, device: &Device, netdev: &Netdev, src_port: u16) -> Option<Path> {
+    /// Its Ethernet address may be older than the peer's.
+    pub(crate) fn path(&self, ib: &IbDev, netdev: &Netdev, src_port: u16) -> Option<Path> {
         let wanted = c::usb4_path {
             dmac: self.dmac,
             hop_limit: self.hop_limit,
@@ -87,22 +92,21 @@ impl Vector {
             dgid: self.dgid,
             ..Default::default()
         };
-        let flat = path_of(device.ib(), &wanted, netdev)?;
+        let flat = path_of(ib, &wanted, netdev)?;
         let is_v4 = self.dgid.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
         let network = if is_v4 { NETWORK_IPV4 } else { NETWORK_IPV6 };
-        (self.network == network && (flat.ipv6 == 0) == is_v4).then(|| {
-            let mut path = attr::path(&flat, src_port);
-            // The sender's handle may be older than the peer's Ethernet address.
-            if let Some(hop) = device.next_hop(netdev, &path, false) {
-                path.dst_mac = hop;
-            }
-            path
-        })
+        (self.network == network && (flat.ipv6 == 0) == is_v4).then(|| attr::path(&flat, src_port))
     }
 }
 
-fn refuse(device: &Device) -> Error {
-    hint!(device, "address handle: {}", attr::NO_PATH);
+/// The device of a handle.
+pub(crate) struct Over<'a> {
+    pub(crate) ib: &'a IbDev,
+    pub(crate) netdev: &'a Netdev,
+}
+
+fn refuse(ib: &IbDev) -> Error {
+    hint!(ib, "address handle: {}", attr::NO_PATH);
     EINVAL
 }
 
@@ -123,25 +127,23 @@ pub(crate) struct Ah {
 }
 
 impl Ah {
-    /// A handle in `pd`. Only with `sleeps` it may wait for memory, and only then have a number. Any context else.
+    /// A handle in `pd`, whose number is in `ahs`. Only with `sleeps` it may wait for memory, and only then have a number. Any context else.
     pub(crate) fn create(
-        device: &Device,
+        ahs: &Ahs,
+        over: &Over<'_>,
         pd: u64,
         wanted: &mut c::rdma_ah_attr,
         sleeps: bool,
         udata: Option<&Udata>,
     ) -> Result<Arc<Self>> {
-        let netdev = device.netdev().ok_or(ENODEV)?;
-        let flat = flat_path(wanted, &netdev).ok_or_else(|| refuse(device))?;
+        let flat = flat_path(wanted, over.netdev).ok_or_else(|| refuse(over.ib))?;
         let kept = AhAttr::keep(wanted);
         let reply = udata.filter(|udata| udata.out_len() >= 8);
         if udata.is_some_and(|udata| udata.in_len() != 0) {
             return Err(EINVAL);
         }
         let number = match reply {
-            Some(_) if sleeps => {
-                Ahs::number(device.ahs.reserve(kapi::pure::random())?, kapi::pure::random()) | NUMBER_FLAG
-            }
+            Some(_) if sleeps => Ahs::number(ahs.reserve(random())?, random()) | NUMBER_FLAG,
             Some(_) => return Err(EOPNOTSUPP),
             None => 0,
         };
@@ -162,20 +164,19 @@ impl Ah {
         }
         match made.and_then(|ah| reply.reply(&answer).map(|()| ah)) {
             Ok(ah) => {
-                device.ahs.fill(number, ah.clone());
+                ahs.fill(number, ah.clone());
                 Ok(ah)
             }
             Err(err) => {
-                drop(device.ahs.release(number));
+                drop(ahs.release(number));
                 Err(err)
             }
         }
     }
 
     /// Leads elsewhere from now on.
-    pub(crate) fn modify(&self, device: &Device, wanted: &mut c::rdma_ah_attr) -> Result {
-        let netdev = device.netdev().ok_or(ENODEV)?;
-        let flat = flat_path(wanted, &netdev).ok_or_else(|| refuse(device))?;
+    pub(crate) fn modify(&self, over: &Over<'_>, wanted: &mut c::rdma_ah_attr) -> Result {
+        let flat = flat_path(wanted, over.netdev).ok_or_else(|| refuse(over.ib))?;
         let kept = AhAttr::keep(wanted);
         *self.state.lock() = State { flat, kept };
         Ok(())
@@ -187,9 +188,9 @@ impl Ah {
     }
 
     /// Withdraws the number.
-    pub(crate) fn close(&self, device: &Device) {
+    pub(crate) fn close(&self, ahs: &Ahs) {
         if self.number != 0 {
-            drop(device.ahs.release(self.number));
+            drop(ahs.release(self.number));
         }
     }
 

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! What the device can do: rxe's limits (verbs.md section 2) where librxe's users see them.
 
+use roce::psn::Qpn;
+
+/// IBTA 9.2.4: the destination of multicast packets.
+pub(crate) const MULTICAST: Qpn = Qpn::new(0xff_ffff);
 /// The default partition, full member.
 pub(crate) const PKEY: u16 = 0xffff;
 /// `rdma dev` and `ibv_devinfo` show it as the firmware.

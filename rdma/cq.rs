@@ -3,7 +3,6 @@
 
 use crate::{
     caps,
-    host::Sender,
     kapi::{
         queue::{Mapping, Ring},
         sync::{new_irq_lock, IrqLock},
@@ -36,6 +35,15 @@ const SL_IPV4: u8 = 0xa;
 const SL_IPV6: u8 = 0x9;
 /// `IBV_WC_WITH_IMM`.
 const WITH_IMM: u32 = 1 << 1;
+
+/// How the last datagram came.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Sender {
+    /// Over IPv6.
+    pub(crate) ipv6: bool,
+    /// In this VLAN, as in a path.
+    pub(crate) tag: u32,
+}
 
 /// What a completion says beyond the engine's part.
 pub(crate) struct Extra {

@@ -2,7 +2,7 @@
 //! One RDMA device over one netdev: its tables, and the way in for packets.
 
 use crate::{
-    ah::Ah,
+    ah::Ahs,
     counters,
     graves::Graves,
     kapi::{
@@ -30,9 +30,6 @@ use roce::{hops::Hops, wire::udp::Path};
 /// QPs by QPN: 17 bits of slot, 6 random bits and the top bit, which keeps our numbers away from those of an rxe
 /// device over the same netdev.
 pub(crate) type Qps = Table<Qp, 17>;
-/// Address handles of user space, by number.
-pub(crate) type Ahs = Table<Ah, 16>;
-
 /// The QPs of a device, as a file that lists them.
 struct Listing(Arc<Device>);
 

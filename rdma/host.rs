@@ -2,10 +2,11 @@
 //! What the engine borrows of the kernel while it runs.
 
 use crate::{
+    cq::Sender,
     early::Waiting,
     kapi::netdev::KeptFrame,
     memory::Memory,
-    recv::Payload,
+    payload::Payload,
     wq::{RecvQueue, SendQueue},
 };
 use core::sync::atomic::{fence, Ordering};
@@ -13,15 +14,6 @@ use roce::{
     keys::{Access, Key},
     wqe::{AtomicOp, Early, Fault, FlushKind, Host, RecvWqe, SendWqe, Span, Target},
 };
-
-/// How the last datagram came.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Sender {
-    /// Over IPv6.
-    pub(crate) ipv6: bool,
-    /// In this VLAN, as in a path.
-    pub(crate) tag: u32,
-}
 
 /// What the engine is lent: the user's queues and memory, and the packet at hand.
 pub(crate) struct Lent<'a> {

@@ -1,19 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Multicast: the groups of a device, the netdev's filter for them, and the way of a packet to each member.
 
-use crate::{
-    device::Device,
-    kapi::sync::{new_bh_lock, BhLock},
-    qp::Qp,
-    recv::Payload,
+use crate::kapi::{
+    netdev::Netdev,
+    sync::{new_bh_lock, BhLock},
 };
 use kernel::{new_mutex, prelude::*, sync::Mutex};
 use roce::{
     group::{self, Dismissal, Member},
-    wire::{
-        udp::{multicast_mac, Datagram},
-        Packet,
-    },
+    wire::udp::multicast_mac,
 };
 
 /// QPs in one group at most, as rxe.
@@ -46,7 +41,7 @@ impl Groups {
     }
 
     /// Attaches a QP. Again is no error: it is to be detached as often, for the core counts each time. Sleeps.
-    pub(crate) fn attach(&self, device: &Device, gid: &[u8; 16], qpn: u32) -> Result {
+    pub(crate) fn attach(&self, netdev: Option<&Netdev>, gid: &[u8; 16], qpn: u32) -> Result {
         let mac = multicast_mac(gid).ok_or(EINVAL)?;
         let mut count = self.count.lock();
         let (others, total, full) = {
@@ -64,7 +59,7 @@ impl Groups {
             self.grow((total * 2).max(8))?;
         }
         if others == 0 {
-            device.netdev().ok_or(ENODEV)?.hear(&mac)?;
+            netdev.ok_or(ENODEV)?.hear(&mac)?;
             *count += 1;
         }
         let mut members = self.members.lock();
@@ -78,7 +73,7 @@ impl Groups {
     /// # Errors
     ///
     /// `EINVAL` if it was not attached.
-    pub(crate) fn detach(&self, device: &Device, gid: &[u8; 16], qpn: u32) -> Result {
+    pub(crate) fn detach(&self, netdev: Option<&Netdev>, gid: &[u8; 16], qpn: u32) -> Result {
         let mut count = self.count.lock();
         let last = {
             let mut members = self.members.lock();
@@ -91,7 +86,7 @@ impl Groups {
         };
         if last {
             *count -= 1;
-            if let (Some(netdev), Some(mac)) = (device.netdev(), multicast_mac(gid)) {
+            if let (Some(netdev), Some(mac)) = (netdev, multicast_mac(gid)) {
                 netdev.ignore(&mac);
             }
         }
@@ -115,19 +110,12 @@ impl Groups {
         !group::of(&self.members.lock(), gid).is_empty()
     }
 
-    /// Gives a packet for a group, whose ICRC is right, to each of its members.
-    pub(crate) fn receive(&self, device: &Device, packet: &Packet, datagram: &Datagram, payload: &Payload<'_>) {
+    /// Calls `each` with every QP that hears the group, without a lock.
+    pub(crate) fn members(&self, gid: &[u8; 16], each: impl FnMut(u32)) {
         let mut heard = [0; MAX_ATTACH];
-        for (place, member) in heard
-            .iter_mut()
-            .zip(group::of(&self.members.lock(), &datagram.addresses.dst_gid()))
-        {
+        for (place, member) in heard.iter_mut().zip(group::of(&self.members.lock(), gid)) {
             *place = member.qpn;
         }
-        for qpn in heard.into_iter().take_while(|qpn| *qpn != 0) {
-            if let Some(qp) = device.qps.find(qpn) {
-                Qp::receive_group(&qp, packet, payload);
-            }
-        }
+        heard.into_iter().take_while(|qpn| *qpn != 0).for_each(each);
     }
 }

@@ -30,7 +30,6 @@ use crate::{
         uverbs::{CqHandle, QpAttr, QpHandle, Udata},
     },
     link,
-    mr::Region,
     qp::{NewQp, Qp},
     srq::Srq,
 };
@@ -272,7 +271,7 @@ unsafe extern "C" fn usb4_op_create_cq(
                 // SAFETY: The parent is alive.
                 let device = unsafe { device(ours.ib.device) };
                 hint!(
-                    device,
+                    device.ib(),
                     "no CQ of {} completions: 1 to {} are possible",
                     attr.cqe,
                     caps::MAX_CQE
@@ -316,81 +315,6 @@ unsafe extern "C" fn usb4_op_req_notify_cq(cq: *mut c::ib_cq, flags: c::ib_cq_no
     let solicited_only = flags & c::ib_cq_notify_flags_IB_CQ_SOLICITED_MASK == c::ib_cq_notify_flags_IB_CQ_SOLICITED;
     let missed = cq.arm(solicited_only);
     c_int::from(missed && flags & c::ib_cq_notify_flags_IB_CQ_REPORT_MISSED_EVENTS != 0)
-}
-
-#[no_mangle]
-unsafe extern "C" fn usb4_op_reg_user_mr(
-    pd: *mut c::ib_pd,
-    start: u64,
-    length: u64,
-    iova: u64,
-    access: c_int,
-    dmah: *mut c::ib_dmah,
-    _udata: *mut c::ib_udata,
-) -> *mut c::ib_mr {
-    if !dmah.is_null() {
-        // SAFETY: Only makes a pointer of the number.
-        return unsafe { c::usb4_err_mr(EOPNOTSUPP.to_errno()) };
-    }
-    // SAFETY: The core passes a PD of ours.
-    let (device, number) = unsafe { (device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
-    let made = || -> Result<*mut c::ib_mr> {
-        let mut mr = KBox::new(c::usb4_mr::default(), GFP_KERNEL)?;
-        let region = device
-            .keyed
-            .publish(|key| Region::of_user(device.ib(), key, number, (start, length, iova), access))?;
-        mr.ib.lkey = region.key();
-        mr.ib.rkey = region.key();
-        attach(&mut mr.inner, region);
-        Ok(KBox::into_raw(mr).cast())
-    };
-    // SAFETY: Only makes a pointer of the number.
-    made().unwrap_or_else(|err| unsafe { c::usb4_err_mr(err.to_errno()) })
-}
-
-#[no_mangle]
-unsafe extern "C" fn usb4_op_advise_mr(
-    pd: *mut c::ib_pd,
-    advice: c::ib_uverbs_advise_mr_advice,
-    _flags: u32,
-    list: *mut c::ib_sge,
-    count: u32,
-    _attrs: *mut c::uverbs_attr_bundle,
-) -> c_int {
-    // The pages are brought at once, whether or not the caller wants to wait for them.
-    let (write, fault) = match advice {
-        c::ib_uverbs_advise_mr_advice_IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH => (false, true),
-        c::ib_uverbs_advise_mr_advice_IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_WRITE => (true, true),
-        c::ib_uverbs_advise_mr_advice_IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT => (false, false),
-        _ => return EOPNOTSUPP.to_errno(),
-    };
-    // SAFETY: The core passes a PD of ours, and a list of so many entries.
-    let (device, number, list) = unsafe {
-        (
-            device((*pd).device),
-            (*pd.cast::<c::usb4_pd>()).number,
-            core::slice::from_raw_parts(list, count as usize),
-        )
-    };
-    errno(list.iter().try_for_each(|sge| {
-        let region = device.keyed.region(sge.lkey).ok_or(EINVAL)?;
-        region.advise(number, sge.addr, sge.length, write, fault)
-    }))
-}
-
-#[no_mangle]
-unsafe extern "C" fn usb4_op_dereg_mr(mr: *mut c::ib_mr, _udata: *mut c::ib_udata) -> c_int {
-    // SAFETY: Attached by the op that made it.
-    if !unsafe { attached::<Region>((*mr.cast::<c::usb4_mr>()).inner) }.may_go() {
-        return EINVAL.to_errno();
-    }
-    // SAFETY: Made by one of the ops that make regions; the core lets go of it once.
-    let (mut ours, device) = unsafe { (KBox::from_raw(mr.cast::<c::usb4_mr>()), device((*mr).device)) };
-    // SAFETY: Attached by the op that made it.
-    if let Some(region) = unsafe { detach::<Region>(&mut ours.inner) } {
-        device.keyed.withdraw(&region);
-    }
-    0
 }
 
 /// The engine's name of a QP type.
@@ -456,7 +380,7 @@ unsafe extern "C" fn usb4_op_create_qp(
                 let cap = &init.cap;
                 hint!(
                     // SAFETY: The parent is alive.
-                    unsafe { device(ours.ib.device) },
+                    unsafe { device(ours.ib.device) }.ib(),
                     "no QP of {} sends in {} pieces or {} inline bytes, {} receives in {} pieces: most are {}, {}, {}; or it is of another user ABI",
                     cap.max_send_wr,
                     cap.max_send_sge,

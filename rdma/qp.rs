@@ -13,10 +13,10 @@ pub(crate) use create::NewQp;
 use crate::{
     attr, caps,
     counters::Tally,
-    cq::{Cq, Extra},
+    cq::{Cq, Extra, Sender},
     device::Device,
     early::Waiting,
-    host::{Lent, Sender},
+    host::Lent,
     kapi::{
         hint::hint,
         netdev::{FrameDone, KeptFrame, Netdev, To},
@@ -32,8 +32,8 @@ use crate::{
     memory::Memory,
     needs::Needs,
     paging::Paging,
+    payload::Payload,
     post::Poster,
-    recv::{self, Payload},
     send::{self, Batch, NotBuilt, Way, BATCH},
     watch,
     window::Life,
@@ -334,7 +334,7 @@ impl Qp {
                 state.paging.park(kept.frame().keep());
                 continue;
             }
-            let Some((packet, payload)) = recv::parse(kept.frame()) else {
+            let Some((packet, payload)) = Payload::parse(kept.frame()) else {
                 continue;
             };
             let needs = state.paging.needs();
@@ -392,7 +392,9 @@ impl Qp {
             if !this.state.lock().paging.is_current(errand) {
                 break;
             }
-            recv::again(this, frame);
+            if let Some((packet, payload)) = Payload::parse(frame) {
+                Self::receive(this, &packet, &payload);
+            }
         }
         Self::drive(this, None, |engine, now, host| engine.handle_doorbell(now, host));
         this.state.lock().paging.settle(errand);
@@ -492,7 +494,14 @@ impl Qp {
         // One source port a QP: its datagrams stay in order.
         let src_port = 0xc000 | u16::try_from(self.number & 0x3fff).unwrap_or(0);
         match route.ah {
-            0 => sq.vector(route.slot)?.path(&self.device, netdev, src_port),
+            0 => {
+                let mut path = sq.vector(route.slot)?.path(self.device.ib(), netdev, src_port)?;
+                // The sender's handle may be older than the peer's Ethernet address.
+                if let Some(hop) = self.device.next_hop(netdev, &path, false) {
+                    path.dst_mac = hop;
+                }
+                Some(path)
+            }
             number => self.device.ahs.find(number)?.path(self.pd, src_port),
         }
     }
@@ -604,7 +613,7 @@ impl Qp {
             | c::ib_qp_attr_mask_IB_QP_CAP);
         if unknown || mask & !c::ib_qp_attr_mask_IB_QP_ATTR_STANDARD_BITS != 0 {
             hint!(
-                this.device,
+                this.device.ib(),
                 "QP {:#x}: attributes {:#x}: no path migration, no rate limit",
                 this.number,
                 mask
@@ -612,7 +621,7 @@ impl Qp {
             return Err(EOPNOTSUPP);
         }
         let refuse = |why: &str| {
-            hint!(this.device, "QP {:#x}: {}", this.number, why);
+            hint!(this.device.ib(), "QP {:#x}: {}", this.number, why);
             EINVAL
         };
         let netdev = this.device.netdev().ok_or(ENODEV)?;
@@ -657,7 +666,7 @@ impl Qp {
             if let Some(mtu) = modify.path_mtu.map(Mtu::bytes).filter(|mtu| *mtu > port_mtu) {
                 // Both ends count packets by the MTU that they agreed on, so this one must not take a smaller one.
                 hint!(
-                    this.device,
+                    this.device.ib(),
                     "QP {:#x}: the path's MTU is {} and the port's {}: of longer messages than that none leave; give the netdevs one MTU",
                     this.number,
                     mtu,

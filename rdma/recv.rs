@@ -2,21 +2,22 @@
 //! The way in: from a frame in the hook to the engine of its QP.
 
 use crate::{
+    caps::MULTICAST,
     device::Device,
     kapi::{
-        netdev::{Hears, KeptFrame, RxFrame, Verdict},
+        netdev::{Hears, RxFrame, Verdict},
         pure,
         share::KERNEL,
     },
+    payload::{Payload, HEAD},
     qp::{Qp, QPN_FLAG},
 };
 use kernel::sync::Arc;
 use roce::{
-    limits::GRH_LEN,
     psn::Qpn,
     wire::{
         icrc::Icrc,
-        udp::{self, Addresses, Datagram, Path},
+        udp::{self, Datagram},
         Bth, Packet, WireError,
     },
     wqe::Span,
@@ -24,11 +25,7 @@ use roce::{
 
 /// IBTA 3.9: the queue pair of management datagrams.
 const GSI: Qpn = Qpn::new(1);
-/// IBTA 9.2.4: the destination of multicast packets.
-pub(crate) const MULTICAST: Qpn = Qpn::new(0xff_ffff);
 const ETHERTYPES: [u16; 2] = [0x0800, 0x86dd];
-/// IPv6 and UDP headers and all transport headers.
-const HEAD: usize = udp::IPV6_LEN + udp::UDP_LEN + 64;
 
 impl Hears for Device {
     fn hear(&self, frame: &RxFrame) -> Verdict {
@@ -143,8 +140,12 @@ impl Incoming<'_> {
             if !self.is_intact() {
                 self.device.on_icrc_error();
             } else if let Some(packet) = self.packet() {
-                let groups = &self.device.groups;
-                groups.receive(self.device, &packet, self.datagram, &self.payload());
+                let payload = self.payload();
+                self.device.groups.members(&self.datagram.addresses.dst_gid(), |qpn| {
+                    if let Some(qp) = self.device.qps.find(qpn) {
+                        Qp::receive_group(&qp, &packet, &payload);
+                    }
+                });
             }
         }
         Verdict::Pass
@@ -165,39 +166,8 @@ impl Incoming<'_> {
     }
 
     fn payload(&self) -> Payload<'_> {
-        Payload {
-            frame: self.frame,
-            start: self.datagram.transport.offset as usize,
-            addresses: self.datagram.addresses,
-        }
+        Payload::new(self.frame, self.datagram)
     }
-}
-
-/// Brings `qp` a frame once more that it could not handle when it came.
-pub(crate) fn again(qp: &Arc<Qp>, frame: &RxFrame) {
-    if let Some((packet, payload)) = parse(frame) {
-        Qp::receive(qp, &packet, &payload);
-    }
-}
-
-/// What is in a frame that was found good before.
-pub(crate) fn parse(frame: &RxFrame) -> Option<(Packet, Payload<'_>)> {
-    let mut head = [0; HEAD];
-    let head_len = frame.len().min(HEAD);
-    let head = head.get_mut(..head_len)?;
-    let _ = frame.copy(0, head);
-    let datagram = udp::parse_ip_udp(head, frame.len()).ok()?;
-    let start = datagram.transport.offset as usize;
-    let len = datagram.transport.len as usize;
-    let transport = head.get(start..)?;
-    let packet = Packet::parse(transport.get(..len).unwrap_or(transport), len).ok()?;
-    let addresses = datagram.addresses;
-    let payload = Payload {
-        frame,
-        start,
-        addresses,
-    };
-    Some((packet, payload))
 }
 
 /// The ICRC as it should be and as it is.
@@ -214,49 +184,4 @@ fn icrc(frame: &RxFrame, head: &[u8], datagram: &Datagram) -> Option<([u8; 4], [
     });
     let mut carried = [0; 4];
     (whole && frame.copy(start + len, &mut carried)).then_some((state.finish(), carried))
-}
-
-/// The payload of the packet being handled.
-pub(crate) struct Payload<'a> {
-    frame: &'a RxFrame,
-    /// Where the BTH is.
-    start: usize,
-    addresses: Addresses,
-}
-
-impl Payload<'_> {
-    /// Whether it came from the other end of `path` to this one. Ethernet addresses may change while a path stays the
-    /// same, so they do not count.
-    pub(crate) fn is_along(&self, path: &Path) -> bool {
-        path.tag == self.tag() && self.addresses.is_reverse_of(&path.addresses)
-    }
-
-    /// Bytes of the IP packet.
-    pub(crate) fn ip_len(&self) -> u64 {
-        self.frame.len() as u64
-    }
-
-    /// The VLAN that brought it, as in a path.
-    pub(crate) fn tag(&self) -> u32 {
-        self.frame.tag()
-    }
-
-    /// Holds on to the frame.
-    pub(crate) fn keep(&self) -> KeptFrame {
-        self.frame.keep()
-    }
-
-    /// What a datagram's receive begins with: the IP header at the end of 40 bytes.
-    pub(crate) fn grh(&self) -> Option<[u8; GRH_LEN as usize]> {
-        let mut grh = [0; GRH_LEN as usize];
-        let ip_len = self.start.checked_sub(udp::UDP_LEN)?;
-        let at = grh.len().checked_sub(ip_len)?;
-        self.frame.copy(0, grh.get_mut(at..)?).then_some(grh)
-    }
-
-    /// Shows the bytes of a span, piece by piece, until `each` returns false.
-    pub(crate) fn pieces(&self, span: Span, each: impl FnMut(&[u8]) -> bool) -> bool {
-        self.frame
-            .pieces(self.start + span.offset as usize, span.len as usize, each)
-    }
 }

@@ -40,6 +40,7 @@ mod mr;
 mod needs;
 mod ops;
 mod paging;
+mod payload;
 mod post;
 mod qp;
 mod recv;

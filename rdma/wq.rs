@@ -6,8 +6,9 @@
 //! slot back.
 
 mod recv;
+mod recv_ring;
 
-pub(crate) use recv::{RecvQueue, RecvRing};
+pub(crate) use {recv::RecvQueue, recv_ring::RecvRing};
 
 use crate::{
     ah::Vector,

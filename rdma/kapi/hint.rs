@@ -11,11 +11,11 @@ pub(crate) fn may_tell() -> bool {
     unsafe { c::usb4_hint_may_tell() }
 }
 
-/// Tells why a device refused something: `hint!(device, "QP {}: why", number)`.
+/// Tells why a device refused something: `hint!(device.ib(), "QP {}: why", number)`.
 macro_rules! hint {
-    ($device:expr, $($why:tt)*) => {
+    ($ib:expr, $($why:tt)*) => {
         if $crate::kapi::hint::may_tell() {
-            ::kernel::pr_info!("{}: {}\n", $device.ib().name(), ::kernel::prelude::fmt!($($why)*));
+            ::kernel::pr_info!("{}: {}\n", $ib.name(), ::kernel::prelude::fmt!($($why)*));
         }
     };
 }

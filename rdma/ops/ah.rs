@@ -4,8 +4,11 @@
 #![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
 
 use super::{attach, attached, detach, device, errno};
-use crate::{ah::Ah, kapi::uverbs::Udata};
-use kernel::ffi::c_int;
+use crate::{
+    ah::{Ah, Over},
+    kapi::uverbs::Udata,
+};
+use kernel::{ffi::c_int, prelude::*};
 use usb4_bindings as c;
 
 /// `create_ah` and `create_user_ah`. Any context unless the flags say that it may sleep.
@@ -26,7 +29,14 @@ unsafe extern "C" fn usb4_op_create_ah(
         )
     };
     let sleeps = init.flags & c::rdma_create_ah_flags_RDMA_CREATE_AH_SLEEPABLE != 0;
-    match Ah::create(device, pd, attr, sleeps, udata.as_ref()) {
+    let made = device.netdev().ok_or(ENODEV).and_then(|netdev| {
+        let over = Over {
+            ib: device.ib(),
+            netdev: &netdev,
+        };
+        Ah::create(&device.ahs, &over, pd, attr, sleeps, udata.as_ref())
+    });
+    match made {
         Ok(new) => {
             attach(&mut ours.inner, new);
             0
@@ -45,7 +55,13 @@ unsafe extern "C" fn usb4_op_modify_ah(ah: *mut c::ib_ah, attr: *mut c::rdma_ah_
             &mut *attr,
         )
     };
-    errno(ah.modify(device, attr))
+    errno(device.netdev().ok_or(ENODEV).and_then(|netdev| {
+        let over = Over {
+            ib: device.ib(),
+            netdev: &netdev,
+        };
+        ah.modify(&over, attr)
+    }))
 }
 
 #[no_mangle]
@@ -65,7 +81,7 @@ unsafe extern "C" fn usb4_op_destroy_ah(ah: *mut c::ib_ah, _flags: u32) -> c_int
         )
     };
     if let Some(ah) = inner {
-        ah.close(device);
+        ah.close(&device.ahs);
     }
     0
 }

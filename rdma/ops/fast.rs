@@ -3,7 +3,7 @@
 
 #![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
 
-use super::{attach, attached, device};
+use super::{attached, device, mr::new_mr};
 use crate::{kapi::umem::KernelMemory, mr::Region};
 use kernel::{
     ffi::{c_int, c_uint},
@@ -15,23 +15,15 @@ use usb4_bindings as c;
 unsafe extern "C" fn usb4_op_alloc_mr(pd: *mut c::ib_pd, kind: c::ib_mr_type, pages: u32) -> *mut c::ib_mr {
     // SAFETY: The core passes a PD of ours.
     let (device, number) = unsafe { (device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
-    let made = || -> Result<*mut c::ib_mr> {
+    new_mr(|| {
         if kind != c::ib_mr_type_IB_MR_TYPE_MEM_REG {
             return Err(EOPNOTSUPP);
         }
-        let mut mr = KBox::new(c::usb4_mr::default(), GFP_KERNEL)?;
         // SAFETY: Only callers in the kernel come here, and they keep what they register until its key is invalid.
         let memory = unsafe { KernelMemory::new() };
-        let region = device
-            .keyed
-            .publish(|key| Region::for_fast(key, number, pages, memory))?;
-        mr.ib.lkey = region.key();
-        mr.ib.rkey = region.key();
-        attach(&mut mr.inner, region);
-        Ok(KBox::into_raw(mr).cast())
-    };
-    // SAFETY: Only makes a pointer of the number.
-    made().unwrap_or_else(|err| unsafe { c::usb4_err_mr(err.to_errno()) })
+        let make = |key| Region::for_fast(key, number, pages, memory);
+        Ok((device.keyed.publish(make)?, (0, 0)))
+    })
 }
 
 /// Lists the pages of a scatter list; the result is how many of its entries fit. Any context.

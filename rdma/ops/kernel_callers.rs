@@ -3,7 +3,7 @@
 
 #![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
 
-use super::{attach, attached, device, errno, share};
+use super::{attached, device, errno, mr::new_mr, share};
 use crate::{
     ah::Ah,
     cq::{Cq, KernelCqe},
@@ -250,18 +250,10 @@ fn work_completion(cqe: &KernelCqe) -> c::ib_wc {
 unsafe extern "C" fn usb4_op_get_dma_mr(pd: *mut c::ib_pd, access: c_int) -> *mut c::ib_mr {
     // SAFETY: The core passes a PD of ours.
     let (device, number) = unsafe { (device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
-    let made = || -> Result<*mut c::ib_mr> {
-        let mut mr = KBox::new(c::usb4_mr::default(), GFP_KERNEL)?;
+    new_mr(|| {
         // SAFETY: Only callers in the kernel have such a PD, and they name buffers that they keep until completion.
         let memory = unsafe { KernelMemory::new() };
-        let region = device
-            .keyed
-            .publish(|key| Region::of_kernel(key, number, memory, access))?;
-        mr.ib.lkey = region.key();
-        mr.ib.rkey = region.key();
-        attach(&mut mr.inner, region);
-        Ok(KBox::into_raw(mr).cast())
-    };
-    // SAFETY: Only makes a pointer of the number.
-    made().unwrap_or_else(|err| unsafe { c::usb4_err_mr(err.to_errno()) })
+        let make = |key| Region::of_kernel(key, number, memory, access);
+        Ok((device.keyed.publish(make)?, (0, 0)))
+    })
 }

@@ -18,7 +18,7 @@ unsafe extern "C" fn usb4_op_attach_mcast(qp: *mut c::ib_qp, gid: *mut c::ib_gid
             (*gid).raw,
         )
     };
-    errno(device.groups.attach(device, &gid, qp.number()))
+    errno(device.groups.attach(device.netdev().as_ref(), &gid, qp.number()))
 }
 
 #[no_mangle]
@@ -31,5 +31,5 @@ unsafe extern "C" fn usb4_op_detach_mcast(qp: *mut c::ib_qp, gid: *mut c::ib_gid
             (*gid).raw,
         )
     };
-    errno(device.groups.detach(device, &gid, qp.number()))
+    errno(device.groups.detach(device.netdev().as_ref(), &gid, qp.number()))
 }

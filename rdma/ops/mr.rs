@@ -1,21 +1,95 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Operations of user space's regions beyond making and ending them: dma-bufs, and registering anew.
+//! Operations of regions.
 
 #![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
 
-use super::{attach, attached, device};
+use super::{attach, attached, detach, device, errno};
 use crate::mr::{Change, Region};
 use kernel::{ffi::c_int, prelude::*, sync::Arc};
 use usb4_bindings as c;
 
-/// Gives a region to an object of the core.
-fn filled(mut mr: KBox<c::usb4_mr>, region: Arc<Region>, (iova, length): (u64, u64)) -> *mut c::ib_mr {
-    mr.ib.lkey = region.key();
-    mr.ib.rkey = region.key();
-    mr.ib.iova = iova;
-    mr.ib.length = length;
-    attach(&mut mr.inner, region);
-    KBox::into_raw(mr).cast()
+/// An object of the core with the region that `make` makes, at `(iova, length)` for whom the core tells that; or why not,
+/// as a pointer. What `make` has done cannot be taken back, so all else that may fail comes before.
+pub(super) fn new_mr(make: impl FnOnce() -> Result<(Arc<Region>, (u64, u64))>) -> *mut c::ib_mr {
+    let made = || {
+        let mut mr = KBox::new(c::usb4_mr::default(), GFP_KERNEL)?;
+        let (region, (iova, length)) = make()?;
+        mr.ib.lkey = region.key();
+        mr.ib.rkey = region.key();
+        mr.ib.iova = iova;
+        mr.ib.length = length;
+        attach(&mut mr.inner, region);
+        Ok(KBox::into_raw(mr).cast())
+    };
+    // SAFETY: Only makes a pointer of the number.
+    made().unwrap_or_else(|err: Error| unsafe { c::usb4_err_mr(err.to_errno()) })
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_reg_user_mr(
+    pd: *mut c::ib_pd,
+    start: u64,
+    length: u64,
+    iova: u64,
+    access: c_int,
+    dmah: *mut c::ib_dmah,
+    _udata: *mut c::ib_udata,
+) -> *mut c::ib_mr {
+    // SAFETY: The core passes a PD of ours.
+    let (device, number) = unsafe { (device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
+    new_mr(|| {
+        if !dmah.is_null() {
+            return Err(EOPNOTSUPP);
+        }
+        let range = (start, length, iova);
+        let make = |key| Region::of_user(device.ib(), key, number, range, access);
+        Ok((device.keyed.publish(make)?, (0, 0)))
+    })
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_advise_mr(
+    pd: *mut c::ib_pd,
+    advice: c::ib_uverbs_advise_mr_advice,
+    _flags: u32,
+    list: *mut c::ib_sge,
+    count: u32,
+    _attrs: *mut c::uverbs_attr_bundle,
+) -> c_int {
+    // The pages are brought at once, whether or not the caller wants to wait for them.
+    let (write, fault) = match advice {
+        c::ib_uverbs_advise_mr_advice_IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH => (false, true),
+        c::ib_uverbs_advise_mr_advice_IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_WRITE => (true, true),
+        c::ib_uverbs_advise_mr_advice_IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT => (false, false),
+        _ => return EOPNOTSUPP.to_errno(),
+    };
+    // SAFETY: The core passes a PD of ours, and a list of so many entries.
+    let (device, number, list) = unsafe {
+        (
+            device((*pd).device),
+            (*pd.cast::<c::usb4_pd>()).number,
+            core::slice::from_raw_parts(list, count as usize),
+        )
+    };
+    errno(list.iter().try_for_each(|sge| {
+        let region = device.keyed.region(sge.lkey).ok_or(EINVAL)?;
+        region.advise(number, sge.addr, sge.length, write, fault)
+    }))
+}
+
+#[no_mangle]
+unsafe extern "C" fn usb4_op_dereg_mr(mr: *mut c::ib_mr, _udata: *mut c::ib_udata) -> c_int {
+    // SAFETY: Attached by the op that made it.
+    if !unsafe { attached::<Region>((*mr.cast::<c::usb4_mr>()).inner) }.may_go() {
+        return EINVAL.to_errno();
+    }
+    // SAFETY: Made by one of the ops that make regions; the core lets go of it once.
+    let (mut ours, device) = unsafe { (KBox::from_raw(mr.cast::<c::usb4_mr>()), device((*mr).device)) };
+    // SAFETY: Attached by the op that made it.
+    if let Some(region) = unsafe { detach::<Region>(&mut ours.inner) } {
+        device.keyed.withdraw(&region);
+    }
+    0
 }
 
 #[no_mangle]
@@ -31,18 +105,14 @@ unsafe extern "C" fn usb4_op_reg_user_mr_dmabuf(
 ) -> *mut c::ib_mr {
     // SAFETY: The core passes a PD of ours.
     let (device, number) = unsafe { (device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
-    let made = || {
+    new_mr(|| {
         if !dmah.is_null() {
             return Err(EOPNOTSUPP);
         }
-        let mr = KBox::new(c::usb4_mr::default(), GFP_KERNEL)?;
-        let region = device
-            .keyed
-            .publish(|key| Region::of_dmabuf(key, number, fd, (offset, length, iova), access))?;
-        Ok(filled(mr, region, (iova, length)))
-    };
-    // SAFETY: Only makes a pointer of the number.
-    made().unwrap_or_else(|err: Error| unsafe { c::usb4_err_mr(err.to_errno()) })
+        let range = (offset, length, iova);
+        let make = |key| Region::of_dmabuf(key, number, fd, range, access);
+        Ok((device.keyed.publish(make)?, (iova, length)))
+    })
 }
 
 /// The result is a new object, and the core ends the old one.
@@ -73,12 +143,8 @@ unsafe extern "C" fn usb4_op_rereg_user_mr(
         range: moves.then_some((start, length, iova)),
         access: has(c::ib_mr_rereg_flags_IB_MR_REREG_ACCESS).then_some(access),
     };
-    let made = || {
-        // All that may fail comes before the change, which cannot be taken back.
-        let mr = KBox::new(c::usb4_mr::default(), GFP_KERNEL)?;
+    new_mr(|| {
         let region = device.keyed.change(old, device.ib(), &wanted)?;
-        Ok(filled(mr, region, if moves { (iova, length) } else { range }))
-    };
-    // SAFETY: Only makes a pointer of the number.
-    made().unwrap_or_else(|err: Error| unsafe { c::usb4_err_mr(err.to_errno()) })
+        Ok((region, if moves { (iova, length) } else { range }))
+    })
 }

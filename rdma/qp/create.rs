@@ -3,11 +3,11 @@
 
 use super::{Engine, Qp, State, FLUSH_FIRST, QPN_FLAG};
 use crate::{
+    caps::MULTICAST,
     counters::Tally,
-    cq::Cq,
+    cq::{Cq, Sender},
     device::{Device, Qps},
     early::Waiting,
-    host::Sender,
     kapi::{
         self,
         revoke::Gate,
@@ -20,7 +20,6 @@ use crate::{
     },
     paging::Paging,
     post::Send,
-    recv::MULTICAST,
     srq::Srq,
     window::Life,
     wq::{RecvQueue, SendQueue},
