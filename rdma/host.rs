@@ -15,28 +15,44 @@ use roce::{
     wqe::{AtomicOp, Early, Fault, FlushKind, Host, RecvWqe, SendWqe, Span, Target},
 };
 
+/// What a QP has for its engine to borrow.
+pub(crate) struct Own {
+    pub(crate) sq: SendQueue,
+    pub(crate) rq: RecvQueue,
+    pub(crate) sender: Sender,
+    pub(crate) early: Waiting<KeptFrame>,
+}
+
+impl Own {
+    /// Lends it, for a call of the engine, with the memory that the QP may reach and the packet at hand.
+    pub(crate) fn lend<'a>(&'a mut self, memory: Memory<'a>, payload: Option<&'a Payload<'a>>) -> Lent<'a> {
+        Lent {
+            own: self,
+            memory,
+            payload,
+        }
+    }
+}
+
 /// What the engine is lent: the user's queues and memory, and the packet at hand.
 pub(crate) struct Lent<'a> {
-    pub(crate) sq: &'a mut SendQueue,
-    pub(crate) rq: &'a mut RecvQueue,
-    pub(crate) memory: Memory<'a>,
-    pub(crate) payload: Option<&'a Payload<'a>>,
-    pub(crate) sender: &'a mut Sender,
-    pub(crate) early: &'a mut Waiting<KeptFrame>,
+    pub(crate) own: &'a mut Own,
+    memory: Memory<'a>,
+    payload: Option<&'a Payload<'a>>,
 }
 
 impl Host for Lent<'_> {
     fn take_send(&mut self) -> Option<SendWqe> {
-        self.sq.take(self.memory)
+        self.own.sq.take(self.memory)
     }
 
     fn take_recv(&mut self) -> Option<RecvWqe> {
-        self.rq.take()
+        self.own.rq.take()
     }
 
     fn keep(&mut self, early: Early) -> bool {
         self.payload
-            .is_some_and(|payload| self.early.keep(early, || payload.keep()))
+            .is_some_and(|payload| self.own.early.keep(early, || payload.keep()))
     }
 
     fn check(&mut self, rkey: Key, va: u64, length: u32, access: Access) -> Result<(), Fault> {
@@ -47,11 +63,11 @@ impl Host for Lent<'_> {
         let payload = self.payload.ok_or(Fault::LocalQpOp)?;
         let grh = payload.grh().ok_or(Fault::LocalQpOp)?;
         let [version, ..] = grh;
-        *self.sender = Sender {
+        self.own.sender = Sender {
             ipv6: version != 0,
             tag: payload.tag(),
         };
-        self.rq.scatter(slot, 0, &grh, self.memory)
+        self.own.rq.scatter(slot, 0, &grh, self.memory)
     }
 
     fn place(&mut self, to: Target, payload: Span) -> Result<(), Fault> {
@@ -60,9 +76,11 @@ impl Host for Lent<'_> {
         let mut result = Ok(());
         let whole = source.pieces(payload, |piece| {
             result = match to {
-                Target::Recv { slot, offset } => self.rq.scatter(slot, offset.wrapping_add(done), piece, self.memory),
+                Target::Recv { slot, offset } => {
+                    self.own.rq.scatter(slot, offset.wrapping_add(done), piece, self.memory)
+                }
                 Target::ReadResult { slot, offset } => {
-                    self.sq.scatter(slot, offset.wrapping_add(done), piece, self.memory)
+                    self.own.sq.scatter(slot, offset.wrapping_add(done), piece, self.memory)
                 }
                 Target::Region { rkey, va } => {
                     let va = va.wrapping_add(u64::from(done));
@@ -86,7 +104,7 @@ impl Host for Lent<'_> {
     }
 
     fn atomic_result(&mut self, slot: u32, value: u64) -> Result<(), Fault> {
-        self.sq.store(slot, value, self.memory)
+        self.own.sq.store(slot, value, self.memory)
     }
 
     fn atomic_write(&mut self, rkey: Key, va: u64, payload: Span) -> Result<(), Fault> {
@@ -138,7 +156,7 @@ impl Host for Lent<'_> {
     }
 
     fn local(&mut self, slot: u32) -> Result<(), Fault> {
-        let wanted = self.sq.local(slot).ok_or(Fault::LocalQpOp)?;
+        let wanted = self.own.sq.local(slot).ok_or(Fault::LocalQpOp)?;
         self.memory.local(&wanted)
     }
 }

@@ -1,25 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Queue pairs: the engine's decisions carried out.
 //!
-//! Doorbells, packets and the timer all end in [`Qp::drive`], in the context they come from: they change the engine
-//! under the QP's lock, write completions, and build frames, which are sent after the lock is released. One CPU at a
-//! time sends for a QP, so frames leave in order; whoever comes meanwhile leaves the work to it.
+//! Doorbells, packets and the timer are events ([`Event`]). Each ends in [`Qp::work`], in the context that it comes
+//! from: [`Qp::handle`] has the engine handle it under the QP's lock and writes completions, and [`Qp::send`] sends the
+//! frames that were built, after the lock is released. One CPU at a time sends for a QP, so frames leave in order;
+//! whoever comes meanwhile leaves the work to it.
 
 mod create;
+mod phase;
 mod show;
 
 pub(crate) use create::NewQp;
 
+use self::phase::{Pace, Phase};
 use crate::{
     attr, caps,
     counters::Tally,
-    cq::{Cq, Extra, Sender},
+    cq::{Cq, Extra},
     device::Device,
-    early::Waiting,
-    host::Lent,
+    host::Own,
     kapi::{
         hint::hint,
-        netdev::{FrameDone, KeptFrame, Netdev, To},
+        netdev::{FrameDone, Netdev, To},
         queue::Mapping,
         revoke::Gate,
         route::renew_late,
@@ -37,7 +39,7 @@ use crate::{
     send::{self, Batch, NotBuilt, Way, BATCH},
     watch,
     window::Life,
-    wq::{RecvQueue, SendQueue},
+    wq::SendQueue,
 };
 use kernel::{
     prelude::*,
@@ -47,7 +49,7 @@ use kernel::{
     },
 };
 use roce::{
-    completion::{Event, Queue, WcStatus},
+    completion::{self, Queue, WcStatus},
     counters::Counters,
     limits,
     parking::Errand,
@@ -75,13 +77,8 @@ const TURNS: usize = 4 * BATCH;
 const TURN_PAUSE: u64 = 1_000_000;
 /// Completions written without a break. A user who keeps posting to a QP in ERR cannot keep us here.
 const SETTLE: usize = 1024;
-/// Times in a row that flushing goes on at once: enough for the longest queues. Who posts more to a QP in ERR, for which
-/// he needs no system call, has it flushed by the timer.
-const FLUSHES: u32 = 32;
-/// Posting a receive rings no doorbell, so a QP in ERR looks for receives to flush: soon at first, then less often.
-const FLUSH_FIRST: u64 = 1_000_000;
-/// See [`FLUSH_FIRST`].
-const FLUSH_LAST: u64 = 256_000_000;
+/// Nanoseconds to the next try where there was no memory for something.
+const TRY_AGAIN: u64 = 1_000_000;
 
 /// QPs, of all devices, whose timers run out one after the other without anything acknowledged. Each tries again the less
 /// often the more they are, so that all of them together leave the processor to others.
@@ -92,25 +89,53 @@ type Engine = roce::qp::Qp<Slots<KVVec<SendMessage>, KVVec<ReadResource>>>;
 /// Guarded by the QP's lock. A CQ's lock is taken under it.
 struct State {
     engine: KBox<Engine>,
-    sq: SendQueue,
-    rq: RecvQueue,
+    own: Own,
     path: Option<Path>,
-    sender: Sender,
     tally: Tally,
     ip_id: u16,
-    /// Somebody is sending and will look again before it stops.
-    sending: bool,
-    /// Nanoseconds to the next look for receives to flush.
-    flush_in: u64,
-    /// How often flushing has gone on at once.
-    flushes: u32,
+    phase: Phase,
+    pace: Pace,
     /// It is one of [`STUCK`].
     stuck: bool,
-    /// Gone once the QP is being destroyed: nothing happens any more.
-    handle: Option<QpHandle>,
     kept: KeptAttr,
     paging: Paging,
-    early: Waiting<KeptFrame>,
+}
+
+/// What has a QP work.
+enum Event<'a> {
+    /// Its owner has posted sends, or wants it to look, and has read its completion queues up to here.
+    Post { read: [u32; 2] },
+    /// A packet has come, whose ICRC is right.
+    Packet(&'a Packet, &'a Payload<'a>),
+    /// The timer has come. `waiting`: frames of the QP were in the stack.
+    Timeout { waiting: bool },
+    /// Pages that were missed are there, or cannot be had.
+    Paged,
+    /// The QP has another state or other attributes.
+    Modified,
+    /// What was put off is due.
+    Due,
+}
+
+/// What became of an [`Event`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    /// Nothing was done: the packet is for somebody else, or the state is none to send in.
+    Refused,
+    /// The peer was late with an answer.
+    Late,
+}
+
+/// Who sends after an [`Event`] has been handled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sends {
+    /// Whoever handled it, now.
+    Now,
+    /// The tasklet, later in this softirq.
+    Later,
+    /// Nobody: there is nothing to send, or somebody is sending already.
+    No,
 }
 
 impl State {
@@ -196,17 +221,15 @@ impl Qp {
     pub(crate) fn posted(this: &Arc<Self>) -> Result {
         this.owner.asks();
         let read = [this.send_cq.read_up_to(), this.recv_cq.read_up_to()];
-        let mut may_send = false;
-        Self::drive(this, None, |engine, now, host| {
-            may_send = !matches!(engine.state(), QpState::Reset | QpState::Init | QpState::Rtr);
-            engine.handle_post(now, host.sq.posted(read));
-        });
-        may_send.then_some(()).ok_or(EINVAL)
+        match Self::work(this, Event::Post { read }) {
+            Outcome::Refused => Err(EINVAL),
+            _ => Ok(()),
+        }
     }
 
     /// Sends what was put off: before a change of state, which would forget the acknowledgement that the peer waits for.
     pub(crate) fn flush(this: &Arc<Self>) {
-        Self::drive(this, None, |_, _, _| ());
+        Self::work(this, Event::Due);
     }
 
     /// Has one path, and hears its other end only.
@@ -217,18 +240,13 @@ impl Qp {
     /// A packet for this QP, whose ICRC is right; for datagrams, also the address. False if it is not for this QP: a
     /// connected one, and another path than its own.
     pub(crate) fn receive(this: &Arc<Self>, packet: &Packet, payload: &Payload<'_>) -> bool {
-        packet.bth.pkey & 0x7fff == caps::PKEY & 0x7fff
-            && Self::drive(this, Some(payload), |engine, now, host| {
-                engine.handle_packet(now, packet, host);
-            })
+        is_ours(packet) && Self::work(this, Event::Packet(packet, payload)) != Outcome::Refused
     }
 
     /// A packet for a group that this QP hears, whose ICRC is right.
     pub(crate) fn receive_group(this: &Arc<Self>, packet: &Packet, payload: &Payload<'_>) {
-        if this.kind.is_datagram() && packet.bth.pkey & 0x7fff == caps::PKEY & 0x7fff {
-            Self::drive(this, Some(payload), |engine, now, host| {
-                engine.handle_packet(now, packet, host);
-            });
+        if this.kind.is_datagram() && is_ours(packet) {
+            Self::work(this, Event::Packet(packet, payload));
         }
     }
 
@@ -241,85 +259,136 @@ impl Qp {
         until.is_some()
     }
 
-    /// Lets `act` work on the engine, then does what came of it. False if the payload did not come along the path of a
-    /// connected QP: nothing is done then.
-    fn drive(
-        this: &Arc<Self>,
-        payload: Option<&Payload<'_>>,
-        act: impl FnOnce(&mut Engine, Instant, &mut Lent<'_>),
-    ) -> bool {
+    /// Has the engine handle what has happened, then does what came of it, which may be sending.
+    fn work(this: &Arc<Self>, event: Event<'_>) -> Outcome {
         let netdev = this.device.netdev();
         let mut batch = Batch::new();
-        {
+        let outcome = {
             let mut guard = this.state.lock();
             let state = &mut *guard;
-            if state.handle.is_none() {
-                return true;
-            }
-            let is_along = |payload: &Payload<'_>| state.path.as_ref().is_some_and(|path| payload.is_along(path));
-            if this.is_connected() && !payload.is_none_or(is_along) {
-                return false;
-            }
-            if let (Some(payload), true) = (payload, state.paging.is_busy()) {
-                state.paging.park(payload.keep());
-                return true;
-            }
-            let needs = state.paging.needs();
-            let mut host = Lent {
-                sq: &mut state.sq,
-                rq: &mut state.rq,
-                memory: this.memory(&needs),
-                payload,
-                sender: &mut state.sender,
-                early: &mut state.early,
-            };
-            if let Some(payload) = payload {
-                state.tally.received_bytes += payload.ip_len();
-            }
-            let before = watch::before(&state.engine);
-            state.engine.handle_company(STUCK.load(Relaxed));
-            act(&mut state.engine, Instant(now()), &mut host);
-            this.bring(state, &needs, payload);
-            watch::after(before, &state.engine, this.device.ib(), this.number);
-            state.count_stuck(state.engine.is_stuck());
-            let woke = this.settle(state) | this.handle_early(state);
-            if state.sending {
-                return true;
-            }
-            // Once somebody has been woken, softirqs that are put off come after him. Who has had his share waits in any case.
-            let may_wait = !woke && state.engine.may_wait();
-            if payload.is_some() && (may_wait || this.owner.rest().is_some()) {
-                this.after.schedule();
-                return true;
+            let (outcome, sends) = this.handle(state, &event);
+            match sends {
+                Sends::No => return outcome,
+                Sends::Later => {
+                    this.after.schedule();
+                    return outcome;
+                }
+                Sends::Now => {}
             }
             this.fill(state, netdev.as_ref(), &mut batch);
             if batch.len() == 0 {
                 this.rearm(state);
-                return true;
+                return outcome;
             }
-            state.sending = true;
+            state.phase.on_send();
+            outcome
+        };
+        this.send(netdev.as_ref(), &mut batch);
+        outcome
+    }
+
+    /// Has the engine handle what has happened, and writes completions. Under the QP's lock.
+    fn handle(self: &Arc<Self>, state: &mut State, event: &Event<'_>) -> (Outcome, Sends) {
+        if state.phase.is_closed() {
+            let outcome = match event {
+                Event::Post { .. } => Outcome::Refused,
+                _ => Outcome::Done,
+            };
+            return (outcome, Sends::No);
         }
+        let payload = match event {
+            Event::Packet(_, payload) => Some(*payload),
+            _ => None,
+        };
+        if let Some(payload) = payload {
+            let is_along = |path: &Path| payload.is_along(path);
+            if self.is_connected() && !state.path.as_ref().is_some_and(is_along) {
+                return (Outcome::Refused, Sends::No);
+            }
+            if state.paging.is_busy() {
+                state.paging.park(payload.keep());
+                return (Outcome::Done, Sends::No);
+            }
+            state.tally.received_bytes += payload.ip_len();
+        }
+        let before = watch::before(&state.engine);
+        state.engine.handle_company(STUCK.load(Relaxed));
+        let outcome = self.tell_engine(state, event, payload);
+        watch::after(before, &state.engine, self.device.ib(), self.number);
+        state.count_stuck(state.engine.is_stuck());
+        let woke = self.settle(state) | self.handle_early(state);
+        if state.phase.is_sending() {
+            return (outcome, Sends::No);
+        }
+        // Once somebody has been woken, softirqs that are put off come after him. Who has had his share waits in any case.
+        let may_wait = !woke && state.engine.may_wait();
+        let sends = if payload.is_some() && (may_wait || self.owner.rest().is_some()) {
+            Sends::Later
+        } else {
+            Sends::Now
+        };
+        (outcome, sends)
+    }
+
+    /// Tells the engine what has happened, and has the pages brought that it missed.
+    fn tell_engine(self: &Arc<Self>, state: &mut State, event: &Event<'_>, payload: Option<&Payload<'_>>) -> Outcome {
+        let needs = state.paging.needs();
+        let now = Instant(now());
+        let engine = &mut state.engine;
+        let mut host = state.own.lend(self.memory(&needs), payload);
+        let mut outcome = Outcome::Done;
+        match event {
+            Event::Post { read } => {
+                if matches!(engine.state(), QpState::Reset | QpState::Init | QpState::Rtr) {
+                    outcome = Outcome::Refused;
+                }
+                engine.handle_post(now, host.own.sq.posted(*read));
+            }
+            Event::Packet(packet, _) => engine.handle_packet(now, packet, &mut host),
+            Event::Timeout { waiting } => {
+                if *waiting {
+                    engine.handle_backlog(now);
+                }
+                let before = engine.counters().timeouts;
+                engine.handle_timeout(now, &mut host);
+                if engine.counters().timeouts != before {
+                    outcome = Outcome::Late;
+                }
+                // A kernel caller's sends are announced this way.
+                engine.handle_doorbell(now, &mut host);
+            }
+            Event::Paged | Event::Modified => engine.handle_doorbell(now, &mut host),
+            Event::Due => {}
+        }
+        self.bring(state, &needs, payload);
+        outcome
+    }
+
+    /// Sends a batch and what may be sent after it, until there is no more or others should have their turn. No lock
+    /// held; the caller has said that it sends.
+    fn send(self: &Arc<Self>, netdev: Option<&Netdev>, batch: &mut Batch) {
         let mut sent = 0;
         loop {
             sent += batch.len();
             let unsent = batch.send();
-            let mut state = this.state.lock();
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
             if let Some(psn) = unsent {
                 state.engine.handle_unsent(Instant(now()), psn);
             }
-            if state.handle.is_some() && sent < ROUND {
-                this.fill(&mut state, netdev.as_ref(), &mut batch);
+            if !state.phase.is_closed() && sent < ROUND {
+                self.fill(state, netdev, batch);
                 if batch.len() != 0 {
                     continue;
                 }
             }
-            state.sending = false;
+            state.phase.on_sent();
             if sent < ROUND {
-                this.rearm(&mut state);
+                self.rearm(state);
             } else {
-                this.after.schedule();
+                self.after.schedule();
             }
-            return true;
+            return;
         }
     }
 
@@ -327,7 +396,7 @@ impl Qp {
     fn handle_early(self: &Arc<Self>, state: &mut State) -> bool {
         let mut woke = false;
         while let Some(early) = state.engine.poll_early() {
-            let Some(kept) = state.early.take(early) else {
+            let Some(kept) = state.own.early.take(early) else {
                 continue;
             };
             if state.paging.is_busy() {
@@ -338,14 +407,7 @@ impl Qp {
                 continue;
             };
             let needs = state.paging.needs();
-            let mut host = Lent {
-                sq: &mut state.sq,
-                rq: &mut state.rq,
-                memory: self.memory(&needs),
-                payload: Some(&payload),
-                sender: &mut state.sender,
-                early: &mut state.early,
-            };
+            let mut host = state.own.lend(self.memory(&needs), Some(&payload));
             let before = watch::before(&state.engine);
             state.engine.handle_packet(Instant(now()), &packet, &mut host);
             self.bring(state, &needs, Some(&payload));
@@ -353,7 +415,7 @@ impl Qp {
             woke |= self.settle(state);
         }
         let engine = &state.engine;
-        state.early.retain(|early| engine.is_early(early));
+        state.own.early.retain(|early| engine.is_early(early));
         woke
     }
 
@@ -375,7 +437,7 @@ impl Qp {
         let then = move |errand: &Errand, done| Self::on_paged(&this, errand, done);
         if !state.paging.bring(missing, then) {
             // No memory to do it in: the peer asks again, and so does the timer.
-            self.timer.arm(now().saturating_add(FLUSH_FIRST));
+            self.timer.arm(now().saturating_add(TRY_AGAIN));
         } else if let Some(payload) = payload {
             state.paging.park(payload.keep());
         }
@@ -396,7 +458,7 @@ impl Qp {
                 Self::receive(this, &packet, &payload);
             }
         }
-        Self::drive(this, None, |engine, now, host| engine.handle_doorbell(now, host));
+        Self::work(this, Event::Paged);
         this.state.lock().paging.settle(errand);
     }
 
@@ -417,15 +479,8 @@ impl Qp {
                 self.timer.arm(now.0.saturating_add(TURN_PAUSE));
                 break;
             }
-            let mut host = Lent {
-                sq: &mut state.sq,
-                rq: &mut state.rq,
-                memory: self.memory(&needs),
-                payload: None,
-                sender: &mut state.sender,
-                early: &mut state.early,
-            };
-            // Who waits for room keeps the peer from doing so.
+            let mut host = state.own.lend(self.memory(&needs), None);
+            // Acknowledgements go past the limit of frames in the stack: else a QP that waits for room would stop its peer.
             let transmit = if self.may_send() {
                 state.engine.poll_transmit(now, Room::PACKET, &mut host)
             } else {
@@ -435,7 +490,7 @@ impl Qp {
                 break;
             };
             let path = match transmit.route {
-                Some(route) => self.route(route, host.sq, netdev),
+                Some(route) => self.route(route, &host.own.sq, netdev),
                 None => state.path,
             };
             let Some(mut path) = path else {
@@ -460,7 +515,7 @@ impl Qp {
                 path: &path,
                 ip_id: state.ip_id,
             };
-            match send::build(&transmit, &way, host.sq, self.memory(&needs), self) {
+            match send::build(&transmit, &way, &host.own.sq, self.memory(&needs), self) {
                 Ok(frame) => {
                     self.in_flight.fetch_add(1, Full);
                     self.device.in_flight.fetch_add(1, Relaxed);
@@ -522,35 +577,27 @@ impl Qp {
 
     /// Writes completions and raises events. Whether somebody was woken by it.
     fn settle(&self, state: &mut State) -> bool {
-        let Some(mark) = state.handle.as_ref().map(QpHandle::mark) else {
+        let Some(mark) = state.phase.handle().map(QpHandle::mark) else {
             return false;
         };
         let mut woke = false;
         // What is flushed needs no memory.
         let needs = Needs::deaf();
-        let mut host = Lent {
-            sq: &mut state.sq,
-            rq: &mut state.rq,
-            memory: self.memory(&needs),
-            payload: None,
-            sender: &mut state.sender,
-            early: &mut state.early,
-        };
+        let mut host = state.own.lend(self.memory(&needs), None);
         for left in (0..SETTLE).rev() {
             let Some(completion) = state.engine.poll_completion(&mut host) else {
                 break;
             };
             if left == 0 {
                 let flushes = matches!(state.engine.state(), QpState::Err | QpState::Sqe);
-                state.flushes += u32::from(flushes);
-                if state.flushes <= FLUSHES {
+                if state.pace.goes_on(flushes) {
                     self.after.schedule();
                 } else {
-                    self.timer.arm(now().saturating_add(state.flush_in));
+                    self.timer.arm(now().saturating_add(state.pace.delay()));
                 }
             }
             let extra = Extra {
-                sender: *host.sender,
+                sender: host.own.sender,
                 qp: mark,
             };
             match completion.status {
@@ -560,28 +607,28 @@ impl Qp {
             }
             match completion.queue {
                 Queue::Send => {
-                    host.sq.complete();
+                    host.own.sq.complete();
                     if completion.signalled {
                         woke |= self.send_cq.push(&completion, &extra);
                     }
                 }
                 Queue::Recv => {
-                    host.rq.complete();
+                    host.own.rq.complete();
                     woke |= self.recv_cq.push(&completion, &extra);
                 }
             }
         }
         while let Some(event) = state.engine.poll_event() {
             let event = match event {
-                Event::CommEstablished => QpEvent::CommEstablished,
-                Event::SqDrained => QpEvent::SqDrained,
-                Event::LastWqeReached => QpEvent::LastWqe,
-                Event::RequestError => QpEvent::RequestError,
-                Event::AccessError => QpEvent::AccessError,
-                Event::Fatal => QpEvent::Fatal,
+                completion::Event::CommEstablished => QpEvent::CommEstablished,
+                completion::Event::SqDrained => QpEvent::SqDrained,
+                completion::Event::LastWqeReached => QpEvent::LastWqe,
+                completion::Event::RequestError => QpEvent::RequestError,
+                completion::Event::AccessError => QpEvent::AccessError,
+                completion::Event::Fatal => QpEvent::Fatal,
             };
             watch::raised(event.code(), &state.engine, self.device.ib(), self.number);
-            if let Some(handle) = &state.handle {
+            if let Some(handle) = state.phase.handle() {
                 handle.raise(event);
             }
         }
@@ -593,13 +640,12 @@ impl Qp {
             self.timer.arm(at.0);
         }
         let flushes = state.engine.state() == QpState::Err && !state.engine.config().srq;
-        self.flushes.store(i32::from(flushes), kernel::sync::atomic::Relaxed);
+        self.flushes.store(i32::from(flushes), Relaxed);
         if flushes {
-            self.timer.arm(now().saturating_add(state.flush_in));
-            state.flush_in = (state.flush_in * 2).min(FLUSH_LAST);
+            self.timer.arm(now().saturating_add(state.pace.delay()));
+            state.pace.on_look();
         } else if state.engine.state() != QpState::Sqe {
-            state.flush_in = FLUSH_FIRST;
-            state.flushes = 0;
+            state.pace.reset();
         }
     }
 
@@ -680,8 +726,8 @@ impl Qp {
             }
             attr::keep(&mut state.kept, wanted.fields(), mask);
             if modify.state == Some(QpState::Reset) {
-                state.sq.reset();
-                state.rq.reset();
+                state.own.sq.reset();
+                state.own.rq.reset();
                 state.path = None;
                 state.kept.forget();
                 parked = state.paging.renew();
@@ -692,7 +738,7 @@ impl Qp {
         if let Some(life) = ended {
             this.device.keyed.end_life(life);
         }
-        Self::drive(this, None, |engine, now, host| engine.handle_doorbell(now, host));
+        Self::work(this, Event::Modified);
         Ok(())
     }
 
@@ -735,9 +781,9 @@ impl Qp {
         }
         let (buried, parked, ended) = {
             let mut state = self.state.lock();
-            state.handle = None;
+            state.phase.on_close();
             state.count_stuck(false);
-            state.early.retain(|_| false);
+            state.own.early.retain(|_| false);
             let buried = state.path.zip(state.engine.tombstone());
             (buried, state.paging.renew(), self.life.renew(self.device.new_serial()))
         };
@@ -763,6 +809,11 @@ impl Qp {
     }
 }
 
+/// Whether a packet is of the only partition that there is.
+fn is_ours(packet: &Packet) -> bool {
+    packet.bth.pkey & 0x7fff == caps::PKEY & 0x7fff
+}
+
 impl FrameDone for Qp {
     fn on_frame_done(&self) {
         self.device.in_flight.fetch_sub(1, Relaxed);
@@ -780,20 +831,8 @@ impl Timed for Qp {
         }
         if let Some(this) = self.device.qps.find(self.number) {
             let waiting = self.in_flight.load(Relaxed) > 0;
-            let mut late = false;
-            self.owner.charge(|| {
-                Self::drive(&this, None, |engine, now, host| {
-                    if waiting {
-                        engine.handle_backlog(now);
-                    }
-                    let before = engine.counters().timeouts;
-                    engine.handle_timeout(now, host);
-                    late = engine.counters().timeouts != before;
-                    // A kernel caller's sends are announced this way.
-                    engine.handle_doorbell(now, host);
-                });
-            });
-            if late {
+            let outcome = self.owner.charge(|| Self::work(&this, Event::Timeout { waiting }));
+            if outcome == Outcome::Late {
                 self.late.store(1, Relaxed);
                 renew_late();
             }
@@ -807,7 +846,7 @@ impl Deferred for Qp {
             return;
         }
         if let Some(this) = self.device.qps.find(self.number) {
-            self.owner.charge(|| Self::drive(&this, None, |_, _, _| {}));
+            self.owner.charge(|| Self::work(&this, Event::Due));
         }
     }
 }

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The making of queue pairs, for user space and for callers in the kernel, and how the latter post.
 
-use super::{Engine, Qp, State, FLUSH_FIRST, QPN_FLAG};
+use super::{
+    phase::{Pace, Phase},
+    Engine, Qp, State, QPN_FLAG,
+};
 use crate::{
     caps::MULTICAST,
     counters::Tally,
     cq::{Cq, Sender},
     device::{Device, Qps},
     early::Waiting,
+    host::Own,
     kapi::{
         self,
         revoke::Gate,
@@ -131,20 +135,20 @@ impl Qp {
         };
         let state = State {
             engine: engine(config, Slots { sends, reads })?,
-            sq,
-            rq,
+            own: Own {
+                sq,
+                rq,
+                sender: Sender::default(),
+                early: Waiting::new(),
+            },
             path: None,
-            sender: Sender::default(),
             tally: Tally::default(),
             ip_id: 0,
-            sending: false,
-            flush_in: FLUSH_FIRST,
-            flushes: 0,
+            phase: Phase::Idle(handle),
+            pace: Pace::new(),
             stuck: false,
-            handle: Some(handle),
             kept,
             paging: Paging::new(),
-            early: Waiting::new(),
         };
         let (sends, recvs) = match udata {
             Some(udata) => {
@@ -153,7 +157,7 @@ impl Qp {
             }
             None => {
                 let memory = memory.ok_or(EINVAL)?;
-                (Some(state.sq.poster(memory)), state.rq.poster(memory))
+                (Some(state.own.sq.poster(memory)), state.own.rq.poster(memory))
             }
         };
         let life = Life::new(device.new_serial());

@@ -45,7 +45,7 @@ impl Qp {
             self.number,
             self.kind,
             self.pd,
-            state.sending,
+            state.phase.is_sending(),
             self.in_flight.load(Relaxed),
             state.path
         )?;
