@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! What a device counts, and what `ethtool -S` shows of it.
 
-use crate::control;
-
 /// Transmit side. Kept across sessions of the cable.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct TxCounters {
@@ -75,20 +73,17 @@ pub(crate) struct RxCounters {
     pub(crate) stray: u64,
 }
 
-/// Sums for `ip -s link`.
-pub(crate) struct Totals {
-    pub(crate) rx_packets: u64,
-    pub(crate) rx_bytes: u64,
-    pub(crate) rx_errors: u64,
-    pub(crate) rx_length_errors: u64,
-    pub(crate) rx_over_errors: u64,
-    pub(crate) rx_crc_errors: u64,
-    pub(crate) rx_missed_errors: u64,
-    pub(crate) rx_dropped: u64,
-    pub(crate) tx_packets: u64,
-    pub(crate) tx_bytes: u64,
-    pub(crate) tx_errors: u64,
-    pub(crate) tx_dropped: u64,
+/// What a cable counts beside its device.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct CableCounters {
+    /// Completions found by the re-scan.
+    pub(crate) stranded: u64,
+    /// Control messages dropped because too many waited.
+    pub(crate) messages_dropped: u64,
+    /// Control messages that could not be sent.
+    pub(crate) send_errors: u64,
+    /// Control messages of no cable of ours; all cables together.
+    pub(crate) strays: u64,
 }
 
 /// Names for `ethtool -S`, at most 31 bytes each, in the order of [`fill`].
@@ -133,14 +128,7 @@ pub(crate) const NAMES: &[&str] = &[
 ];
 
 /// Writes the numbers of [`NAMES`] to `to`. `usecs` is the interrupt interval in force, `native` whether the peer is ours.
-pub(crate) fn fill(
-    to: &mut [u64],
-    tx: &TxCounters,
-    rx: &RxCounters,
-    link: &control::Counters,
-    usecs: u64,
-    native: bool,
-) {
+pub(crate) fn fill(to: &mut [u64], tx: &TxCounters, rx: &RxCounters, cable: &CableCounters, usecs: u64, native: bool) {
     let values = [
         tx.packets,
         tx.bytes,
@@ -173,10 +161,10 @@ pub(crate) fn fill(
         rx.length,
         rx.missed,
         rx.stray,
-        link.stranded,
-        link.letters_dropped,
-        link.send_errors,
-        link.strays,
+        cable.stranded,
+        cable.messages_dropped,
+        cable.send_errors,
+        cable.strays,
         usecs,
         u64::from(native),
     ];

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Safe wrappers of the kernel interfaces that the cables need and `rust/kernel` does not have.
 
-mod ethtool;
-pub(crate) mod links;
+pub(crate) mod napi;
+pub(crate) mod ndo;
 pub(crate) mod netdev;
+pub mod owner;
 pub(crate) mod pages;
 pub(crate) mod random;
 pub(crate) mod ring;

@@ -17,16 +17,19 @@
 //! try for the transmit side's lock, as who has it may be what was interrupted, and touch no other.
 
 use crate::{
-    control::Link,
-    counters::{self, RxCounters, Totals, TxCounters},
+    counters::{self, CableCounters, RxCounters, TxCounters},
     kapi::{
-        netdev::{Netdev, Xmit},
-        ring::Ring,
+        napi::{Napi, Polls},
+        ndo::{Coalesce, NetDevice, Registration, RingSizes, Totals, Unregistered, Xmit},
+        netdev::Netdev,
+        ring::{Ring, Wake},
         skb::{Batch, TxSkb},
         sync::{lock_in_any_context, new_bh_lock, BhLock},
         timer::{self, new_timer, Timed, Timer},
+        xdomain::{Device, Xdomain},
     },
-    lane::{Lane, Wire},
+    requested::RING_SIZE_MAX,
+    rings::{Rings, Wire},
     rx::{Polled, Rx},
     tx::{Refused, Tx},
 };
@@ -58,36 +61,39 @@ enum Peer {
     Native = 3,
 }
 
-/// What `ethtool -c` shows.
-#[derive(Clone, Copy)]
-pub(crate) struct Coalesce {
-    /// Shortest time between two receive interrupts.
-    pub(crate) rx_usecs: u32,
-    /// Shortest time between two transmit interrupts.
-    pub(crate) tx_usecs: u32,
-    /// The receive interval follows the load.
-    pub(crate) adaptive: bool,
-}
-
-/// What `ethtool -g` shows.
-#[derive(Clone, Copy)]
-pub(crate) struct RingSizes {
-    /// Receive descriptors.
-    pub(crate) rx: u32,
-    /// Transmit descriptors.
-    pub(crate) tx: u32,
-}
-
-impl RingSizes {
-    /// Most descriptors of a ring.
-    pub(crate) const MAX: u32 = Link::max_ring_size();
-}
-
 /// Shortest time between two transmit interrupts, which are few and never urgent.
 const TX_USECS: u32 = 64;
 
 /// Longest time between two interrupts that can be set: the register has 16 bits of 256 ns.
 const MAX_USECS: u32 = 16_000;
+
+/// The cable that a device is on. What it is told takes effect later, in a worker, unless it says otherwise.
+pub(crate) trait Cable: Send + Sync {
+    /// The cable as the kernel names it, such as `0-1`.
+    fn name(&self) -> &str;
+    /// The interface is set up: the cable is to carry. Returns at once.
+    fn open(&self, mac: [u8; 6]);
+    /// The interface is set down. Returns when nobody uses the rings; the goodbye goes on. Sleeps.
+    fn close(&self);
+    /// The interface has another address.
+    fn set_mac(&self, mac: [u8; 6]);
+    /// The rings do not work any more: begin anew. Any context.
+    fn fault(&self);
+    /// Megabits per second, all lanes of the cable together.
+    fn speed_mbps(&self) -> u32;
+    /// Lanes of the cable.
+    fn width(&self) -> u32;
+    /// What it counts beside the device.
+    fn counters(&self) -> CableCounters;
+    /// Descriptors that are asked for.
+    fn ring_sizes(&self) -> RingSizes;
+    /// Asks for other descriptors; a cable in use begins anew.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for sizes that cannot be.
+    fn set_ring_sizes(&self, sizes: RingSizes) -> Result;
+}
 
 struct TxSide {
     path: Option<Tx>,
@@ -110,14 +116,18 @@ struct RxSide {
 
 struct Config {
     coalesce: Coalesce,
-    lane: Option<Lane>,
+    rings: Option<Rings>,
 }
 
 /// The Ethernet device of a cable.
 #[pin_data]
 pub(crate) struct Netif {
     netdev: Netdev,
-    link: Arc<Link>,
+    cable: Arc<dyn Cable>,
+    /// The device that buffers are mapped for.
+    dma: Device,
+    #[pin]
+    napi: Napi<Netif>,
     #[pin]
     rx: BhLock<RxSide>,
     #[pin]
@@ -131,13 +141,15 @@ pub(crate) struct Netif {
     /// The credit that heads carry.
     credit: AtomicU32,
     peer: AtomicU8,
-    removed: AtomicBool,
+    /// Packets have come since the session last asked.
+    traffic: AtomicBool,
 }
 
 impl Netif {
-    /// Makes the device and shows it to the system. Sleeps, takes RTNL.
-    pub(crate) fn new(link: Arc<Link>) -> Result<Arc<Self>> {
-        let netdev = Netdev::new(link.parent(), &link.default_mac())?;
+    /// Makes the device of the cable to `xd` and shows it to the system. Sleeps, takes RTNL.
+    pub(crate) fn new(cable: Arc<dyn Cable>, xd: &Xdomain, mac: [u8; 6]) -> Result<(Arc<Self>, Registration<Self>)> {
+        let device = Unregistered::<Self>::new(xd.router(), &mac)?;
+        let netdev = device.netdev().clone();
         let tx = TxSide {
             path: None,
             live: false,
@@ -157,12 +169,14 @@ impl Netif {
                 tx_usecs: TX_USECS,
                 adaptive: true,
             },
-            lane: None,
+            rings: None,
         };
         let netif = Arc::pin_init(
             pin_init!(Self {
+                napi <- Napi::new(netdev.clone()),
                 netdev,
-                link,
+                cable,
+                dma: xd.dma(),
                 rx <- new_bh_lock!(rx, c"usb4_netif_rx"),
                 tx <- new_bh_lock!(tx, c"usb4_netif_tx"),
                 config <- new_bh_lock!(config, c"usb4_netif_config"),
@@ -170,25 +184,19 @@ impl Netif {
                 starved: AtomicBool::new(false),
                 credit: AtomicU32::new(0),
                 peer: AtomicU8::new(Peer::None as u8),
-                removed: AtomicBool::new(false),
+                traffic: AtomicBool::new(false),
             }),
             GFP_KERNEL,
         )?;
+        netif.napi.own(&netif);
         netif.timer.own(&netif);
-        let registered = netif.netdev.register(&netif);
-        if let Err(err) = registered {
-            netif.timer.close();
-            return Err(err);
-        }
-        Ok(netif)
+        let registration = device.register(netif.clone()).inspect_err(|_| netif.timer.close())?;
+        Ok((netif, registration))
     }
 
-    /// Takes the device away. Sleeps, takes RTNL; the link's worker must be able to run.
-    pub(crate) fn remove(&self) {
-        if !self.removed.swap(true, Ordering::Relaxed) {
-            self.netdev.unregister(self);
-            self.timer.close();
-        }
+    /// The system knows the device no more. Sleeps.
+    pub(crate) fn end(&self) {
+        self.timer.close();
     }
 
     /// The interface's name.
@@ -200,10 +208,10 @@ impl Netif {
 
     /// There are rings, which do not run yet: makes all that they need and posts the receive buffers. What can fail fails
     /// here, where no hardware knows of a page.
-    pub(crate) fn prepare(&self, lane: Lane, wire: Wire) -> Result {
-        let dma = self.link.dma();
-        let tx = Tx::new(lane.tx.clone(), &wire, dma)?;
-        let (rx, credit) = Rx::new(lane.rx.clone(), &wire, dma, &self.netdev)?;
+    pub(crate) fn prepare(&self, rings: Rings, wire: Wire) -> Result {
+        let dma = self.dma;
+        let tx = Tx::new(rings.tx.clone(), &wire, dma)?;
+        let (rx, credit) = Rx::new(rings.rx.clone(), &wire, dma, self.napi.raw())?;
         let peer = match wire {
             Wire::Native { .. } => Peer::Native,
             Wire::Stock { settings } if settings.has(Settings::FRAMES_64K) => Peer::Stock64k,
@@ -222,7 +230,7 @@ impl Netif {
             side.live = false;
             side.stopped = true;
         }
-        self.config.lock().lane = Some(lane);
+        self.config.lock().rings = Some(rings);
         Ok(())
     }
 
@@ -238,13 +246,13 @@ impl Netif {
         self.tx.lock().runs = true;
         {
             let config = self.config.lock();
-            if let Some(lane) = &config.lane {
-                set_throttle(&lane.rx, config.coalesce.rx_usecs);
-                set_throttle(&lane.tx, config.coalesce.tx_usecs);
+            if let Some(rings) = &config.rings {
+                set_throttle(&rings.rx, config.coalesce.rx_usecs);
+                set_throttle(&rings.tx, config.coalesce.tx_usecs);
             }
         }
-        self.netdev.enable_poll();
-        self.netdev.schedule_poll();
+        self.napi.enable();
+        self.napi.schedule();
     }
 
     /// The peer takes frames.
@@ -273,13 +281,13 @@ impl Netif {
     /// From the return on nobody touches the rings.
     pub(crate) fn quiesce(&self) {
         self.halt();
-        self.netdev.disable_poll();
+        self.napi.disable();
         // The last poll lets interrupts through after the core has counted it as done, perhaps on another processor, and
         // the timer looks at what is on its way: both see under the locks that the rings are about to stop.
         self.rx.lock().runs = false;
         self.tx.lock().runs = false;
-        let lane = self.config.lock().lane.take();
-        drop(lane);
+        let rings = self.config.lock().rings.take();
+        drop(rings);
     }
 
     /// The rings are stopped: gives up what they had.
@@ -292,9 +300,14 @@ impl Netif {
         self.peer.store(Peer::None as u8, Ordering::Relaxed);
     }
 
+    /// Whether packets have come since the last call.
+    pub(crate) fn take_traffic(&self) -> bool {
+        self.traffic.swap(false, Ordering::Relaxed)
+    }
+
     /// Something has come, or been sent. False if that is known already. Any context.
     pub(crate) fn wake(&self) -> bool {
-        self.netdev.schedule_poll()
+        self.napi.schedule()
     }
 
     /// The host is about to sleep.
@@ -307,109 +320,7 @@ impl Netif {
         self.netdev.set_present(true);
     }
 
-    // The stack. ----------------------------------------------------------------------------------------------------
-
-    /// The interface is set up.
-    pub(crate) fn open(&self) {
-        self.link.open(self.netdev.mac());
-    }
-
-    /// The interface is set down. Returns when no rings are in use.
-    pub(crate) fn stop(&self) {
-        self.link.close();
-    }
-
-    /// The interface has got another address.
-    pub(crate) fn mac_changed(&self) {
-        self.link.set_mac(self.netdev.mac());
-    }
-
-    /// Sends a packet. Softirqs are off; for netpoll, interrupts too.
-    pub(crate) fn xmit(&self, skb: TxSkb) -> Xmit {
-        let Some(mut side) = lock_in_any_context(&self.tx) else {
-            return Xmit::Busy(skb);
-        };
-        let TxSide {
-            path,
-            live,
-            stopped,
-            counters,
-            ..
-        } = &mut *side;
-        let Some(tx) = path.as_mut().filter(|_| *live) else {
-            counters.dropped += 1;
-            return Xmit::Taken;
-        };
-        // What was sent before is taken back at the sender's cost, when there is enough of it to be worth a look.
-        if tx.in_flight() >= REAP_BATCH {
-            tx.reap(&self.netdev, false);
-        }
-        let credit = Seq(self.credit.load(Ordering::Relaxed));
-        let (told, back) = match tx.send(&self.netdev, skb, credit, counters) {
-            Ok(now) => (now, None),
-            Err(Refused::Dropped) => (!self.netdev.more(), None),
-            Err(Refused::Busy(skb)) => (true, Some(skb)),
-        };
-        if !tx.has_room() {
-            tx.reap(&self.netdev, false);
-        }
-        if !tx.has_room() {
-            self.netdev.stop_queue();
-            *stopped = true;
-            tx.blocked(Instant(timer::now()), counters);
-            if let Some(at) = tx.probe_at() {
-                self.timer.arm(at.0);
-            }
-        }
-        if told || *stopped {
-            tx.doorbell(counters);
-        }
-        if tx.poll_timer(&self.netdev) {
-            self.timer.arm(timer::now() + LOOK_AFTER.0);
-        }
-        back.map_or(Xmit::Taken, Xmit::Busy)
-    }
-
-    /// The NAPI's poll. Returns the work done. netpoll's has no budget: it wants room to send.
-    pub(crate) fn poll(&self, budget: i32) -> i32 {
-        if budget == 0 {
-            self.serve_tx(&Polled::default(), false);
-            return 0;
-        }
-        let mut batch = Batch::new();
-        let found = {
-            let mut side = self.rx.lock();
-            let RxSide {
-                path, load, counters, ..
-            } = &mut *side;
-            let found = path
-                .as_mut()
-                .map(|rx| rx.poll(budget, &self.netdev, &mut batch, counters))
-                .unwrap_or_default();
-            if load.add(found.frames) {
-                let usecs = load.decide(Instant(timer::now()));
-                self.moderate(usecs);
-            }
-            found
-        };
-        self.serve_tx(&found, true);
-        if found.packets != 0 {
-            self.link.note_traffic();
-        }
-        if found.starved {
-            self.starved.store(true, Ordering::Relaxed);
-            self.timer.arm(timer::now() + REFILL_AFTER);
-        }
-        batch.deliver(&self.netdev);
-        if found.more {
-            return budget;
-        }
-        let work = found.packets.min(budget - 1);
-        if self.netdev.poll_done(work) {
-            self.let_interrupts();
-        }
-        work
-    }
+    // The poll. -----------------------------------------------------------------------------------------------------
 
     /// The transmit side's part of a poll; `napi`: not netpoll's.
     fn serve_tx(&self, found: &Polled, napi: bool) {
@@ -467,7 +378,7 @@ impl Netif {
             })
         };
         if again || more {
-            self.netdev.schedule_poll();
+            self.napi.schedule();
         }
     }
 
@@ -475,23 +386,81 @@ impl Netif {
         let mut config = self.config.lock();
         if config.coalesce.adaptive && config.coalesce.rx_usecs != usecs {
             config.coalesce.rx_usecs = usecs;
-            if let Some(lane) = &config.lane {
-                set_throttle(&lane.rx, usecs);
+            if let Some(rings) = &config.rings {
+                set_throttle(&rings.rx, usecs);
             }
         }
     }
+}
 
-    /// The stack complains that nothing goes out.
-    pub(crate) fn on_tx_timeout(&self) {
-        self.tx.lock().counters.timeouts += 1;
-        pr_warn!("{}: nothing goes out, beginning anew\n", self.name());
-        self.link.fault();
+impl NetDevice for Netif {
+    const STATISTICS: &'static [&'static str] = counters::NAMES;
+    const MAX_RING_SIZE: u32 = RING_SIZE_MAX;
+
+    fn open(&self) {
+        self.cable.open(self.netdev.mac());
     }
 
-    // What others ask. ----------------------------------------------------------------------------------------------
+    fn stop(&self) {
+        self.cable.close();
+    }
 
-    /// Whether a packet that stands for several can go as it is. Types as virtio-net has them.
-    pub(crate) fn can_send_whole(&self, len: usize, gso_type: u8) -> bool {
+    fn mac_changed(&self) {
+        self.cable.set_mac(self.netdev.mac());
+    }
+
+    fn xmit(&self, skb: TxSkb) -> Xmit {
+        let Some(mut side) = lock_in_any_context(&self.tx) else {
+            return Xmit::Busy(skb);
+        };
+        let TxSide {
+            path,
+            live,
+            stopped,
+            counters,
+            ..
+        } = &mut *side;
+        let Some(tx) = path.as_mut().filter(|_| *live) else {
+            counters.dropped += 1;
+            return Xmit::Taken;
+        };
+        // What was sent before is taken back at the sender's cost, when there is enough of it to be worth a look.
+        if tx.in_flight() >= REAP_BATCH {
+            tx.reap(&self.netdev, false);
+        }
+        let credit = Seq(self.credit.load(Ordering::Relaxed));
+        let (told, back) = match tx.send(&self.netdev, skb, credit, counters) {
+            Ok(now) => (now, None),
+            Err(Refused::Dropped) => (!self.netdev.more(), None),
+            Err(Refused::Busy(skb)) => (true, Some(skb)),
+        };
+        if !tx.has_room() {
+            tx.reap(&self.netdev, false);
+        }
+        if !tx.has_room() {
+            self.netdev.stop_queue();
+            *stopped = true;
+            tx.blocked(Instant(timer::now()), counters);
+            if let Some(at) = tx.probe_at() {
+                self.timer.arm(at.0);
+            }
+        }
+        if told || *stopped {
+            tx.doorbell(counters);
+        }
+        if tx.poll_timer(&self.netdev) {
+            self.timer.arm(timer::now() + LOOK_AFTER.0);
+        }
+        back.map_or(Xmit::Taken, Xmit::Busy)
+    }
+
+    fn on_tx_timeout(&self) {
+        self.tx.lock().counters.timeouts += 1;
+        pr_warn!("{}: nothing goes out, beginning anew\n", self.name());
+        self.cable.fault();
+    }
+
+    fn can_send_whole(&self, len: usize, gso_type: u8) -> bool {
         let peer = self.peer.load(Ordering::Relaxed);
         if peer == Peer::Native as u8 {
             len <= MAX_SUPER_PACKET && matches!(gso_type, 1 | 4 | 5)
@@ -501,23 +470,7 @@ impl Netif {
         }
     }
 
-    /// Megabits per second.
-    pub(crate) fn speed_mbps(&self) -> u32 {
-        self.link.speed_mbps()
-    }
-
-    /// The cable as the bus names it.
-    pub(crate) fn cable(&self) -> &str {
-        self.link.name()
-    }
-
-    /// Lanes of the cable.
-    pub(crate) fn lanes(&self) -> u32 {
-        self.link.width()
-    }
-
-    /// Sums for `ip -s link`.
-    pub(crate) fn totals(&self) -> Totals {
+    fn totals(&self) -> Totals {
         let rx = self.rx.lock().counters;
         let tx = self.tx.lock().counters;
         let rx_errors = rx.crc + rx.overrun + rx.length + rx.missed + rx.stray + rx.bad_meta;
@@ -537,43 +490,97 @@ impl Netif {
         }
     }
 
-    /// Numbers for `ethtool -S`.
-    pub(crate) fn statistics(&self, to: &mut [u64]) {
+    fn speed_mbps(&self) -> u32 {
+        self.cable.speed_mbps()
+    }
+
+    fn cable(&self) -> &str {
+        self.cable.name()
+    }
+
+    fn lanes(&self) -> u32 {
+        self.cable.width()
+    }
+
+    fn statistics(&self, to: &mut [u64]) {
         let rx = self.rx.lock().counters;
         let tx = self.tx.lock().counters;
         let usecs = u64::from(self.config.lock().coalesce.rx_usecs);
         let native = self.peer.load(Ordering::Relaxed) == Peer::Native as u8;
-        counters::fill(to, &tx, &rx, &self.link.counters(), usecs, native);
+        counters::fill(to, &tx, &rx, &self.cable.counters(), usecs, native);
     }
 
-    /// What `ethtool -c` shows.
-    pub(crate) fn coalesce(&self) -> Coalesce {
+    fn coalesce(&self) -> Coalesce {
         self.config.lock().coalesce
     }
 
-    /// What `ethtool -C` sets.
-    pub(crate) fn set_coalesce(&self, to: Coalesce) -> Result {
+    fn set_coalesce(&self, to: Coalesce) -> Result {
         if to.rx_usecs > MAX_USECS || to.tx_usecs > MAX_USECS {
             return Err(EINVAL);
         }
         let mut config = self.config.lock();
         config.coalesce = to;
-        if let Some(lane) = &config.lane {
-            set_throttle(&lane.rx, to.rx_usecs);
-            set_throttle(&lane.tx, to.tx_usecs);
+        if let Some(rings) = &config.rings {
+            set_throttle(&rings.rx, to.rx_usecs);
+            set_throttle(&rings.tx, to.tx_usecs);
         }
         Ok(())
     }
 
-    /// What `ethtool -g` shows.
-    pub(crate) fn ring_sizes(&self) -> RingSizes {
-        let (tx, rx) = self.link.ring_sizes();
-        RingSizes { rx, tx }
+    fn ring_sizes(&self) -> RingSizes {
+        self.cable.ring_sizes()
     }
 
-    /// What `ethtool -G` sets; a cable in use begins anew.
-    pub(crate) fn set_ring_sizes(&self, sizes: RingSizes) -> Result {
-        self.link.set_ring_sizes(sizes.tx, sizes.rx)
+    fn set_ring_sizes(&self, sizes: RingSizes) -> Result {
+        self.cable.set_ring_sizes(sizes)
+    }
+}
+
+impl Polls for Netif {
+    fn poll(&self, budget: i32) -> i32 {
+        if budget == 0 {
+            self.serve_tx(&Polled::default(), false);
+            return 0;
+        }
+        let mut batch = Batch::new();
+        let found = {
+            let mut side = self.rx.lock();
+            let RxSide {
+                path, load, counters, ..
+            } = &mut *side;
+            let found = path
+                .as_mut()
+                .map(|rx| rx.poll(budget, &self.netdev, self.napi.raw(), &mut batch, counters))
+                .unwrap_or_default();
+            if load.add(found.frames) {
+                let usecs = load.decide(Instant(timer::now()));
+                self.moderate(usecs);
+            }
+            found
+        };
+        self.serve_tx(&found, true);
+        if found.packets != 0 {
+            self.traffic.store(true, Ordering::Relaxed);
+        }
+        if found.starved {
+            self.starved.store(true, Ordering::Relaxed);
+            self.timer.arm(timer::now() + REFILL_AFTER);
+        }
+        batch.deliver(self.napi.raw());
+        if found.more {
+            return budget;
+        }
+        let work = found.packets.min(budget - 1);
+        if self.napi.done(work) {
+            self.let_interrupts();
+        }
+        work
+    }
+}
+
+impl Wake for Netif {
+    fn wake(&self) -> bool {
+        Netif::wake(self)
     }
 }
 

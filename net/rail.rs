@@ -16,11 +16,12 @@
 
 use crate::{
     kapi::{
+        ndo::RingSizes,
         ring::{Ring, Wake, Way},
         xdomain::{Paths, Xdomain},
     },
-    lane::{Lane, Wire},
     netif::Netif,
+    rings::{Rings, Wire},
 };
 use kernel::{prelude::*, sync::Arc};
 use tbip::{limits::MIN_HOP, native::Features, rail::OpenError, wire::HopId};
@@ -39,7 +40,7 @@ const NAMED_HOPS: u16 = 32;
 
 /// What a link holds of the host interface and of the cable.
 pub(crate) struct Rig {
-    lane: Lane,
+    rings: Rings,
     transmit: Option<HopId>,
     open: Option<Paths>,
     // Last: the cable outlives its rings.
@@ -47,31 +48,31 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// Allocates the rings of one lane, `tx` and `rx` descriptors or fewer. Sleeps.
+    /// Allocates the rings of one lane, of `sizes` or smaller. Sleeps.
     ///
     /// # Errors
     ///
     /// `ENOSPC` if the host interface has no free ring.
-    pub(crate) fn new(xd: &Xdomain, netif: &Arc<Netif>, native: bool, tx: u32, rx: u32) -> Result<Self> {
+    pub(crate) fn new(xd: &Xdomain, netif: &Arc<Netif>, native: bool, sizes: RingSizes) -> Result<Self> {
         let wake: Arc<dyn Wake> = netif.clone();
-        let tx = Ring::new(xd, Way::Transmit, tx, &wake)?;
+        let tx = Ring::new(xd, Way::Transmit, sizes.tx, &wake)?;
         let way = Way::Receive {
             sof: SOF,
             eof: if native { NATIVE_EOF } else { STOCK_EOF },
             pair: tx.hop(),
         };
-        let rx = Ring::new(xd, way, rx, &wake)?;
+        let rx = Ring::new(xd, way, sizes.rx, &wake)?;
         Ok(Self {
             xd: xd.clone(),
-            lane: Lane { tx, rx },
+            rings: Rings { tx, rx },
             transmit: None,
             open: None,
         })
     }
 
     /// The rings.
-    pub(crate) fn lane(&self) -> &Lane {
-        &self.lane
+    pub(crate) fn rings(&self) -> &Rings {
+        &self.rings
     }
 
     /// Whether frames may be on the rings.
@@ -118,20 +119,20 @@ impl Rig {
                 OpenError::Other
             });
         }
-        if netif.prepare(self.lane.clone(), wire).is_err() {
+        if netif.prepare(self.rings.clone(), wire).is_err() {
             self.xd.free_receive_hop(receive);
             return Err(OpenError::Other);
         }
         let native = matches!(wire, Wire::Native { .. });
         // A stock peer's transmit ring takes no part in flow control, so neither does ours with it.
-        self.lane.tx.start(e2e && native);
-        self.lane.rx.start(e2e);
+        self.rings.tx.start(e2e && native);
+        self.rings.rx.start(e2e);
         netif.begin();
         let paths = Paths {
             transmit,
-            transmit_ring: self.lane.tx.hop(),
+            transmit_ring: self.rings.tx.hop(),
             receive,
-            receive_ring: self.lane.rx.hop(),
+            receive_ring: self.rings.rx.hop(),
         };
         if self.xd.enable_paths(&paths).is_err() {
             netif.quiesce();
@@ -163,8 +164,8 @@ impl Rig {
     }
 
     fn stop_rings(&self) {
-        self.lane.rx.stop();
-        self.lane.tx.stop();
+        self.rings.rx.stop();
+        self.rings.tx.stop();
     }
 }
 

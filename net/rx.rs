@@ -12,13 +12,14 @@
 use crate::{
     counters::RxCounters,
     kapi::{
+        napi::RawNapi,
         netdev::Netdev,
         pages::{Pool, RxPage},
         ring::{Completion, Ring, RxRing},
         skb::{header_len, Batch, RxSkb},
         xdomain::Device,
     },
-    lane::Wire,
+    rings::Wire,
 };
 use kernel::{prelude::*, sync::Arc};
 use tbip::{
@@ -116,9 +117,9 @@ pub(crate) struct Rx {
 impl Rx {
     /// The receive side of `ring`, which does not run yet, with all descriptors posted, and the credit that they are worth.
     /// Sleeps.
-    pub(crate) fn new(ring: Arc<Ring>, wire: &Wire, dma: Device, netdev: &Netdev) -> Result<(Self, Seq)> {
+    pub(crate) fn new(ring: Arc<Ring>, wire: &Wire, dma: Device, napi: &RawNapi) -> Result<(Self, Seq)> {
         let ring = RxRing::new(ring)?;
-        let pool = Pool::new(netdev, dma, ring.size())?;
+        let pool = Pool::new(napi, dma, ring.size())?;
         let (mode, credit) = match *wire {
             Wire::Stock { .. } => (
                 Mode::Stock {
@@ -163,6 +164,7 @@ impl Rx {
         &mut self,
         budget: i32,
         netdev: &Netdev,
+        napi: &RawNapi,
         batch: &mut Batch,
         counters: &mut RxCounters,
     ) -> Polled {
@@ -179,6 +181,7 @@ impl Rx {
             found.frames += 1;
             let mut sink = Sink {
                 netdev,
+                napi,
                 batch,
                 counters,
                 found: &mut found,
@@ -248,6 +251,7 @@ impl Rx {
 /// Where packets and counts of one poll go.
 struct Sink<'a> {
     netdev: &'a Netdev,
+    napi: &'a RawNapi,
     batch: &'a mut Batch,
     counters: &'a mut RxCounters,
     found: &'a mut Polled,
@@ -321,7 +325,7 @@ impl Sink<'_> {
                 return;
             }
         };
-        let Some(mut skb) = RxSkb::new(self.netdev, front.len()) else {
+        let Some(mut skb) = RxSkb::new(self.napi, front.len()) else {
             self.counters.no_memory += 1;
             return;
         };
@@ -394,7 +398,7 @@ impl Sink<'_> {
                 header_len(self.netdev, front).max(ETHERNET)
             };
             let Some(mut skb) = (front.len() >= ETHERNET)
-                .then(|| RxSkb::new(self.netdev, linear))
+                .then(|| RxSkb::new(self.napi, linear))
                 .flatten()
             else {
                 self.counters.no_memory += u64::from(front.len() >= ETHERNET);

@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! What a link's worker does: runs the pure machine of its wire and performs what that decides.
 //!
-//! Only the worker has a session, so nothing here is concurrent with itself. Each run takes what is wished now, the
-//! messages that have come and the time; performs actions, reports events, sends; and says when to run again.
+//! Only the worker has a session, so nothing here is concurrent with itself. Each run takes what is requested now,
+//! the messages that have come and the time; performs actions, reports events, sends; and says when to run again.
 
 use crate::{
-    control::{Kind, Link, Wish},
+    inbox::Inbox,
     kapi::{
         random::{random, random_u64},
+        service::ServiceKind,
         timer,
+        xdomain::Xdomain,
     },
-    lane::Wire,
     netif::Netif,
     rail::{agreed_e2e, Rig},
+    requested::Requested,
+    rescan::Rescan,
+    rings::Wire,
 };
+use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::{prelude::*, sync::Arc};
 use tbip::{
     limits::MAX_DEPTH,
@@ -22,7 +27,7 @@ use tbip::{
     rail::{self, OpenError, Plan, Rail, Refusal},
     stock::Settings,
     time::{Duration, Instant},
-    wire::{HopId, Mac, MessageBuf},
+    wire::{Ends, HopId, Mac, MessageBuf},
 };
 
 /// Rounds of action, event and message in one run of the worker.
@@ -45,6 +50,31 @@ pub(crate) fn now() -> Instant {
     Instant(timer::now())
 }
 
+/// What a session uses of its link.
+pub(crate) struct Port<'a> {
+    /// The cable as the kernel names it, such as `0-1`.
+    pub(crate) name: &'a str,
+    pub(crate) xd: &'a Xdomain,
+    pub(crate) ends: &'a Ends,
+    /// Whether we offer end-to-end flow control.
+    pub(crate) offers_e2e: bool,
+    pub(crate) inbox: &'a Inbox,
+    pub(crate) rescan: &'a Rescan,
+    /// The netdev, if there is one.
+    pub(crate) netif: Option<&'a Arc<Netif>>,
+    /// Control messages that could not be sent.
+    pub(crate) send_errors: &'a AtomicU64,
+}
+
+impl Port<'_> {
+    /// Sends a control message; the machines repeat what is lost. Sleeps.
+    fn send(&self, message: &MessageBuf) {
+        if self.xd.is_dead() || self.xd.send(message.as_bytes()).is_err() {
+            self.send_errors.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 enum Machine {
     /// Nobody at the other end.
     None,
@@ -54,7 +84,7 @@ enum Machine {
 
 /// A link's machine and what it holds.
 pub(crate) struct Session {
-    kind: Option<Kind>,
+    kind: Option<ServiceKind>,
     machine: Machine,
     /// The machine has been started and not been stopped.
     started: bool,
@@ -100,32 +130,32 @@ impl Session {
     }
 
     /// One run. Returns when the next is due, if not before for another reason.
-    pub(crate) fn run(&mut self, link: &Link, netif: Option<&Arc<Netif>>, wish: &Wish) -> Option<Instant> {
-        self.follow(link, netif, wish);
+    pub(crate) fn run(&mut self, port: &Port<'_>, requested: &Requested) -> Option<Instant> {
+        self.follow(port, requested);
         match &mut self.machine {
             Machine::None => {}
-            Machine::Stock(login, _) => login.set_mac(Mac(wish.mac)),
-            Machine::Native(rail) => rail.set_mac(Mac(wish.mac)),
+            Machine::Stock(login, _) => login.set_mac(Mac(requested.mac)),
+            Machine::Native(rail) => rail.set_mac(Mac(requested.mac)),
         }
-        let mut letters = 0;
-        while let Some(letter) = link.next_letter() {
-            self.hear(&letter);
-            letters += 1;
-            if letters == MAX_ROUNDS {
+        let mut messages = 0;
+        while let Some(message) = port.inbox.take() {
+            self.hear(&message);
+            messages += 1;
+            if messages == MAX_ROUNDS {
                 break;
             }
         }
-        self.tick(link, wish.fault);
+        self.tick(port, requested.fault);
         for _ in 0..MAX_ROUNDS {
-            self.report(link, netif);
-            let acted = self.act(link, netif);
-            self.report(link, netif);
-            let spoke = self.speak(link);
+            self.report(port);
+            let acted = self.act(port);
+            self.report(port);
+            let spoke = self.speak(port);
             if !acted && !spoke {
                 break;
             }
         }
-        if self.settle(wish) {
+        if self.settle(port, requested) {
             return Some(now());
         }
         let due = match &self.machine {
@@ -136,45 +166,45 @@ impl Session {
         [due, self.retry].into_iter().flatten().min()
     }
 
-    /// Starts or stops as wished.
-    fn follow(&mut self, link: &Link, netif: Option<&Arc<Netif>>, wish: &Wish) {
-        let runs = wish.runs();
-        if self.started && (!runs || wish.restart || self.kind != wish.kind()) {
+    /// Starts or stops as requested.
+    fn follow(&mut self, port: &Port<'_>, requested: &Requested) {
+        let runs = requested.runs();
+        if self.started && (!runs || requested.restart || self.kind != requested.kind()) {
             self.stop();
             return;
         }
-        if !runs || self.started || self.rig.is_some() || self.kind != wish.kind() {
+        if !runs || self.started || self.rig.is_some() || self.kind != requested.kind() {
             return;
         }
         if self.retry.is_some_and(|at| at > now()) {
             return;
         }
         self.retry = None;
-        let Some(netif) = netif else {
+        let Some(netif) = port.netif else {
             return;
         };
-        match self.start(link, netif, wish) {
+        match self.start(port, netif, requested) {
             Ok(()) => self.complained = false,
             Err(err) => {
                 self.retry = Some(now().after(RING_RETRY));
                 if !core::mem::replace(&mut self.complained, true) {
-                    pr_warn!("{}: no free ring: {:?}; waiting for one\n", link.name(), err);
+                    pr_warn!("{}: no free ring: {:?}; waiting for one\n", port.name, err);
                 }
             }
         }
     }
 
-    fn start(&mut self, link: &Link, netif: &Arc<Netif>, wish: &Wish) -> Result {
+    fn start(&mut self, port: &Port<'_>, netif: &Arc<Netif>, requested: &Requested) -> Result {
         let Some(kind) = self.kind else {
             return Ok(());
         };
-        let mut rig = Rig::new(link.xdomain(), netif, kind == Kind::Native, wish.tx, wish.rx)?;
-        let mac = Mac(wish.mac);
+        let mut rig = Rig::new(port.xd, netif, kind == ServiceKind::Native, requested.rings)?;
+        let mac = Mac(requested.mac);
         match kind {
-            Kind::Stock(settings) => {
+            ServiceKind::Stock(settings) => {
                 let path = rig.take_transmit(0)?;
                 let config = login::Config {
-                    ends: *link.ends(),
+                    ends: *port.ends,
                     mac,
                     path,
                 };
@@ -182,12 +212,12 @@ impl Session {
                 login.start(now(), path);
                 self.machine = Machine::Stock(login, settings);
             }
-            Kind::Native => {
+            ServiceKind::Native => {
                 self.keep_epoch();
-                let depth = u16::try_from(rig.lane().rx.size() - 1).unwrap_or(MAX_DEPTH);
-                let features = if link.offers_e2e() { Features::E2E } else { Features(0) };
+                let depth = u16::try_from(rig.rings().rx.size() - 1).unwrap_or(MAX_DEPTH);
+                let features = if port.offers_e2e { Features::E2E } else { Features(0) };
                 let config = rail::Config {
-                    ends: *link.ends(),
+                    ends: *port.ends,
                     abilities: Abilities::ours(mac, MAX_MTU, LANES, depth, features),
                 };
                 let mut rail = KBox::new(Rail::new(config, self.epoch), GFP_KERNEL)?;
@@ -216,46 +246,44 @@ impl Session {
     }
 
     /// What has been stopped is put away. True if there is more to do at once.
-    fn settle(&mut self, wish: &Wish) -> bool {
+    fn settle(&mut self, port: &Port<'_>, requested: &Requested) -> bool {
         if self.started {
             return false;
         }
         if self.rig.as_ref().is_some_and(|rig| !rig.is_open()) {
             self.rig = None;
         }
-        if self.rig.is_none() && self.kind != wish.kind() {
+        if self.rig.is_none() && self.kind != requested.kind() {
             self.keep_epoch();
-            self.kind = wish.kind();
+            self.kind = requested.kind();
             self.retry = None;
             self.machine = Machine::None;
         }
         // A stock peer that logs out waits for an answer, whether we are up or not.
-        if let (Machine::None, Some(Kind::Stock(settings))) = (&self.machine, self.kind) {
-            if let Some(ends) = wish.ends {
-                let config = login::Config {
-                    ends,
-                    mac: Mac(wish.mac),
-                    path: HopId(0),
-                };
-                if let Ok(login) = KBox::new(Login::new(config, random()), GFP_KERNEL) {
-                    self.machine = Machine::Stock(login, settings);
-                }
+        if let (Machine::None, Some(ServiceKind::Stock(settings))) = (&self.machine, self.kind) {
+            let config = login::Config {
+                ends: *port.ends,
+                mac: Mac(requested.mac),
+                path: HopId(0),
+            };
+            if let Ok(login) = KBox::new(Login::new(config, random()), GFP_KERNEL) {
+                self.machine = Machine::Stock(login, settings);
             }
         }
-        wish.runs() && self.rig.is_none() && self.retry.is_none() && self.kind == wish.kind()
+        requested.runs() && self.rig.is_none() && self.retry.is_none() && self.kind == requested.kind()
     }
 
-    fn hear(&mut self, letter: &MessageBuf) {
+    fn hear(&mut self, message: &MessageBuf) {
         // What is wrong with it the machine has counted.
         let _ = match &mut self.machine {
             Machine::None => Ok(()),
-            Machine::Stock(login, _) => login.handle_message(now(), letter.as_bytes()),
-            Machine::Native(rail) => rail.handle_message(now(), letter.as_bytes()),
+            Machine::Stock(login, _) => login.handle_message(now(), message.as_bytes()),
+            Machine::Native(rail) => rail.handle_message(now(), message.as_bytes()),
         };
     }
 
-    fn tick(&mut self, link: &Link, fault: bool) {
-        let traffic = link.take_traffic();
+    fn tick(&mut self, port: &Port<'_>, fault: bool) {
+        let traffic = port.netif.is_some_and(|netif| netif.take_traffic());
         match &mut self.machine {
             Machine::None => {}
             Machine::Stock(login, _) => {
@@ -274,8 +302,8 @@ impl Session {
     }
 
     /// Performs one action. True if there was one.
-    fn act(&mut self, link: &Link, netif: Option<&Arc<Netif>>) -> bool {
-        let (Some(rig), Some(netif)) = (&mut self.rig, netif) else {
+    fn act(&mut self, port: &Port<'_>) -> bool {
+        let (Some(rig), Some(netif)) = (&mut self.rig, port.netif) else {
             // Nothing is held, so there is nothing to close.
             return match &mut self.machine {
                 Machine::None => false,
@@ -311,17 +339,17 @@ impl Session {
             Machine::None => false,
             Machine::Stock(login, settings) => match login.poll_action() {
                 Some(login::Action::Open { receive_path }) => {
-                    let e2e = Settings::ours(link.offers_e2e()).e2e_with(*settings);
+                    let e2e = Settings::ours(port.offers_e2e).e2e_with(*settings);
                     let wire = Wire::Stock { settings: *settings };
                     let result = rig.open(netif, wire, receive_path, e2e);
                     if result.is_ok() {
-                        link.watch(rig.lane());
+                        port.rescan.start(rig.rings());
                     }
                     login.handle_opened(now(), result.is_ok());
                     true
                 }
                 Some(login::Action::Close) => {
-                    close(link, rig, netif);
+                    close(port, rig, netif);
                     login.handle_closed(now());
                     true
                 }
@@ -334,12 +362,12 @@ impl Session {
                     true
                 }
                 Some(rail::Action::Open(plan)) => {
-                    let result = open_native(link, rig, netif, &plan);
+                    let result = open_native(port, rig, netif, &plan);
                     rail.handle_opened(now(), result);
                     true
                 }
                 Some(rail::Action::Close) => {
-                    close(link, rig, netif);
+                    close(port, rig, netif);
                     rig.release();
                     rail.handle_closed(now());
                     true
@@ -350,7 +378,7 @@ impl Session {
     }
 
     /// Tells the netdev of what has changed.
-    fn report(&mut self, link: &Link, netif: Option<&Arc<Netif>>) {
+    fn report(&mut self, port: &Port<'_>) {
         let was = self.up;
         match &mut self.machine {
             Machine::None => self.up = false,
@@ -358,21 +386,19 @@ impl Session {
             Machine::Native(rail) => {
                 while let Some(event) = rail.poll_event() {
                     if let rail::Event::Refused(refusal) = event {
-                        refused(link, refusal);
+                        refused(port, refusal);
                     }
                 }
                 self.up = rail.up().is_some();
             }
         }
-        if let (Some(netif), true) = (netif, was != self.up) {
+        if let (Some(netif), true) = (port.netif, was != self.up) {
             if self.up {
                 netif.go();
-                link.set_up(true);
-                pr_info!("{}: up, {}\n", link.name(), self.describe());
+                pr_info!("{}: up, {}\n", port.name, self.describe());
             } else {
                 netif.halt();
-                link.set_up(false);
-                pr_info!("{}: down\n", link.name());
+                pr_info!("{}: down\n", port.name);
             }
         }
     }
@@ -386,7 +412,7 @@ impl Session {
     }
 
     /// Sends what is due. True if something was.
-    fn speak(&mut self, link: &Link) -> bool {
+    fn speak(&mut self, port: &Port<'_>) -> bool {
         let mut spoke = false;
         for _ in 0..MAX_MESSAGES {
             let message = match &mut self.machine {
@@ -398,40 +424,40 @@ impl Session {
                 break;
             };
             spoke = true;
-            link.send(&message);
+            port.send(&message);
         }
         spoke
     }
 }
 
 /// Opens the message lane of a rail.
-fn open_native(link: &Link, rig: &mut Rig, netif: &Netif, plan: &Plan) -> Result<(), OpenError> {
+fn open_native(port: &Port<'_>, rig: &mut Rig, netif: &Netif, plan: &Plan) -> Result<(), OpenError> {
     let receive = plan.receive.first().copied().ok_or(OpenError::Other)?;
     rig.open(netif, Wire::Native { plan: *plan }, receive, agreed_e2e(plan.features))?;
-    link.watch(rig.lane());
+    port.rescan.start(rig.rings());
     Ok(())
 }
 
-fn close(link: &Link, rig: &mut Rig, netif: &Netif) {
-    link.unwatch();
+fn close(port: &Port<'_>, rig: &mut Rig, netif: &Netif) {
+    port.rescan.stop();
     if !rig.close(netif) {
-        pr_warn!("{}: the paths did not come down\n", link.name());
+        pr_warn!("{}: the paths did not come down\n", port.name);
     }
 }
 
-fn refused(link: &Link, refusal: Refusal) {
+fn refused(port: &Port<'_>, refusal: Refusal) {
     match refusal {
         Refusal::Version { theirs, oldest } => pr_warn!(
             "{}: the peer speaks version {} down to {} of the cable's protocol, which we do not; update the older side\n",
-            link.name(),
+            port.name,
             theirs,
             oldest
         ),
         Refusal::PeerLacks(features) => {
-            pr_warn!("{}: the peer lacks features {:#x}; update it\n", link.name(), features.0);
+            pr_warn!("{}: the peer lacks features {:#x}; update it\n", port.name, features.0);
         }
         Refusal::WeLack(features) => {
-            pr_warn!("{}: the peer requires features {:#x} that we lack; update this host\n", link.name(), features.0);
+            pr_warn!("{}: the peer requires features {:#x} that we lack; update this host\n", port.name, features.0);
         }
     }
 }

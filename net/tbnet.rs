@@ -6,26 +6,32 @@
 //! the files here perform.
 //!
 //! ```text
-//!   bus, control channel --> control --> session --> tbip::{login, rail}
-//!                                          |--> rail --> kapi::{ring, xdomain}
+//!   bus, control channel --> links --> link --> session --> tbip::{login, rail}
+//!                                                  |--> rail --> kapi::{ring, xdomain}
 //!   stack <--> netif --> tx, rx <--> kapi::ring
 //! ```
 //!
 //! All `unsafe` is in `kapi/`.
 
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::Arc};
 
 pub mod kapi;
 
-mod control;
 mod counters;
-mod lane;
+mod inbox;
+mod link;
+mod links;
 mod netif;
 mod rail;
+mod requested;
+mod rescan;
+mod rings;
 mod rx;
 mod session;
 mod tx;
+mod upper;
 
+use links::Links;
 use tbip::{native::Features, stock::Settings};
 
 /// Prefix of messages in the kernel's log.
@@ -34,8 +40,9 @@ const __LOG_PREFIX: &[u8] = b"usb4_rdma\0";
 /// Our presence on the cables. Dropping it gives every cable back, and sleeps.
 pub struct Net {
     // In the order of their end; see `drop`.
-    presence: Option<kapi::service::Presence>,
-    ears: Option<kapi::service::Ears>,
+    presence: Option<kapi::service::Presence<Links>>,
+    handlers: Option<kapi::service::Handlers<Links>>,
+    links: Arc<Links>,
     _queue: kapi::work::Queue,
 }
 
@@ -54,9 +61,9 @@ impl Net {
             1 => !kapi::service::is_amd_host(),
             _ => true,
         };
-        control::start(e2e);
+        let links = Links::new(e2e)?;
         let features = if e2e { Features::E2E } else { Features(0) };
-        let presence = match kapi::service::Presence::new(Settings::ours(e2e), features) {
+        let presence = match kapi::service::Presence::new(links.clone(), Settings::ours(e2e), features) {
             Ok(presence) => presence,
             Err(EEXIST) => {
                 pr_info!(
@@ -67,7 +74,7 @@ impl Net {
             }
             Err(err) => {
                 // Services may have been bound before it failed.
-                control::stop();
+                links.end();
                 if err == ENOMEM {
                     return Err(err);
                 }
@@ -77,11 +84,12 @@ impl Net {
         };
         let mut net = Self {
             presence: Some(presence),
-            ears: None,
+            handlers: None,
+            links,
             _queue: queue,
         };
         if let Some(presence) = &net.presence {
-            net.ears = Some(kapi::service::Ears::new(presence)?);
+            net.handlers = Some(kapi::service::Handlers::new(presence)?);
         }
         Ok(Some(net))
     }
@@ -93,8 +101,8 @@ impl Drop for Net {
             presence.unbind();
         }
         // Goodbyes are said and heard here.
-        control::stop();
+        self.links.end();
         self.presence = None;
-        self.ears = None;
+        self.handlers = None;
     }
 }

@@ -18,7 +18,7 @@ use crate::{
         skb::{Mapping, Sum, TxSkb, TxView},
         xdomain::Device,
     },
-    lane::Wire,
+    rings::Wire,
 };
 use kernel::{prelude::*, sync::Arc};
 use tbip::{

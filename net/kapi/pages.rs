@@ -3,7 +3,7 @@
 //!
 //! C header: `include/net/page_pool/helpers.h`.
 
-use super::{netdev::Netdev, xdomain::Device};
+use super::{napi::RawNapi, xdomain::Device};
 use core::{ptr::NonNull, slice};
 use kernel::{page::PAGE_SIZE, prelude::*};
 use usb4_bindings as c;
@@ -22,10 +22,10 @@ unsafe impl Send for Pool {}
 
 impl Pool {
     /// A pool for about `frames` pages in use. Sleeps.
-    pub(crate) fn new(netdev: &Netdev, dma: Device, frames: usize) -> Result<Self> {
+    pub(crate) fn new(napi: &RawNapi, dma: Device, frames: usize) -> Result<Self> {
         let size = u32::try_from(frames).map_err(|_| EINVAL)?;
-        // SAFETY: Both devices are valid while their handles are.
-        let raw = unsafe { c::usb4_nd_pool_create(netdev.as_ptr(), dma.as_ptr(), size) };
+        // SAFETY: The NAPI is added to a device, and the other device is valid while its handle is.
+        let raw = unsafe { c::usb4_nd_pool_create(napi.as_ptr(), dma.as_ptr(), size) };
         Ok(Self {
             raw: NonNull::new(raw).ok_or(ENOMEM)?,
         })

@@ -7,10 +7,19 @@
 //!
 //! C header: `include/linux/thunderbolt.h`.
 
+#![allow(
+    clippy::missing_safety_doc,
+    reason = "one contract for the table of calls, at `Calls`"
+)]
+
 use super::xdomain::Xdomain;
-use crate::control::{self, Kind};
-use core::{ptr::NonNull, slice};
-use kernel::{error::to_result, ffi::c_int, prelude::*};
+use core::{marker::PhantomData, ptr, ptr::NonNull, slice};
+use kernel::{
+    error::to_result,
+    ffi::{c_int, c_void},
+    prelude::*,
+    sync::Arc,
+};
 use tbip::{
     native,
     stock::{self, Settings},
@@ -23,16 +32,48 @@ pub(crate) fn is_amd_host() -> bool {
     unsafe { c::usb4_tb_is_amd_host() }
 }
 
-/// The service driver and the directories. Ends in two steps: [`Presence::unbind`], then its drop.
-pub(crate) struct Presence(());
+/// What a service of the peer stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ServiceKind {
+    /// ThunderboltIP, with what the peer offers.
+    Stock(Settings),
+    /// Ours.
+    Native,
+}
 
-impl Presence {
+/// What drives the cables. All in process context.
+pub(crate) trait CableDriver: Send + Sync {
+    /// The peer at `xd` offers a service.
+    fn bind(&self, xd: Xdomain, kind: ServiceKind) -> Result;
+    /// The service is no more: the peer has taken it back, the cable is out, or we leave the bus.
+    fn unbind(&self, xd: &Xdomain, kind: ServiceKind);
+    /// The host is about to sleep or to go down: nothing is on the cable from the return on.
+    fn suspend(&self, xd: &Xdomain);
+    /// The host is awake again.
+    fn resume(&self, xd: &Xdomain);
+    /// A device of the bus goes away, and with it every cable that `is_on` says yes to. From the return on nothing is
+    /// asked of them.
+    fn gone(&self, is_on: impl Fn(&Xdomain) -> bool);
+    /// A control message has come, from anyone on any cable.
+    fn hear(&self, message: &[u8]);
+}
+
+/// The service driver and the directories. Ends in two steps: [`Presence::unbind`], then its drop.
+///
+/// # Invariants
+///
+/// The core's callbacks, if there are any, lead to `driver`.
+pub(crate) struct Presence<D: CableDriver> {
+    driver: Arc<D>,
+}
+
+impl<D: CableDriver> Presence<D> {
     /// Binds services from now on.
     ///
     /// # Errors
     ///
     /// `EEXIST` if another driver offers `network` on this host. Then nothing of ours shows on any cable.
-    pub(crate) fn new(settings: Settings, features: native::Features) -> Result<Self> {
+    pub(crate) fn new(driver: Arc<D>, settings: Settings, features: native::Features) -> Result<Self> {
         let identity = c::usb4_tb_identity {
             stock_directory: stock::DIRECTORY.0,
             stock_protocol: stock::PROTOCOL.0,
@@ -41,9 +82,11 @@ impl Presence {
             stock_settings: settings.0,
             native_features: features.0,
         };
-        // SAFETY: Called once, from the module's init; the callbacks below are ready.
-        to_result(unsafe { c::usb4_tb_start(&identity) })?;
-        Ok(Self(()))
+        let context = ptr::from_ref(&*driver).cast_mut().cast();
+        // SAFETY: Called once, from the module's init. The callbacks end with the drop of what is returned, which has a
+        // share in the driver.
+        to_result(unsafe { c::usb4_tb_start(&identity, Calls::<D>::TABLE, context) })?;
+        Ok(Self { driver })
     }
 
     /// Every service is removed; none is offered to us any more. Sleeps.
@@ -53,7 +96,7 @@ impl Presence {
     }
 }
 
-impl Drop for Presence {
+impl<D: CableDriver> Drop for Presence<D> {
     fn drop(&mut self) {
         // SAFETY: Unbound; no cable is ours any more.
         unsafe { c::usb4_tb_leave() }
@@ -61,130 +104,118 @@ impl Drop for Presence {
 }
 
 /// The handlers of both protocols. Dropping it waits until no message is in them, and sleeps.
-pub(crate) struct Ears(());
+pub(crate) struct Handlers<D: CableDriver> {
+    // The messages' way leads there.
+    _driver: Arc<D>,
+}
 
-impl Ears {
+impl<D: CableDriver> Handlers<D> {
     /// Hears messages from now on. Only with a [`Presence`]: all messages of both protocols end with us.
-    pub(crate) fn new(_presence: &Presence) -> Result<Self> {
+    pub(crate) fn new(presence: &Presence<D>) -> Result<Self> {
         // SAFETY: Called once, from the module's init.
         to_result(unsafe { c::usb4_tb_listen() })?;
-        Ok(Self(()))
+        Ok(Self {
+            _driver: presence.driver.clone(),
+        })
     }
 }
 
-impl Drop for Ears {
+impl<D: CableDriver> Drop for Handlers<D> {
     fn drop(&mut self) {
         // SAFETY: Registered by `new`.
         unsafe { c::usb4_tb_deafen() }
     }
 }
 
-/// Which protocol a service stands for, with what the peer offers in it.
+/// What a service stands for.
 ///
 /// # Safety
 ///
 /// `svc` is a valid service.
-unsafe fn kind(svc: NonNull<c::tb_service>) -> Kind {
+unsafe fn kind(svc: NonNull<c::tb_service>) -> ServiceKind {
     // SAFETY: By the caller's promise; key and settings do not change.
     unsafe {
         if c::usb4_tb_service_is(svc.as_ptr(), c"usb4rdma".as_char_ptr()) {
-            Kind::Native
+            ServiceKind::Native
         } else {
-            Kind::Stock(Settings((*svc.as_ptr()).prtcstns))
+            ServiceKind::Stock(Settings((*svc.as_ptr()).prtcstns))
         }
     }
 }
 
-/// Calls `then` with a service's XDomain and kind.
-///
-/// # Safety
-///
-/// `svc` is a service of ours that the core has just named.
-unsafe fn with<R>(svc: *mut c::tb_service, then: impl FnOnce(Xdomain, Kind) -> R) -> Option<R> {
-    let svc = NonNull::new(svc)?;
-    // SAFETY: By the caller's promise; a service has a parent, which outlives it.
-    unsafe {
-        let xd = NonNull::new(c::usb4_tb_service_parent(svc.as_ptr()))?;
-        Some(then(Xdomain::hold(xd), kind(svc)))
-    }
-}
+/// The table of a `D`. Its functions are called with the context that [`Presence::new`] gave, a `D` that is there as long
+/// as the core calls, and by the core with a service of ours, a device of the bus, or the bytes of a message.
+struct Calls<D>(PhantomData<D>);
 
-/// # Safety
-///
-/// Called by the core for a service that it offers to us.
-#[no_mangle]
-unsafe extern "C" fn usb4_tb_op_probe(svc: *mut c::tb_service) -> c_int {
-    // SAFETY: By the caller's promise.
-    let result = unsafe { with(svc, control::bind) };
-    match result.unwrap_or(Err(EINVAL)) {
-        Ok(()) => {
-            // Our directories may have come after the peer had read them and before its XDomain was on our bus: then
-            // the core told nobody. One of the two always sees the other's, and tells it to look again.
-            // SAFETY: By the caller's promise; the core's locks are free in a probe.
-            unsafe { c::tb_service_properties_changed(svc) };
-            0
+impl<D: CableDriver> Calls<D> {
+    const TABLE: &'static c::usb4_tb_calls = &c::usb4_tb_calls {
+        probe: Some(Self::probe),
+        remove: Some(Self::remove),
+        suspend: Some(Self::suspend),
+        resume: Some(Self::resume),
+        gone: Some(Self::gone),
+        message: Some(Self::message),
+    };
+
+    /// Calls `then` with the driver and a service's XDomain and kind.
+    ///
+    /// # Safety
+    ///
+    /// `context` and `svc` are as above.
+    unsafe fn with<R>(
+        context: *mut c_void,
+        svc: *mut c::tb_service,
+        then: impl FnOnce(&D, Xdomain, ServiceKind) -> R,
+    ) -> Option<R> {
+        let svc = NonNull::new(svc)?;
+        // SAFETY: By the caller's promise; a service has a parent, which outlives it.
+        unsafe {
+            let xd = NonNull::new(c::usb4_tb_service_parent(svc.as_ptr()))?;
+            Some(then(&*context.cast::<D>(), Xdomain::hold(xd), kind(svc)))
         }
-        Err(err) => err.to_errno(),
     }
-}
 
-/// # Safety
-///
-/// Called by the core for a service that it takes from us.
-#[no_mangle]
-unsafe extern "C" fn usb4_tb_op_remove(svc: *mut c::tb_service) {
-    // SAFETY: By the caller's promise.
-    let _ = unsafe { with(svc, |xd, kind| control::unbind(&xd, kind)) };
-}
-
-/// # Safety
-///
-/// Called by the core for a service of ours, when the host goes down.
-#[no_mangle]
-unsafe extern "C" fn usb4_tb_op_shutdown(svc: *mut c::tb_service) {
-    // SAFETY: By the caller's promise.
-    let _ = unsafe { with(svc, |xd, _| control::suspend(&xd)) };
-}
-
-/// # Safety
-///
-/// Called by the core for a service of ours.
-#[no_mangle]
-unsafe extern "C" fn usb4_tb_op_suspend(svc: *mut c::tb_service) {
-    // SAFETY: By the caller's promise.
-    let _ = unsafe { with(svc, |xd, _| control::suspend(&xd)) };
-}
-
-/// # Safety
-///
-/// Called by the core for a service of ours.
-#[no_mangle]
-unsafe extern "C" fn usb4_tb_op_resume(svc: *mut c::tb_service) {
-    // SAFETY: By the caller's promise.
-    let _ = unsafe { with(svc, |xd, _| control::resume(&xd)) };
-}
-
-/// A device of the bus is about to go: a service, an XDomain, a router, a domain.
-///
-/// # Safety
-///
-/// Called by the core with a valid device.
-#[no_mangle]
-unsafe extern "C" fn usb4_tb_op_device_gone(device: *mut c::device) {
-    if let Some(device) = NonNull::new(device) {
-        control::gone(|xd| xd.is_below(device));
+    unsafe extern "C" fn probe(context: *mut c_void, svc: *mut c::tb_service) -> c_int {
+        // SAFETY: As above.
+        let result = unsafe { Self::with(context, svc, D::bind) };
+        match result.unwrap_or(Err(EINVAL)) {
+            Ok(()) => {
+                // Our directories may have come after the peer had read them and before its XDomain was on our bus: then
+                // the core told nobody. One of the two always sees the other's, and tells it to look again.
+                // SAFETY: As above; the core's locks are free in a probe.
+                unsafe { c::tb_service_properties_changed(svc) };
+                0
+            }
+            Err(err) => err.to_errno(),
+        }
     }
-}
 
-/// A control message has come. Process context.
-///
-/// # Safety
-///
-/// `bytes` are `len` readable bytes.
-#[no_mangle]
-unsafe extern "C" fn usb4_tb_op_message(_protocol: c::usb4_tb_protocol, bytes: *const u8, len: usize) {
-    if !bytes.is_null() {
-        // SAFETY: By the caller's promise.
-        control::hear(unsafe { slice::from_raw_parts(bytes, len) });
+    unsafe extern "C" fn remove(context: *mut c_void, svc: *mut c::tb_service) {
+        // SAFETY: As above.
+        let _ = unsafe { Self::with(context, svc, |driver, xd, kind| driver.unbind(&xd, kind)) };
+    }
+
+    unsafe extern "C" fn suspend(context: *mut c_void, svc: *mut c::tb_service) {
+        // SAFETY: As above.
+        let _ = unsafe { Self::with(context, svc, |driver, xd, _| driver.suspend(&xd)) };
+    }
+
+    unsafe extern "C" fn resume(context: *mut c_void, svc: *mut c::tb_service) {
+        // SAFETY: As above.
+        let _ = unsafe { Self::with(context, svc, |driver, xd, _| driver.resume(&xd)) };
+    }
+
+    unsafe extern "C" fn gone(context: *mut c_void, device: *mut c::device) {
+        if let Some(device) = NonNull::new(device) {
+            // SAFETY: As above.
+            unsafe { &*context.cast::<D>() }.gone(|xd| xd.is_below(device));
+        }
+    }
+
+    unsafe extern "C" fn message(context: *mut c_void, bytes: *const u8, len: usize) {
+        if !bytes.is_null() {
+            // SAFETY: As above: `len` readable bytes.
+            unsafe { (*context.cast::<D>()).hear(slice::from_raw_parts(bytes, len)) };
+        }
     }
 }

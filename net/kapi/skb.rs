@@ -3,7 +3,7 @@
 //!
 //! C headers: `include/linux/{skbuff,dma-mapping,virtio_net}.h`.
 
-use super::{netdev::Netdev, pages::RxPage, xdomain::Device};
+use super::{napi::RawNapi, netdev::Netdev, pages::RxPage, xdomain::Device};
 use core::{ptr, ptr::NonNull};
 use tbip::{
     cut::MAX_SEGMENTS,
@@ -209,9 +209,9 @@ unsafe impl Send for RxSkb {}
 
 impl RxSkb {
     /// A packet with room for `linear` bytes in its linear part. In the NAPI's poll.
-    pub(crate) fn new(netdev: &Netdev, linear: usize) -> Option<Self> {
-        // SAFETY: The netdev is valid while its handle is.
-        NonNull::new(unsafe { c::usb4_nd_rx_alloc(netdev.as_ptr(), linear as u32) }).map(Self)
+    pub(crate) fn new(napi: &RawNapi, linear: usize) -> Option<Self> {
+        // SAFETY: The NAPI is valid, and in its poll.
+        NonNull::new(unsafe { c::usb4_nd_rx_alloc(napi.as_ptr(), linear as u32) }).map(Self)
     }
 
     /// Appends to the linear part; no more than [`Self::new`] made room for.
@@ -306,11 +306,11 @@ impl Batch {
     }
 
     /// Gives all packets to the stack. In the NAPI's poll, without a lock that a transmission takes.
-    pub(crate) fn deliver(mut self, netdev: &Netdev) {
+    pub(crate) fn deliver(mut self, napi: &RawNapi) {
         let first = core::mem::replace(&mut self.first, ptr::null_mut());
         self.last = ptr::null_mut();
         // SAFETY: A chain of skbs that are ours to give.
-        unsafe { c::usb4_nd_rx_deliver(netdev.as_ptr(), first) }
+        unsafe { c::usb4_nd_rx_deliver(napi.as_ptr(), first) }
     }
 }
 

@@ -6,8 +6,11 @@
 //!
 //! C header: `include/linux/hrtimer.h`.
 
-use super::sync::{irq_lock, IrqLock, LockClass};
-use core::{marker::PhantomPinned, ptr};
+use super::{
+    owner::Owner,
+    sync::{irq_lock, IrqLock, LockClass},
+};
+use core::marker::PhantomPinned;
 use kernel::{prelude::*, types::Opaque};
 use usb4_bindings as c;
 
@@ -46,20 +49,13 @@ struct Armed {
 pub struct Timer<T: Timed> {
     #[pin]
     hr: Opaque<c::hrtimer>,
-    owner: IrqOwner<T>,
+    owner: Owner<T>,
     #[pin]
     armed: IrqLock<Armed>,
     #[pin]
     _pin: PhantomPinned,
 }
 
-/// The pointer back to the owner, set once at its creation.
-struct IrqOwner<T>(core::cell::UnsafeCell<*const T>);
-
-// SAFETY: The pointee is shared among CPUs through this pointer, nothing else.
-unsafe impl<T: Sync> Send for IrqOwner<T> {}
-// SAFETY: As above; the pointer is written once, before the timer is first armed.
-unsafe impl<T: Sync> Sync for IrqOwner<T> {}
 // SAFETY: A timer may be armed, fired and closed from any CPU.
 unsafe impl<T: Timed + Sync> Send for Timer<T> {}
 // SAFETY: All shared state is behind `armed`.
@@ -89,7 +85,7 @@ impl<T: Timed + Sync> Timer<T> {
                     )
                 }
             }),
-            owner: IrqOwner(core::cell::UnsafeCell::new(ptr::null())),
+            owner: Owner::none(),
             armed <- irq_lock(Armed { closed: false, at: None }, class),
             _pin: PhantomPinned,
         })
@@ -99,7 +95,7 @@ impl<T: Timed + Sync> Timer<T> {
     pub fn own(&self, owner: &T) {
         let _guard = self.armed.lock();
         // SAFETY: Writes are under the lock and happen before the first arming.
-        unsafe { *self.owner.0.get() = owner };
+        unsafe { self.owner.name(owner) };
     }
 
     /// Fires at `at` nanoseconds or before. Any context.
@@ -141,7 +137,7 @@ impl<T: Timed + Sync> Timer<T> {
         };
         if !closed {
             // SAFETY: The owner was named before the first arming and lives until `close` has returned, which waits.
-            unsafe { &**timer.owner.0.get() }.on_timer();
+            unsafe { timer.owner.with(T::on_timer) };
         }
         c::hrtimer_restart_HRTIMER_NORESTART
     }

@@ -6,8 +6,14 @@
 //!
 //! C header: `include/linux/workqueue.h`.
 
-use core::{cell::UnsafeCell, marker::PhantomPinned, ptr};
-use kernel::{error::to_result, prelude::*, types::Opaque};
+use super::owner::Owner;
+use core::marker::PhantomPinned;
+use kernel::{
+    error::to_result,
+    prelude::*,
+    sync::{Arc, ArcBorrow},
+    types::Opaque,
+};
 use usb4_bindings as c;
 
 /// The queue of all workers. One for the module.
@@ -32,7 +38,7 @@ impl Drop for Queue {
 /// What a worker's owner does when its time has come. Process context; never twice at a time.
 pub(crate) trait Works {
     /// The worker has been kicked, or its time has come.
-    fn on_work(&self);
+    fn on_work(this: ArcBorrow<'_, Self>);
 }
 
 /// Delayed work owned by a `T`.
@@ -51,13 +57,6 @@ pub(crate) struct Worker<T: Works> {
     _pin: PhantomPinned,
 }
 
-/// The pointer back to the owner, set once at its creation.
-struct Owner<T>(UnsafeCell<*const T>);
-
-// SAFETY: The pointee is shared among CPUs through this pointer, nothing else.
-unsafe impl<T: Sync> Send for Owner<T> {}
-// SAFETY: As above; written once, before the work is first queued.
-unsafe impl<T: Sync> Sync for Owner<T> {}
 // SAFETY: Work may be queued, run and closed from any CPU.
 unsafe impl<T: Works + Sync> Send for Worker<T> {}
 // SAFETY: The workqueue serialises.
@@ -71,15 +70,15 @@ impl<T: Works + Sync> Worker<T> {
                 // SAFETY: `slot` is valid for writes, the callback has the right type.
                 unsafe { c::usb4_work_init(slot, Some(Self::run)) }
             }),
-            owner: Owner(UnsafeCell::new(ptr::null())),
+            owner: Owner::none(),
             _pin: PhantomPinned,
         })
     }
 
     /// Names the owner. Called once, before the object is shared.
-    pub(crate) fn own(&self, owner: &T) {
+    pub(crate) fn own(&self, owner: &Arc<T>) {
         // SAFETY: Nobody else knows the worker yet.
-        unsafe { *self.owner.0.get() = owner };
+        unsafe { self.owner.name(owner) };
     }
 
     /// Runs as soon as possible; once more if it runs now. Any context.
@@ -115,7 +114,7 @@ impl<T: Works + Sync> Worker<T> {
         // SAFETY: The work_struct is the first field of the delayed_work, that of the usb4_work, that of the worker.
         let worker = unsafe { &*work.cast::<Self>() };
         // SAFETY: The owner was named before the first queueing and lives until `close` has returned, which waits.
-        unsafe { &**worker.owner.0.get() }.on_work();
+        unsafe { worker.owner.with(|owner| T::on_work(ArcBorrow::from_raw(owner))) };
     }
 }
 

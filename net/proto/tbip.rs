@@ -12,6 +12,7 @@
 //!   packets    stock::reassembly           train, credit       in order, no hole, bounded
 //!   lanes      one ring                    steer               which ring carries what
 //!   loss                                   ledger              told to its owner, train by train
+//!   waiting    fifo                                            control messages for who handles them
 //! ```
 //!
 //! A machine decides, its caller performs. It reads no clock, allocates nothing, does no I/O and
@@ -44,6 +45,7 @@
 
 pub mod credit;
 pub mod cut;
+pub mod fifo;
 pub mod frame;
 pub mod ledger;
 pub mod limits;

@@ -70,6 +70,23 @@ pub struct HopId(pub u16);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Mac(pub [u8; 6]);
 
+impl Mac {
+    /// A locally administered address of our own making for this end of the cable: the same at every boot, and another
+    /// one for each cable.
+    #[must_use]
+    pub fn of(ends: &Ends) -> Self {
+        // FNV-1a, 64 bits.
+        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+        for part in [&ends.local.0[..], &ends.route.0.to_le_bytes()] {
+            for byte in part {
+                hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+        let [b0, b1, b2, b3, b4, b5, ..] = hash.to_le_bytes();
+        Self([(b0 & 0xfc) | 0x02, b1, b2, b3, b4, b5])
+    }
+}
+
 /// Why bytes are not a message for us. All of these mean: not ours, drop and count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WireError {
@@ -393,6 +410,38 @@ mod tests {
             MAX_MESSAGE
         );
         assert!(MessageBuf::copy_of(&[7; MAX_MESSAGE + 1]).is_none());
+    }
+
+    #[test]
+    fn an_address_of_our_own_making_is_local_and_of_one_end_of_one_cable() {
+        let ends = Ends {
+            local: Uuid([1; 16]),
+            remote: Uuid([2; 16]),
+            route: Route::new(3),
+        };
+        let Mac(mac) = Mac::of(&ends);
+        assert_eq!(mac[0] & 3, 2, "administered locally, of one station");
+        assert_eq!(
+            Mac::of(&Ends {
+                remote: Uuid([9; 16]),
+                ..ends
+            }),
+            Mac(mac)
+        );
+        assert_ne!(
+            Mac::of(&Ends {
+                local: Uuid([9; 16]),
+                ..ends
+            }),
+            Mac(mac)
+        );
+        assert_ne!(
+            Mac::of(&Ends {
+                route: Route::new(1),
+                ..ends
+            }),
+            Mac(mac)
+        );
     }
 
     #[test]

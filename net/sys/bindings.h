@@ -8,6 +8,7 @@
 #ifndef USB4_BINDINGS_H
 #define USB4_BINDINGS_H
 
+#include <linux/etherdevice.h>
 #include <linux/hrtimer.h>
 #include <linux/interrupt.h>
 #include <linux/mm.h>

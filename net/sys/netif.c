@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The netdev half of net/: tables, and one-step wrappers of inline functions. The functions named usb4_op_nd_* are Rust
- * (net/kapi/netdev.rs); nothing here decides.
+ * The netdev half of net/: tables, and one-step wrappers of inline functions. What is called of Rust stands in the
+ * table that net/kapi/ndo.rs gives with a device; nothing here decides.
  */
 #include <linux/dma-mapping.h>
 #include <linux/etherdevice.h>
@@ -19,37 +19,18 @@
 
 struct usb4_nd_priv {
 	void *inner;
+	const struct usb4_nd_calls *calls;
 	struct net_device *ndev;
-	struct napi_struct napi;
 	struct delayed_work announce;
 	atomic_t announcements; /* still to be made */
 };
 
-int usb4_op_nd_open(void *inner);
-void usb4_op_nd_stop(void *inner);
-void usb4_op_nd_mac(void *inner);
-int usb4_op_nd_xmit(void *inner, struct sk_buff *skb);
-int usb4_op_nd_poll(void *inner, int budget);
-void usb4_op_nd_timeout(void *inner);
-bool usb4_op_nd_can_gso(void *inner, u32 len, u8 gso_type);
-void usb4_op_nd_totals(void *inner, struct usb4_nd_totals *totals);
-u32 usb4_op_nd_speed(void *inner);
-int usb4_op_nd_cable(void *inner, char *to, size_t len);
-u32 usb4_op_nd_lanes(void *inner);
-u32 usb4_op_nd_stat_count(void);
-void usb4_op_nd_stat_names(u8 *to);
-void usb4_op_nd_stats(void *inner, u64 *to);
-void usb4_op_nd_get_coalesce(void *inner, struct usb4_nd_coalesce *to);
-int usb4_op_nd_set_coalesce(void *inner, const struct usb4_nd_coalesce *from);
-void usb4_op_nd_get_rings(void *inner, struct usb4_nd_rings *to);
-int usb4_op_nd_set_rings(void *inner, u32 rx, u32 tx);
+static const struct usb4_nd_priv *priv_of(struct net_device *ndev) { return netdev_priv(ndev); }
 
-static void *inner_of(struct net_device *ndev)
-{
-	const struct usb4_nd_priv *priv = netdev_priv(ndev);
+void *usb4_nd_inner(struct net_device *ndev) { return priv_of(ndev)->inner; }
 
-	return priv->inner;
-}
+/* Calls a function of Rust for a device. */
+#define CALL(ndev, fn, ...) (priv_of(ndev)->calls->fn(priv_of(ndev)->inner, ##__VA_ARGS__))
 
 /* ---- announcements ---- */
 
@@ -79,39 +60,33 @@ static void usb4_nd_announce_soon(struct usb4_nd_priv *priv)
 	mod_delayed_work(system_percpu_wq, &priv->announce, msecs_to_jiffies(10));
 }
 
-/* ---- the device's table ---- */
+/* ---- entries of the device's table, net/kapi/ndo.rs ---- */
 
-static int usb4_nd_open(struct net_device *ndev) { return usb4_op_nd_open(inner_of(ndev)); }
-
-static int usb4_nd_stop(struct net_device *ndev)
+int usb4_nd_open(struct net_device *ndev)
 {
-	usb4_op_nd_stop(inner_of(ndev));
+	CALL(ndev, open);
+	return 0;
+}
+
+int usb4_nd_stop(struct net_device *ndev)
+{
+	CALL(ndev, stop);
 	return 0;
 }
 
 /* The core tells everybody else, and those after this: the announcement waits for them, as it takes RTNL. */
-static int usb4_nd_set_mac(struct net_device *ndev, void *addr)
+int usb4_nd_set_mac(struct net_device *ndev, void *addr)
 {
 	int err = eth_mac_addr(ndev, addr);
 
 	if (err)
 		return err;
-	usb4_op_nd_mac(inner_of(ndev));
+	CALL(ndev, mac);
 	usb4_nd_announce_soon(netdev_priv(ndev));
 	return 0;
 }
 
-static netdev_tx_t usb4_nd_xmit(struct sk_buff *skb, struct net_device *ndev)
-{
-	return usb4_op_nd_xmit(inner_of(ndev), skb);
-}
-
-static int usb4_nd_poll(struct napi_struct *napi, int budget)
-{
-	return usb4_op_nd_poll(container_of(napi, struct usb4_nd_priv, napi)->inner, budget);
-}
-
-static void usb4_nd_timeout(struct net_device *ndev, unsigned int queue) { usb4_op_nd_timeout(inner_of(ndev)); }
+void usb4_nd_timeout(struct net_device *ndev, unsigned int queue) { CALL(ndev, timeout); }
 
 static u8 usb4_nd_gso_type(const struct sk_buff *skb)
 {
@@ -125,20 +100,19 @@ static u8 usb4_nd_gso_type(const struct sk_buff *skb)
 	}
 }
 
-static netdev_features_t usb4_nd_features_check(struct sk_buff *skb, struct net_device *ndev,
-						netdev_features_t features)
+netdev_features_t usb4_nd_features_check(struct sk_buff *skb, struct net_device *ndev, netdev_features_t features)
 {
 	features = vlan_features_check(skb, features);
-	if (skb_is_gso(skb) && !usb4_op_nd_can_gso(inner_of(ndev), skb->len, usb4_nd_gso_type(skb)))
+	if (skb_is_gso(skb) && !CALL(ndev, can_gso, skb->len, usb4_nd_gso_type(skb)))
 		features &= ~NETIF_F_GSO_MASK;
 	return features;
 }
 
-static void usb4_nd_get_stats64(struct net_device *ndev, struct rtnl_link_stats64 *to)
+void usb4_nd_get_stats64(struct net_device *ndev, struct rtnl_link_stats64 *to)
 {
 	struct usb4_nd_totals from = {};
 
-	usb4_op_nd_totals(inner_of(ndev), &from);
+	CALL(ndev, totals, &from);
 	to->rx_packets = from.rx_packets;
 	to->rx_bytes = from.rx_bytes;
 	to->rx_errors = from.rx_errors;
@@ -154,37 +128,25 @@ static void usb4_nd_get_stats64(struct net_device *ndev, struct rtnl_link_stats6
 }
 
 /* The cable, as the thunderbolt bus names it: the parent is the router, which several cables may share. */
-static int usb4_nd_port_name(struct net_device *ndev, char *name, size_t len)
+int usb4_nd_port_name(struct net_device *ndev, char *name, size_t len)
 {
-	return usb4_op_nd_cable(inner_of(ndev), name, len);
+	return CALL(ndev, cable, name, len);
 }
-
-static const struct net_device_ops usb4_nd_ops = {
-	.ndo_open = usb4_nd_open,
-	.ndo_stop = usb4_nd_stop,
-	.ndo_start_xmit = usb4_nd_xmit,
-	.ndo_tx_timeout = usb4_nd_timeout,
-	.ndo_features_check = usb4_nd_features_check,
-	.ndo_get_stats64 = usb4_nd_get_stats64,
-	.ndo_set_mac_address = usb4_nd_set_mac,
-	.ndo_validate_addr = eth_validate_addr,
-	.ndo_get_phys_port_name = usb4_nd_port_name,
-};
 
 /* ---- ethtool ---- */
 
 static void usb4_nd_drvinfo(struct net_device *ndev, struct ethtool_drvinfo *info)
 {
 	strscpy(info->driver, KBUILD_MODNAME, sizeof(info->driver));
-	usb4_op_nd_cable(inner_of(ndev), info->bus_info, sizeof(info->bus_info));
+	CALL(ndev, cable, info->bus_info, sizeof(info->bus_info));
 }
 
 static int usb4_nd_link_ksettings(struct net_device *ndev, struct ethtool_link_ksettings *cmd)
 {
 	ethtool_link_ksettings_zero_link_mode(cmd, supported);
 	ethtool_link_ksettings_zero_link_mode(cmd, advertising);
-	cmd->base.speed = usb4_op_nd_speed(inner_of(ndev));
-	cmd->lanes = usb4_op_nd_lanes(inner_of(ndev));
+	cmd->base.speed = CALL(ndev, speed);
+	cmd->lanes = CALL(ndev, lanes);
 	cmd->base.duplex = DUPLEX_FULL;
 	cmd->base.autoneg = AUTONEG_DISABLE;
 	cmd->base.port = PORT_OTHER;
@@ -193,18 +155,18 @@ static int usb4_nd_link_ksettings(struct net_device *ndev, struct ethtool_link_k
 
 static int usb4_nd_sset_count(struct net_device *ndev, int set)
 {
-	return set == ETH_SS_STATS ? usb4_op_nd_stat_count() : -EOPNOTSUPP;
+	return set == ETH_SS_STATS ? CALL(ndev, stat_count) : -EOPNOTSUPP;
 }
 
 static void usb4_nd_strings(struct net_device *ndev, u32 set, u8 *to)
 {
 	if (set == ETH_SS_STATS)
-		usb4_op_nd_stat_names(to);
+		CALL(ndev, stat_names, to);
 }
 
 static void usb4_nd_stats(struct net_device *ndev, struct ethtool_stats *stats, u64 *to)
 {
-	usb4_op_nd_stats(inner_of(ndev), to);
+	CALL(ndev, stats, to);
 }
 
 static int usb4_nd_get_coalesce(struct net_device *ndev, struct ethtool_coalesce *to,
@@ -212,7 +174,7 @@ static int usb4_nd_get_coalesce(struct net_device *ndev, struct ethtool_coalesce
 {
 	struct usb4_nd_coalesce from = {};
 
-	usb4_op_nd_get_coalesce(inner_of(ndev), &from);
+	CALL(ndev, get_coalesce, &from);
 	to->rx_coalesce_usecs = from.rx_usecs;
 	to->tx_coalesce_usecs = from.tx_usecs;
 	to->use_adaptive_rx_coalesce = from.rx_adaptive;
@@ -230,7 +192,7 @@ static int usb4_nd_set_coalesce(struct net_device *ndev, struct ethtool_coalesce
 		.tx_adaptive = !!from->use_adaptive_tx_coalesce,
 	};
 
-	return usb4_op_nd_set_coalesce(inner_of(ndev), &to);
+	return CALL(ndev, set_coalesce, &to);
 }
 
 static void usb4_nd_get_rings(struct net_device *ndev, struct ethtool_ringparam *to,
@@ -238,7 +200,7 @@ static void usb4_nd_get_rings(struct net_device *ndev, struct ethtool_ringparam 
 {
 	struct usb4_nd_rings from = {};
 
-	usb4_op_nd_get_rings(inner_of(ndev), &from);
+	CALL(ndev, get_rings, &from);
 	to->rx_pending = from.rx;
 	to->tx_pending = from.tx;
 	to->rx_max_pending = from.rx_max;
@@ -248,7 +210,7 @@ static void usb4_nd_get_rings(struct net_device *ndev, struct ethtool_ringparam 
 static int usb4_nd_set_rings(struct net_device *ndev, struct ethtool_ringparam *from,
 			     struct kernel_ethtool_ringparam *kernel, struct netlink_ext_ack *extack)
 {
-	return usb4_op_nd_set_rings(inner_of(ndev), from->rx_pending, from->tx_pending);
+	return CALL(ndev, set_rings, from->rx_pending, from->tx_pending);
 }
 
 static const struct ethtool_ops usb4_nd_ethtool_ops = {
@@ -269,7 +231,8 @@ static const struct ethtool_ops usb4_nd_ethtool_ops = {
 /* ---- the device's life ---- */
 
 /* The headroom that other drivers ask for is not needed: what is not page data is copied behind the frame header. */
-struct net_device *usb4_nd_alloc(struct device *parent, const u8 *mac)
+struct net_device *usb4_nd_alloc(struct device *parent, const u8 *mac, const struct net_device_ops *ops,
+				 const struct usb4_nd_calls *calls)
 {
 	struct net_device *ndev = alloc_etherdev(sizeof(struct usb4_nd_priv));
 	struct usb4_nd_priv *priv;
@@ -278,10 +241,11 @@ struct net_device *usb4_nd_alloc(struct device *parent, const u8 *mac)
 		return NULL;
 	priv = netdev_priv(ndev);
 	priv->ndev = ndev;
+	priv->calls = calls;
 	INIT_DELAYED_WORK(&priv->announce, usb4_nd_announce);
 	SET_NETDEV_DEV(ndev, parent);
 	strscpy(ndev->name, "usb4net%d", sizeof(ndev->name));
-	ndev->netdev_ops = &usb4_nd_ops;
+	ndev->netdev_ops = ops;
 	ndev->ethtool_ops = &usb4_nd_ethtool_ops;
 	ndev->min_mtu = ETH_MIN_MTU;
 	ndev->max_mtu = USB4_ND_MAX_MTU;
@@ -295,7 +259,6 @@ struct net_device *usb4_nd_alloc(struct device *parent, const u8 *mac)
 	ndev->priv_flags |= IFF_LIVE_ADDR_CHANGE | IFF_UNICAST_FLT;
 	ndev->watchdog_timeo = 5 * HZ;
 	eth_hw_addr_set(ndev, mac);
-	netif_napi_add(ndev, &priv->napi, usb4_nd_poll);
 	netif_carrier_off(ndev);
 	return ndev;
 }
@@ -307,7 +270,6 @@ int usb4_nd_register(struct net_device *ndev, void *inner)
 	priv->inner = inner;
 	return register_netdev(ndev);
 }
-
 
 void usb4_nd_unregister(struct net_device *ndev)
 {
@@ -361,17 +323,18 @@ void usb4_nd_completed(struct net_device *ndev, u32 packets, u32 bytes)
 void usb4_nd_sent_reset(struct net_device *ndev) { netdev_reset_queue(ndev); }
 bool usb4_nd_more(void) { return netdev_xmit_more(); }
 
-static struct napi_struct *napi_of(struct net_device *ndev)
-{
-	struct usb4_nd_priv *priv = netdev_priv(ndev);
+/* ---- NAPI ---- */
 
-	return &priv->napi;
+void usb4_napi_add(struct net_device *ndev, struct napi_struct *napi, int (*poll)(struct napi_struct *napi, int budget))
+{
+	netif_napi_add(ndev, napi, poll);
 }
 
-void usb4_nd_napi_enable(struct net_device *ndev) { napi_enable(napi_of(ndev)); }
-void usb4_nd_napi_disable(struct net_device *ndev) { napi_disable(napi_of(ndev)); }
-bool usb4_nd_napi_schedule(struct net_device *ndev) { return napi_schedule(napi_of(ndev)); }
-bool usb4_nd_napi_done(struct net_device *ndev, int work) { return napi_complete_done(napi_of(ndev), work); }
+void usb4_napi_del(struct napi_struct *napi) { netif_napi_del(napi); }
+void usb4_napi_enable(struct napi_struct *napi) { napi_enable(napi); }
+void usb4_napi_disable(struct napi_struct *napi) { napi_disable(napi); }
+bool usb4_napi_schedule(struct napi_struct *napi) { return napi_schedule(napi); }
+bool usb4_napi_done(struct napi_struct *napi, int work) { return napi_complete_done(napi, work); }
 
 /* ---- packets out ---- */
 
@@ -454,7 +417,7 @@ void usb4_nd_tx_timestamp(struct sk_buff *skb) { skb_tx_timestamp(skb); }
 
 /* ---- packets in ---- */
 
-struct sk_buff *usb4_nd_rx_alloc(struct net_device *ndev, u32 len) { return napi_alloc_skb(napi_of(ndev), len); }
+struct sk_buff *usb4_nd_rx_alloc(struct napi_struct *napi, u32 len) { return napi_alloc_skb(napi, len); }
 void usb4_nd_rx_copy(struct sk_buff *skb, const u8 *from, u32 len) { skb_put_data(skb, from, len); }
 
 void usb4_nd_rx_frag(struct sk_buff *skb, struct page *page, u32 offset, u32 len)
@@ -510,10 +473,8 @@ void usb4_nd_rx_free(struct sk_buff *skb)
 
 void usb4_nd_rx_chain(struct sk_buff *last, struct sk_buff *skb) { last->next = skb; }
 
-void usb4_nd_rx_deliver(struct net_device *ndev, struct sk_buff *first)
+void usb4_nd_rx_deliver(struct napi_struct *napi, struct sk_buff *first)
 {
-	struct napi_struct *napi = napi_of(ndev);
-
 	while (first) {
 		struct sk_buff *next = first->next;
 
@@ -528,15 +489,15 @@ void usb4_nd_rx_free_chain(struct sk_buff *first) { kfree_skb_list(first); }
 /* ---- pages ---- */
 
 /* The pool maps its pages once, for as long as they are its. */
-struct page_pool *usb4_nd_pool_create(struct net_device *ndev, struct device *dma, u32 size)
+struct page_pool *usb4_nd_pool_create(struct napi_struct *napi, struct device *dma, u32 size)
 {
 	const struct page_pool_params params = {
 		.flags = PP_FLAG_DMA_MAP | PP_FLAG_DMA_SYNC_DEV,
 		.pool_size = size,
 		.nid = NUMA_NO_NODE,
 		.dev = dma,
-		.napi = napi_of(ndev),
-		.netdev = ndev,
+		.napi = napi,
+		.netdev = napi->dev,
 		.dma_dir = DMA_FROM_DEVICE,
 		.max_len = PAGE_SIZE,
 	};

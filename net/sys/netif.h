@@ -67,7 +67,38 @@ struct usb4_nd_totals {
 	u64 tx_dropped;
 };
 
-struct net_device *usb4_nd_alloc(struct device *parent, const u8 *mac);
+/* What Rust answers for a device, called with what usb4_nd_register() was given. */
+struct usb4_nd_calls {
+	void (*open)(void *inner);
+	void (*stop)(void *inner);
+	void (*mac)(void *inner);
+	void (*timeout)(void *inner);
+	bool (*can_gso)(void *inner, u32 len, u8 gso_type);
+	void (*totals)(void *inner, struct usb4_nd_totals *to);
+	u32 (*speed)(void *inner);
+	int (*cable)(void *inner, char *to, size_t len);
+	u32 (*lanes)(void *inner);
+	u32 (*stat_count)(void *inner);
+	void (*stat_names)(void *inner, u8 *to);
+	void (*stats)(void *inner, u64 *to);
+	void (*get_coalesce)(void *inner, struct usb4_nd_coalesce *to);
+	int (*set_coalesce)(void *inner, const struct usb4_nd_coalesce *from);
+	void (*get_rings)(void *inner, struct usb4_nd_rings *to);
+	int (*set_rings)(void *inner, u32 rx, u32 tx);
+};
+
+/* Entries of the device's table. */
+int usb4_nd_open(struct net_device *ndev);
+int usb4_nd_stop(struct net_device *ndev);
+int usb4_nd_set_mac(struct net_device *ndev, void *addr);
+void usb4_nd_timeout(struct net_device *ndev, unsigned int queue);
+netdev_features_t usb4_nd_features_check(struct sk_buff *skb, struct net_device *ndev, netdev_features_t features);
+void usb4_nd_get_stats64(struct net_device *ndev, struct rtnl_link_stats64 *to);
+int usb4_nd_port_name(struct net_device *ndev, char *name, size_t len);
+
+struct net_device *usb4_nd_alloc(struct device *parent, const u8 *mac, const struct net_device_ops *ops,
+				 const struct usb4_nd_calls *calls);
+void *usb4_nd_inner(struct net_device *ndev);
 int usb4_nd_register(struct net_device *ndev, void *inner);
 void usb4_nd_unregister(struct net_device *ndev);
 void usb4_nd_free(struct net_device *ndev);
@@ -85,10 +116,12 @@ void usb4_nd_completed(struct net_device *ndev, u32 packets, u32 bytes);
 void usb4_nd_sent_reset(struct net_device *ndev);
 bool usb4_nd_more(void);
 
-void usb4_nd_napi_enable(struct net_device *ndev);
-void usb4_nd_napi_disable(struct net_device *ndev);
-bool usb4_nd_napi_schedule(struct net_device *ndev);
-bool usb4_nd_napi_done(struct net_device *ndev, int work);
+void usb4_napi_add(struct net_device *ndev, struct napi_struct *napi, int (*poll)(struct napi_struct *napi, int budget));
+void usb4_napi_del(struct napi_struct *napi);
+void usb4_napi_enable(struct napi_struct *napi);
+void usb4_napi_disable(struct napi_struct *napi);
+bool usb4_napi_schedule(struct napi_struct *napi);
+bool usb4_napi_done(struct napi_struct *napi, int work);
 
 bool usb4_nd_tx_view(const struct sk_buff *skb, struct usb4_nd_tx *view);
 u32 usb4_nd_tx_frag_len(const struct sk_buff *skb, u32 index);
@@ -103,7 +136,7 @@ void usb4_nd_tx_done(struct sk_buff *skb, int budget);
 void usb4_nd_tx_drop(struct sk_buff *skb);
 void usb4_nd_tx_timestamp(struct sk_buff *skb);
 
-struct sk_buff *usb4_nd_rx_alloc(struct net_device *ndev, u32 len);
+struct sk_buff *usb4_nd_rx_alloc(struct napi_struct *napi, u32 len);
 void usb4_nd_rx_copy(struct sk_buff *skb, const u8 *from, u32 len);
 void usb4_nd_rx_frag(struct sk_buff *skb, struct page *page, u32 offset, u32 len);
 u32 usb4_nd_rx_header_len(struct net_device *ndev, const u8 *data, u32 len);
@@ -112,10 +145,10 @@ void usb4_nd_rx_super(struct sk_buff *skb, u32 mtu);
 void usb4_nd_rx_finish(struct sk_buff *skb, struct net_device *ndev);
 void usb4_nd_rx_free(struct sk_buff *skb);
 void usb4_nd_rx_chain(struct sk_buff *last, struct sk_buff *skb);
-void usb4_nd_rx_deliver(struct net_device *ndev, struct sk_buff *first);
+void usb4_nd_rx_deliver(struct napi_struct *napi, struct sk_buff *first);
 void usb4_nd_rx_free_chain(struct sk_buff *first);
 
-struct page_pool *usb4_nd_pool_create(struct net_device *ndev, struct device *dma, u32 size);
+struct page_pool *usb4_nd_pool_create(struct napi_struct *napi, struct device *dma, u32 size);
 void usb4_nd_pool_destroy(struct page_pool *pool);
 struct page *usb4_nd_pool_alloc(struct page_pool *pool);
 void usb4_nd_pool_put(struct page *page);

@@ -2,7 +2,7 @@
 /*
  * USB4 services, XDomains, rings and delayed work: what C alone can say. See helpers.c.
  *
- * The functions named usb4_tb_op_* are Rust (net/kapi/service.rs).
+ * What is called of Rust stands in the table that net/kapi/service.rs gives.
  */
 #include <linux/delay.h>
 #include <linux/interrupt.h>
@@ -19,15 +19,23 @@ static struct tb_property_dir *usb4_tb_stock_dir;
 static uuid_t usb4_tb_uuids[4];
 static atomic_t usb4_tb_inside;
 
+/* Who is told, from usb4_tb_start() on, and what it is called with. */
+static const struct usb4_tb_calls *usb4_tb_calls;
+static void *usb4_tb_context;
+
+static int usb4_tb_probe(struct tb_service *svc) { return usb4_tb_calls->probe(usb4_tb_context, svc); }
+static void usb4_tb_remove(struct tb_service *svc) { usb4_tb_calls->remove(usb4_tb_context, svc); }
+static void usb4_tb_shutdown(struct tb_service *svc) { usb4_tb_calls->suspend(usb4_tb_context, svc); }
+
 static int usb4_tb_suspend(struct device *dev)
 {
-	usb4_tb_op_suspend(tb_to_service(dev));
+	usb4_tb_calls->suspend(usb4_tb_context, tb_to_service(dev));
 	return 0;
 }
 
 static int usb4_tb_resume(struct device *dev)
 {
-	usb4_tb_op_resume(tb_to_service(dev));
+	usb4_tb_calls->resume(usb4_tb_context, tb_to_service(dev));
 	return 0;
 }
 
@@ -48,16 +56,16 @@ static struct tb_service_driver usb4_tb_driver = {
 		.name = "usb4_rdma",
 		.pm = pm_sleep_ptr(&usb4_tb_pm_ops),
 	},
-	.probe = usb4_tb_op_probe,
-	.remove = usb4_tb_op_remove,
-	.shutdown = usb4_tb_op_shutdown,
+	.probe = usb4_tb_probe,
+	.remove = usb4_tb_remove,
+	.shutdown = usb4_tb_shutdown,
 	.id_table = usb4_tb_ids,
 };
 
 static int usb4_tb_notify(struct notifier_block *block, unsigned long event, void *data)
 {
 	if (event == BUS_NOTIFY_DEL_DEVICE)
-		usb4_tb_op_device_gone(data);
+		usb4_tb_calls->gone(usb4_tb_context, data);
 	return NOTIFY_DONE;
 }
 
@@ -97,10 +105,12 @@ bool usb4_tb_is_amd_host(void)
  * Binds services and offers both directories, the native one first, so that a peer which reads both meets it first.
  * -EEXIST: another driver offers `network`. Nothing is left behind on an error.
  */
-int usb4_tb_start(const struct usb4_tb_identity *identity)
+int usb4_tb_start(const struct usb4_tb_identity *identity, const struct usb4_tb_calls *calls, void *context)
 {
 	int err = -ENOMEM;
 
+	usb4_tb_calls = calls;
+	usb4_tb_context = context;
 	import_uuid(&usb4_tb_uuids[0], identity->stock_directory);
 	import_uuid(&usb4_tb_uuids[1], identity->native_directory);
 	import_uuid(&usb4_tb_uuids[2 + USB4_TB_STOCK], identity->stock_protocol);
@@ -154,26 +164,18 @@ void usb4_tb_leave(void)
 	tb_property_free_dir(usb4_tb_stock_dir);
 }
 
-/* Takes every message of its protocol: the walk of the handlers ends at ours. */
-static int usb4_tb_stock_message(const void *buf, size_t size, void *data)
+/* Takes every message of both protocols: the walk of the handlers ends at ours. */
+static int usb4_tb_message(const void *buf, size_t size, void *data)
 {
 	atomic_inc(&usb4_tb_inside);
-	usb4_tb_op_message(USB4_TB_STOCK, buf, size);
-	atomic_dec(&usb4_tb_inside);
-	return 1;
-}
-
-static int usb4_tb_native_message(const void *buf, size_t size, void *data)
-{
-	atomic_inc(&usb4_tb_inside);
-	usb4_tb_op_message(USB4_TB_NATIVE, buf, size);
+	usb4_tb_calls->message(usb4_tb_context, buf, size);
 	atomic_dec(&usb4_tb_inside);
 	return 1;
 }
 
 static struct tb_protocol_handler usb4_tb_handlers[] = {
-	[USB4_TB_STOCK] = { .uuid = &usb4_tb_uuids[2 + USB4_TB_STOCK], .callback = usb4_tb_stock_message },
-	[USB4_TB_NATIVE] = { .uuid = &usb4_tb_uuids[2 + USB4_TB_NATIVE], .callback = usb4_tb_native_message },
+	[USB4_TB_STOCK] = { .uuid = &usb4_tb_uuids[2 + USB4_TB_STOCK], .callback = usb4_tb_message },
+	[USB4_TB_NATIVE] = { .uuid = &usb4_tb_uuids[2 + USB4_TB_NATIVE], .callback = usb4_tb_message },
 };
 
 int usb4_tb_listen(void)

@@ -23,7 +23,17 @@ struct usb4_tb_identity {
 };
 
 bool usb4_tb_is_amd_host(void);
-int usb4_tb_start(const struct usb4_tb_identity *identity);
+/* What Rust is told of, called with the context that usb4_tb_start() was given. */
+struct usb4_tb_calls {
+	int (*probe)(void *context, struct tb_service *svc);
+	void (*remove)(void *context, struct tb_service *svc);
+	void (*suspend)(void *context, struct tb_service *svc);
+	void (*resume)(void *context, struct tb_service *svc);
+	void (*gone)(void *context, struct device *dev);
+	void (*message)(void *context, const u8 *bytes, size_t len);
+};
+
+int usb4_tb_start(const struct usb4_tb_identity *identity, const struct usb4_tb_calls *calls, void *context);
 int usb4_tb_listen(void);
 void usb4_tb_deafen(void);
 void usb4_tb_unbind(void);
@@ -61,14 +71,5 @@ void usb4_work_kick(struct usb4_work *work);
 void usb4_work_after(struct usb4_work *work, u64 nsec);
 void usb4_work_flush(struct usb4_work *work);
 void usb4_work_close(struct usb4_work *work);
-
-/* Rust, net/kapi/service.rs. */
-int usb4_tb_op_probe(struct tb_service *svc);
-void usb4_tb_op_remove(struct tb_service *svc);
-void usb4_tb_op_shutdown(struct tb_service *svc);
-void usb4_tb_op_suspend(struct tb_service *svc);
-void usb4_tb_op_resume(struct tb_service *svc);
-void usb4_tb_op_device_gone(struct device *dev);
-void usb4_tb_op_message(enum usb4_tb_protocol protocol, const u8 *bytes, size_t len);
 
 #endif

@@ -12,7 +12,7 @@ use syn::visit::{self, Visit};
 const CRATES: [(&str, &[&str], usize); 4] = [
     ("rdma/engine/roce.rs", &[], 3),
     ("rdma/usb4_rdma.rs", &["rdma/engine"], 2),
-    ("net/tbnet.rs", &["net/proto", "net/sys"], 11),
+    ("net/tbnet.rs", &["net/proto", "net/sys"], 0),
     ("net/proto/tbip.rs", &[], 2),
 ];
 
@@ -37,32 +37,20 @@ fn no_circle_of_files_grows() {
     assert!(larger.is_empty(), "{}", larger.join("\n"));
 }
 
-/// Wrappers that still name the driver. What `rust/kernel` could take names a trait that the driver fulfils instead.
-const NAME_THE_DRIVER: [&str; 4] = [
-    "net/kapi/ethtool.rs",
-    "net/kapi/links.rs",
-    "net/kapi/netdev.rs",
-    "net/kapi/service.rs",
-];
-
-/// A wrapper is below the driver: it may name other wrappers and other crates.
+/// A wrapper is below the driver: it may name other wrappers and other crates. What `rust/kernel` could take names a
+/// trait that the driver fulfils instead.
 #[test]
 fn wrappers_name_nothing_of_the_driver() {
-    let mut naming = vec![];
+    let mut naming: Vec<String> = vec![];
     for (root, apart, _) in CRATES {
         for (file, named) in &Crate::read(root, apart).arrows {
             let up: Vec<_> = named.iter().filter(|to| !to.contains("/kapi")).collect();
             if file.contains("/kapi") && !up.is_empty() {
-                println!("{file} names {up:?}");
-                naming.push(file.clone());
+                naming.push(format!("{file} names {up:?}"));
             }
         }
     }
-    naming.sort();
-    assert_eq!(
-        naming, NAME_THE_DRIVER,
-        "a file that names the driver no more comes off the list"
-    );
+    assert!(naming.is_empty(), "{}", naming.join("\n"));
 }
 
 /// Folders of the module whose files may be unsafe: wrappers of the kernel, and what the core calls with raw pointers.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! A lane: one transmit and one receive ring, and the wire that is spoken on them.
+//! The rings of a lane, one to transmit and one to receive, and the wire that is spoken on them.
 
 use crate::kapi::ring::Ring;
 use kernel::sync::Arc;
@@ -7,7 +7,7 @@ use tbip::{rail::Plan, stock::Settings};
 
 /// The rings of a lane. Who starts and stops them is the link; who posts is the netdev.
 #[derive(Clone)]
-pub(crate) struct Lane {
+pub(crate) struct Rings {
     /// Sends.
     pub(crate) tx: Arc<Ring>,
     /// Receives.

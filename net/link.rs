@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! A link: a cable with a peer, from its first service to the end of the XDomain.
+//!
+//! ```text
+//!   bus (probe, remove, suspend, ...)  --request-->  Requests --+
+//!   netdev (open, stop)   --Cable, request, wait-->     |       +--worker--> Session --> Rig, Netif
+//!   control channel                    --message-->  Inbox    --+
+//! ```
+//!
+//! Nobody but the worker acts. Others request, and wait until the request has become actual where they must. The netdev
+//! lives as long as the cable: a peer that reloads its driver takes its services away and brings them back, and the
+//! addresses stay.
+//!
+//! Nothing on the bus waits for RTNL under a lock that the worker may want: netdevs are made by the worker and removed
+//! when a device of the bus goes, which is outside of the domain's lock.
+
+use crate::{
+    counters::CableCounters,
+    inbox::Inbox,
+    kapi::{
+        ndo::RingSizes,
+        service::ServiceKind,
+        timer::sleep_ms,
+        work::{Worker, Works},
+        xdomain::Xdomain,
+    },
+    netif::{Cable, Netif},
+    requested::{Requested, Requests},
+    rescan::Rescan,
+    session::{now, Port, Session},
+    upper::Upper,
+};
+use core::sync::atomic::{AtomicU64, Ordering};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{Arc, ArcBorrow, Mutex},
+};
+use tbip::{
+    time::Instant,
+    wire::{Ends, Mac},
+};
+
+/// Longest wait for the end of a goodbye.
+const GOODBYE_MS: u32 = 400;
+
+/// A cable with a peer.
+#[pin_data]
+pub(crate) struct Link {
+    xd: Xdomain,
+    ends: Ends,
+    offers_e2e: bool,
+    #[pin]
+    requests: Requests,
+    #[pin]
+    inbox: Inbox,
+    #[pin]
+    session: Mutex<Session>,
+    #[pin]
+    upper: Upper,
+    /// Whether [`Link::end`] is through. Held meanwhile.
+    #[pin]
+    ended: Mutex<bool>,
+    #[pin]
+    rescan: Rescan,
+    #[pin]
+    worker: Worker<Link>,
+    send_errors: AtomicU64,
+    /// Of all links together.
+    strays: Arc<AtomicU64>,
+}
+
+impl Link {
+    /// The link of the cable to `xd`. `offers_e2e`: end-to-end flow control is offered to the peer.
+    pub(crate) fn new(xd: Xdomain, offers_e2e: bool, strays: Arc<AtomicU64>) -> Result<Arc<Self>> {
+        let ends = xd.ends().ok_or(ENODEV)?;
+        let inbox = Inbox::new()?;
+        let link = Arc::pin_init(
+            pin_init!(Self {
+                xd,
+                ends,
+                offers_e2e,
+                requests <- Requests::new(Mac::of(ends).0),
+                inbox <- inbox,
+                session <- new_mutex!(Session::new(), "usb4_link_session"),
+                upper <- Upper::new(),
+                ended <- new_mutex!(false, "usb4_link_ended"),
+                rescan <- Rescan::new(),
+                worker <- Worker::new(),
+                send_errors: AtomicU64::new(0),
+                strays,
+            }),
+            GFP_KERNEL,
+        )?;
+        link.worker.own(&link);
+        link.rescan.settle();
+        Ok(link)
+    }
+
+    pub(crate) fn xdomain(&self) -> &Xdomain {
+        &self.xd
+    }
+
+    pub(crate) fn ends(&self) -> &Ends {
+        &self.ends
+    }
+
+    /// Requests something of the worker. Returns the request's number. Any context.
+    fn request(&self, change: impl FnOnce(&mut Requested)) -> u64 {
+        let (generation, ()) = self.requests.change(change);
+        self.worker.kick();
+        generation
+    }
+
+    // The bus. ------------------------------------------------------------------------------------------------------
+
+    /// The peer offers a service.
+    pub(crate) fn offer(&self, kind: ServiceKind) {
+        self.request(|requested| match kind {
+            ServiceKind::Stock(settings) => requested.stock = Some(settings),
+            ServiceKind::Native => requested.native = true,
+        });
+    }
+
+    /// The peer's service is no more.
+    pub(crate) fn withdraw(&self, kind: ServiceKind) {
+        self.request(|requested| match kind {
+            ServiceKind::Stock(_) => requested.stock = None,
+            ServiceKind::Native => requested.native = false,
+        });
+    }
+
+    /// Nothing is on the cable from the return on. Sleeps.
+    pub(crate) fn suspend(&self) {
+        if let Some(netif) = self.upper.netif() {
+            netif.suspend();
+        }
+        let generation = self.request(|requested| requested.suspended = true);
+        self.requests.wait_closed(generation);
+        self.wait_silent(generation);
+    }
+
+    /// Undoes [`Link::suspend`].
+    pub(crate) fn resume(&self) {
+        self.request(|requested| requested.suspended = false);
+        if let Some(netif) = self.upper.netif() {
+            netif.resume();
+        }
+    }
+
+    /// A control message of the peer has come.
+    pub(crate) fn deliver(&self, bytes: &[u8]) {
+        self.inbox.put(bytes);
+        self.worker.kick();
+    }
+
+    /// The end: netdev, rings, goodbye, worker. Once; who comes second waits for it.
+    pub(crate) fn end(&self) {
+        let mut ended = self.ended.lock();
+        if *ended {
+            return;
+        }
+        let generation = self.request(|requested| requested.dying = true);
+        // Whether there is a netdev is certain from here on.
+        self.worker.flush();
+        self.upper.unregister();
+        self.requests.wait_closed(generation);
+        self.wait_silent(generation);
+        self.worker.close();
+        self.rescan.close();
+        // The netdev's share in the link, and the link's in the netdev.
+        self.upper.release();
+        *ended = true;
+    }
+
+    /// Waits for the end of the goodbye, but not for a peer that does not answer.
+    fn wait_silent(&self, generation: u64) {
+        for _ in 0..GOODBYE_MS / 2 {
+            if self.requests.is_silent(generation) || self.xd.is_dead() {
+                return;
+            }
+            sleep_ms(2);
+        }
+    }
+}
+
+impl Cable for Link {
+    fn name(&self) -> &str {
+        self.xd.name().to_str().unwrap_or("?")
+    }
+
+    fn open(&self, mac: [u8; 6]) {
+        self.request(|requested| {
+            requested.open = true;
+            requested.mac = mac;
+        });
+    }
+
+    fn close(&self) {
+        let generation = self.request(|requested| requested.open = false);
+        self.requests.wait_closed(generation);
+    }
+
+    fn set_mac(&self, mac: [u8; 6]) {
+        self.request(|requested| requested.mac = mac);
+    }
+
+    fn fault(&self) {
+        self.request(|requested| {
+            requested.fault = true;
+            // A stock link knows no epochs; it logs out and in.
+            requested.restart |= !requested.native;
+        });
+    }
+
+    fn speed_mbps(&self) -> u32 {
+        self.xd.lane_gbps() * 1_000 * self.xd.width()
+    }
+
+    fn width(&self) -> u32 {
+        self.xd.width()
+    }
+
+    fn counters(&self) -> CableCounters {
+        CableCounters {
+            stranded: self.rescan.stranded(),
+            messages_dropped: self.inbox.dropped(),
+            send_errors: self.send_errors.load(Ordering::Relaxed),
+            strays: self.strays.load(Ordering::Relaxed),
+        }
+    }
+
+    fn ring_sizes(&self) -> RingSizes {
+        self.requests.rings()
+    }
+
+    fn set_ring_sizes(&self, rings: RingSizes) -> Result {
+        let (_, result) = self.requests.change(|requested| requested.resize(rings));
+        self.worker.kick();
+        result
+    }
+}
+
+impl Works for Link {
+    fn on_work(this: ArcBorrow<'_, Self>) {
+        let link = &*this;
+        let mut session = link.session.lock();
+        let requested = link.requests.take();
+        let may_have_netif = !requested.dying && requested.kind().is_some();
+        let netif = if may_have_netif {
+            let make = || Netif::new(Arc::<Self>::from(this), &link.xd, requested.mac);
+            link.upper.ensure(link.name(), make)
+        } else {
+            link.upper.netif()
+        };
+        let port = Port {
+            name: link.name(),
+            xd: &link.xd,
+            ends: &link.ends,
+            offers_e2e: link.offers_e2e,
+            inbox: &link.inbox,
+            rescan: &link.rescan,
+            netif: netif.as_ref(),
+            send_errors: &link.send_errors,
+        };
+        let mut due = session.run(&port, &requested);
+        if !requested.dying {
+            due = [due, link.upper.retry_at().map(Instant)].into_iter().flatten().min();
+        }
+        link.requests
+            .report(&requested, session.is_closed(), session.is_silent());
+        let more = !link.inbox.is_empty();
+        if let Some(due) = due {
+            link.worker.after(due.since(now()).0);
+        }
+        if more {
+            link.worker.kick();
+        }
+    }
+}
