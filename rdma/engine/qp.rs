@@ -9,7 +9,19 @@
 //!     +------------- modify ------------ ERR <---- any fatal fault, modify
 //! ```
 //!
-//! IBTA 10.3.1. A failed send moves a queue pair of an unreliable service from RTS to SQE instead:
+//! IBTA 10.3.1. From each state, on the left, a modify leads to these; a test draws the table from [`Qp::modify`]:
+//!
+//! ```text
+//!   RESET   RESET INIT                          ERR
+//!   INIT    RESET INIT  RTR                     ERR
+//!   RTR     RESET       RTR   RTS               ERR
+//!   RTS     RESET             RTS   SQD         ERR
+//!   SQD     RESET             RTS   SQD         ERR
+//!   SQE     RESET             RTS         SQE   ERR
+//!   ERR     RESET                               ERR
+//! ```
+//!
+//! A failed send moves a queue pair of an unreliable service from RTS to SQE instead:
 //! sends are flushed, receives go on, and a modify leads back to RTS.
 
 use crate::completion::{Completion, Event, Events, Queue, WcOpcode};

@@ -19,6 +19,7 @@ mod requester;
 mod responder;
 mod runs;
 mod services;
+mod states;
 
 const SQ_PSN: u32 = 100;
 const RQ_PSN: u32 = 0xff_fffe;
