@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   bus (probe, remove, suspend, ...)  --request-->  Requests --+
-//!   netdev (open, stop)   --Cable, request, wait-->     |       +--worker--> Session --> Rig, Netif
+//!   netdev (open, stop)   --Cable, request, wait-->     |       +--worker--> Session --> Rig, Lane
 //!   control channel                    --message-->  Inbox    --+
 //! ```
 //!
@@ -260,7 +260,7 @@ impl Works for Link {
             offers_e2e: link.offers_e2e,
             inbox: &link.inbox,
             rescan: &link.rescan,
-            netif: netif.as_ref(),
+            lane: netif.as_deref().map(Netif::lane),
             send_errors: &link.send_errors,
         };
         let mut due = session.run(&port, &requested);

@@ -4,8 +4,8 @@
 //! ```text
 //!   Rig::new      rings allocated            (the interface is set up)
 //!   take_transmit transmit HopID
-//!   open          receive HopID, netdev prepared (buffers posted), rings started and told of them, paths enabled
-//!   close         netdev quiesced, paths disabled, rings stopped, buffers dropped, receive HopID
+//!   open          receive HopID, lane prepared (buffers posted), rings started and told of them, paths enabled
+//!   close         lane quiesced, paths disabled, rings stopped, buffers dropped, receive HopID
 //!   drop          transmit HopID, rings freed
 //! ```
 //!
@@ -20,7 +20,7 @@ use crate::{
         ring::{Ring, Wake, Way},
         xdomain::{Paths, Xdomain},
     },
-    netif::Netif,
+    lane::Lane,
     rings::{Rings, Wire},
 };
 use kernel::{prelude::*, sync::Arc};
@@ -53,8 +53,8 @@ impl Rig {
     /// # Errors
     ///
     /// `ENOSPC` if the host interface has no free ring.
-    pub(crate) fn new(xd: &Xdomain, netif: &Arc<Netif>, native: bool, sizes: RingSizes) -> Result<Self> {
-        let wake: Arc<dyn Wake> = netif.clone();
+    pub(crate) fn new(xd: &Xdomain, lane: &Arc<Lane>, native: bool, sizes: RingSizes) -> Result<Self> {
+        let wake: Arc<dyn Wake> = lane.clone();
         let tx = Ring::new(xd, Way::Transmit, sizes.tx, &wake)?;
         let way = Way::Receive {
             sof: SOF,
@@ -109,7 +109,7 @@ impl Rig {
     /// # Errors
     ///
     /// Everything is as before. `Busy` if `receive` is taken.
-    pub(crate) fn open(&mut self, netif: &Netif, wire: Wire, receive: HopId, e2e: bool) -> Result<(), OpenError> {
+    pub(crate) fn open(&mut self, lane: &Lane, wire: Wire, receive: HopId, e2e: bool) -> Result<(), OpenError> {
         let transmit = self.transmit.ok_or(OpenError::Other)?;
         if self.xd.take_receive_hop(receive).is_err() {
             let bit = receive.0.saturating_sub(MIN_HOP);
@@ -119,7 +119,7 @@ impl Rig {
                 OpenError::Other
             });
         }
-        if netif.prepare(self.rings.clone(), wire).is_err() {
+        if lane.prepare(self.rings.clone(), wire).is_err() {
             self.xd.free_receive_hop(receive);
             return Err(OpenError::Other);
         }
@@ -127,7 +127,7 @@ impl Rig {
         // A stock peer's transmit ring takes no part in flow control, so neither does ours with it.
         self.rings.tx.start(e2e && native);
         self.rings.rx.start(e2e);
-        netif.begin();
+        lane.begin();
         let paths = Paths {
             transmit,
             transmit_ring: self.rings.tx.hop(),
@@ -135,9 +135,9 @@ impl Rig {
             receive_ring: self.rings.rx.hop(),
         };
         if self.xd.enable_paths(&paths).is_err() {
-            netif.quiesce();
+            lane.quiesce();
             self.stop_rings();
-            netif.finish();
+            lane.finish();
             self.xd.free_receive_hop(receive);
             return Err(OpenError::Other);
         }
@@ -146,14 +146,14 @@ impl Rig {
     }
 
     /// Closes the lane. Returns false if the core could not bring the paths down. Sleeps.
-    pub(crate) fn close(&mut self, netif: &Netif) -> bool {
+    pub(crate) fn close(&mut self, lane: &Lane) -> bool {
         let Some(paths) = self.open.take() else {
             return true;
         };
-        netif.quiesce();
+        lane.quiesce();
         let down = self.xd.disable_paths(&paths).is_ok();
         self.stop_rings();
-        netif.finish();
+        lane.finish();
         self.xd.free_receive_hop(paths.receive);
         down
     }

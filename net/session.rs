@@ -12,7 +12,7 @@ use crate::{
         timer,
         xdomain::Xdomain,
     },
-    netif::Netif,
+    lane::Lane,
     rail::{agreed_e2e, Rig},
     requested::Requested,
     rescan::Rescan,
@@ -60,8 +60,8 @@ pub(crate) struct Port<'a> {
     pub(crate) offers_e2e: bool,
     pub(crate) inbox: &'a Inbox,
     pub(crate) rescan: &'a Rescan,
-    /// The netdev, if there is one.
-    pub(crate) netif: Option<&'a Arc<Netif>>,
+    /// The lane, if there is a netdev to have one.
+    pub(crate) lane: Option<&'a Arc<Lane>>,
     /// Control messages that could not be sent.
     pub(crate) send_errors: &'a AtomicU64,
 }
@@ -180,10 +180,10 @@ impl Session {
             return;
         }
         self.retry = None;
-        let Some(netif) = port.netif else {
+        let Some(lane) = port.lane else {
             return;
         };
-        match self.start(port, netif, requested) {
+        match self.start(port, lane, requested) {
             Ok(()) => self.complained = false,
             Err(err) => {
                 self.retry = Some(now().after(RING_RETRY));
@@ -194,11 +194,11 @@ impl Session {
         }
     }
 
-    fn start(&mut self, port: &Port<'_>, netif: &Arc<Netif>, requested: &Requested) -> Result {
+    fn start(&mut self, port: &Port<'_>, lane: &Arc<Lane>, requested: &Requested) -> Result {
         let Some(kind) = self.kind else {
             return Ok(());
         };
-        let mut rig = Rig::new(port.xd, netif, kind == ServiceKind::Native, requested.rings)?;
+        let mut rig = Rig::new(port.xd, lane, kind == ServiceKind::Native, requested.rings)?;
         let mac = Mac(requested.mac);
         match kind {
             ServiceKind::Stock(settings) => {
@@ -283,7 +283,7 @@ impl Session {
     }
 
     fn tick(&mut self, port: &Port<'_>, fault: bool) {
-        let traffic = port.netif.is_some_and(|netif| netif.take_traffic());
+        let traffic = port.lane.is_some_and(|lane| lane.take_traffic());
         match &mut self.machine {
             Machine::None => {}
             Machine::Stock(login, _) => {
@@ -303,7 +303,7 @@ impl Session {
 
     /// Performs one action. True if there was one.
     fn act(&mut self, port: &Port<'_>) -> bool {
-        let (Some(rig), Some(netif)) = (&mut self.rig, port.netif) else {
+        let (Some(rig), Some(lane)) = (&mut self.rig, port.lane) else {
             // Nothing is held, so there is nothing to close.
             return match &mut self.machine {
                 Machine::None => false,
@@ -341,7 +341,7 @@ impl Session {
                 Some(login::Action::Open { receive_path }) => {
                     let e2e = Settings::ours(port.offers_e2e).e2e_with(*settings);
                     let wire = Wire::Stock { settings: *settings };
-                    let result = rig.open(netif, wire, receive_path, e2e);
+                    let result = rig.open(lane, wire, receive_path, e2e);
                     if result.is_ok() {
                         port.rescan.start(rig.rings());
                     }
@@ -349,7 +349,7 @@ impl Session {
                     true
                 }
                 Some(login::Action::Close) => {
-                    close(port, rig, netif);
+                    close(port, rig, lane);
                     login.handle_closed(now());
                     true
                 }
@@ -362,12 +362,12 @@ impl Session {
                     true
                 }
                 Some(rail::Action::Open(plan)) => {
-                    let result = open_native(port, rig, netif, &plan);
+                    let result = open_native(port, rig, lane, &plan);
                     rail.handle_opened(now(), result);
                     true
                 }
                 Some(rail::Action::Close) => {
-                    close(port, rig, netif);
+                    close(port, rig, lane);
                     rig.release();
                     rail.handle_closed(now());
                     true
@@ -392,12 +392,12 @@ impl Session {
                 self.up = rail.up().is_some();
             }
         }
-        if let (Some(netif), true) = (port.netif, was != self.up) {
+        if let (Some(lane), true) = (port.lane, was != self.up) {
             if self.up {
-                netif.go();
+                lane.go();
                 pr_info!("{}: up, {}\n", port.name, self.describe());
             } else {
-                netif.halt();
+                lane.halt();
                 pr_info!("{}: down\n", port.name);
             }
         }
@@ -431,16 +431,16 @@ impl Session {
 }
 
 /// Opens the message lane of a rail.
-fn open_native(port: &Port<'_>, rig: &mut Rig, netif: &Netif, plan: &Plan) -> Result<(), OpenError> {
+fn open_native(port: &Port<'_>, rig: &mut Rig, lane: &Lane, plan: &Plan) -> Result<(), OpenError> {
     let receive = plan.receive.first().copied().ok_or(OpenError::Other)?;
-    rig.open(netif, Wire::Native { plan: *plan }, receive, agreed_e2e(plan.features))?;
+    rig.open(lane, Wire::Native { plan: *plan }, receive, agreed_e2e(plan.features))?;
     port.rescan.start(rig.rings());
     Ok(())
 }
 
-fn close(port: &Port<'_>, rig: &mut Rig, netif: &Netif) {
+fn close(port: &Port<'_>, rig: &mut Rig, lane: &Lane) {
     port.rescan.stop();
-    if !rig.close(netif) {
+    if !rig.close(lane) {
         pr_warn!("{}: the paths did not come down\n", port.name);
     }
 }

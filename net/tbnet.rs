@@ -8,7 +8,7 @@
 //! ```text
 //!   bus, control channel --> links --> link --> session --> tbip::{login, rail}
 //!                                                  |--> rail --> kapi::{ring, xdomain}
-//!   stack <--> netif --> tx, rx <--> kapi::ring
+//!   stack <--> netif --> lane --> tx, rx <--> kapi::ring
 //! ```
 //!
 //! All `unsafe` is in `kapi/`.
@@ -19,6 +19,7 @@ pub mod kapi;
 
 mod counters;
 mod inbox;
+mod lane;
 mod link;
 mod links;
 mod netif;

@@ -35,21 +35,20 @@ use tbip::{
 /// Most frames of one packet, on either wire.
 pub(crate) const MAX_TRAIN: usize = MAX_PAGES + 1;
 
-/// What a descriptor in flight owns. The mapping goes before the packet that it maps.
-pub(crate) struct Owner {
-    _mapping: Option<Mapping>,
-    skb: Option<TxSkb>,
-    packets: u32,
-    bytes: u32,
-}
-
-impl Owner {
-    const NOTHING: Self = Self {
-        _mapping: None,
-        skb: None,
-        packets: 0,
-        bytes: 0,
-    };
+/// What a descriptor in flight holds: who sends on a lane has a variant of its own, which comes back to it when the frame
+/// has gone.
+pub(crate) enum Owner {
+    /// Nothing: the frame's bytes are in a slot, or a later descriptor holds what they are in.
+    Nothing,
+    /// Last page frame of a fragment: its mapping, which goes before the packet that it maps.
+    Fragment(#[expect(dead_code, reason = "held until it is dropped")] Mapping),
+    /// Last frame of a packet of the stack.
+    Packet {
+        /// The packet, if the DMA reads it where it is.
+        skb: Option<TxSkb>,
+        /// What the stack counts for it.
+        bytes: u32,
+    },
 }
 
 enum Mode {
@@ -216,13 +215,17 @@ impl Tx {
         counters.copied += (view.len - zerocopy) as u64;
         counters.zerocopy += zerocopy as u64;
         counters.errors += u64::from(!whole);
-        let owner = Owner {
-            _mapping: None,
-            skb: direct.then_some(skb),
-            packets: 1,
-            bytes: view.len as u32,
-        };
-        Ok(self.post_last(netdev, head, front + inline, frame::EOF_HEAD, owner, frames, counters))
+        let skb = direct.then_some(skb);
+        Ok(self.post_last(
+            netdev,
+            head,
+            front + inline,
+            frame::EOF_HEAD,
+            skb,
+            view.len,
+            frames,
+            counters,
+        ))
     }
 
     /// Posts the page frames of a packet. Room has been seen to.
@@ -243,9 +246,9 @@ impl Tx {
                 address = mapping.as_ref().map_or(0, Mapping::address);
                 base = piece.offset;
             }
-            let owner = Owner {
-                _mapping: if piece.last { mapping.take() } else { None },
-                ..Owner::NOTHING
+            let owner = match mapping.take_if(|_| piece.last) {
+                Some(mapping) => Owner::Fragment(mapping),
+                None => Owner::Nothing,
             };
             let at = address + (piece.offset - base) as u64;
             whole &= self.post(at, piece.len, train.page_eof(index as u8), false, owner);
@@ -263,7 +266,7 @@ impl Tx {
             let slot = self.next;
             whole &= self.slots.bytes(slot).get_mut(..n).is_some_and(|to| skb.copy(at, to));
             let address = self.slots.ready(slot, n);
-            whole &= self.post(address, n, train.page_eof(index), false, Owner::NOTHING);
+            whole &= self.post(address, n, train.page_eof(index), false, Owner::Nothing);
             at += n;
             index += 1;
         }
@@ -330,22 +333,17 @@ impl Tx {
         for frame in frames {
             let len = FRONT + frame.header.size as usize;
             if u32::from(frame.header.index) + 1 == total {
-                let owner = Owner {
-                    packets: 1,
-                    bytes: view.len as u32,
-                    ..Owner::NOTHING
-                };
                 let slot = self.next;
                 skb.done(false);
-                return Ok(self.post_last(netdev, slot, len, stock::EOF, owner, total, counters));
+                return Ok(self.post_last(netdev, slot, len, stock::EOF, None, view.len, total, counters));
             }
             let address = self.slots.ready(self.next, len);
-            let _ = self.post(address, len, stock::EOF, false, Owner::NOTHING);
+            let _ = self.post(address, len, stock::EOF, false, Owner::Nothing);
         }
         Ok(true)
     }
 
-    /// Posts the last frame of a packet, whose bytes are in slot `slot`. Whether the hardware is to be told now.
+    /// Posts the last frame of a packet of `bytes`, which is in slot `slot` and holds `skb`. Whether the hardware is to be told now.
     #[allow(clippy::too_many_arguments, reason = "one caller for each wire")]
     fn post_last(
         &mut self,
@@ -353,21 +351,23 @@ impl Tx {
         slot: usize,
         len: usize,
         eof: u8,
-        owner: Owner,
+        skb: Option<TxSkb>,
+        bytes: usize,
         frames: u32,
         counters: &mut TxCounters,
     ) -> bool {
-        let bytes = owner.bytes;
-        let now = netdev.sent(bytes);
+        let counted = bytes as u32;
+        let now = netdev.sent(counted);
         counters.packets += 1;
-        counters.bytes += u64::from(bytes);
+        counters.bytes += bytes as u64;
         counters.frames += u64::from(frames);
-        self.held += usize::from(owner.skb.is_some());
+        self.held += usize::from(skb.is_some());
         // The queue stops after this frame, which takes one descriptor more.
         let waits = self.ring.room() <= MAX_TRAIN || !self.has_credit() || netdev.is_throttled();
-        let interrupt = self.reaper.handle_packet(bytes as usize, waits);
+        let interrupt = self.reaper.handle_packet(bytes, waits);
         counters.interrupts += u64::from(interrupt);
         let address = self.slots.ready(slot, len);
+        let owner = Owner::Packet { skb, bytes: counted };
         let _ = self.post(address, len, eof, interrupt, owner);
         now || interrupt
     }
@@ -405,7 +405,7 @@ impl Tx {
         }
         let len = Header::LEN + Ctrl::LEN;
         let address = self.slots.ready(slot, len);
-        let _ = self.post(address, len, frame::EOF_HEAD, false, Owner::NOTHING);
+        let _ = self.post(address, len, frame::EOF_HEAD, false, Owner::Nothing);
         if let Mode::Native { shown, .. } = &mut self.mode {
             *shown = credit;
         }
@@ -493,15 +493,16 @@ impl Tx {
         let (mut frames, mut packets, mut bytes) = (0, 0, 0u32);
         while let Some(owner) = self.ring.reap() {
             frames += 1;
-            packets += owner.packets;
-            bytes = bytes.saturating_add(owner.bytes);
-            let Owner {
-                _mapping: mapping, skb, ..
-            } = owner;
-            drop(mapping);
-            if let Some(skb) = skb {
-                self.held = self.held.saturating_sub(1);
-                skb.done(napi);
+            match owner {
+                Owner::Nothing | Owner::Fragment(_) => {}
+                Owner::Packet { skb, bytes: counted } => {
+                    packets += 1;
+                    bytes = bytes.saturating_add(counted);
+                    if let Some(skb) = skb {
+                        self.held = self.held.saturating_sub(1);
+                        skb.done(napi);
+                    }
+                }
             }
         }
         if packets != 0 {

@@ -83,7 +83,7 @@ impl Upper {
         // Not under the lock, which the worker may want: this waits for it.
         drop(registration);
         if let Some(netif) = self.netif() {
-            netif.end();
+            netif.lane().end();
         }
     }
 

@@ -1,0 +1,515 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! A lane: a pair of rings in use, and who sends and receives on it.
+//!
+//! ```text
+//!   stack --xmit--> tx lock: Tx::send ... doorbell          poll: Rx::poll under the rx lock
+//!                      ^                                          then tx lock: credit, reap, wake the queue
+//!                      +------------------------------------------ then, without a lock, packets to the stack
+//! ```
+//!
+//! One NAPI serves both rings. A session, from [`Lane::prepare`] to [`Lane::finish`], is the link's: it says when there
+//! are rings. Frames sent are taken back when the next packet goes out or comes in; a timer sees to the last ones, if they
+//! hold packets of the stack. An interrupt is asked for only when the queue waits for it.
+//!
+//! What a descriptor in flight holds is its [`crate::tx::Owner`]. Whoever sends does so under the transmit side's lock, takes
+//! room and credit there and has its share given back by [`Tx::reap`].
+//!
+//! Locks: the receive side's, then the transmit side's. Neither is held while packets go up.
+//!
+//! netpoll, which is netconsole's, calls [`Lane::xmit`] and the poll from any context, with interrupts off: both then
+//! try for the transmit side's lock, as who has it may be what was interrupted, and touch no other.
+
+use crate::{
+    counters::{RxCounters, TxCounters},
+    kapi::{
+        napi::{Napi, Polls},
+        ndo::{Coalesce, Xmit},
+        netdev::Netdev,
+        ring::{Ring, Wake},
+        skb::{Batch, TxSkb},
+        sync::{lock_in_any_context, new_bh_lock, BhLock},
+        timer::{self, new_timer, Timed, Timer},
+        xdomain::Device,
+    },
+    rings::{Rings, Wire},
+    rx::{Polled, Rx},
+    tx::{Refused, Tx},
+};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU8, Ordering};
+use kernel::{prelude::*, sync::Arc};
+use tbip::{
+    frame::Seq,
+    limits::{MAX_PACKET, MAX_SUPER_PACKET},
+    moderate::{self, Load},
+    reaper::{Look, LOOK_AFTER},
+    stock::Settings,
+    time::Instant,
+};
+
+/// Nanoseconds after which a ring that could not be filled for want of memory is filled again.
+const REFILL_AFTER: u64 = 10_000_000;
+
+/// Whom we speak to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Peer {
+    /// Nobody yet.
+    None = 0,
+    /// ThunderboltIP, packets no longer than the MTU.
+    Stock = 1,
+    /// ThunderboltIP, packets up to 64 KiB.
+    Stock64k = 2,
+    /// Ours.
+    Native = 3,
+}
+
+/// Shortest time between two transmit interrupts, which are few and never urgent.
+const TX_USECS: u32 = 64;
+
+/// Longest time between two interrupts that can be set: the register has 16 bits of 256 ns.
+const MAX_USECS: u32 = 16_000;
+
+/// Frames in flight from which a sender takes back what is done.
+const REAP_BATCH: usize = 64;
+
+struct TxSide {
+    path: Option<Tx>,
+    /// The peer takes frames.
+    live: bool,
+    /// We stopped the queue.
+    stopped: bool,
+    /// Between [`Lane::begin`] and [`Lane::quiesce`]: the rings run.
+    runs: bool,
+    counters: TxCounters,
+}
+
+struct RxSide {
+    path: Option<Rx>,
+    /// As the transmit side's.
+    runs: bool,
+    load: Load,
+    counters: RxCounters,
+}
+
+struct Config {
+    coalesce: Coalesce,
+    rings: Option<Rings>,
+}
+
+/// A lane, whether it is open or not.
+#[pin_data]
+pub(crate) struct Lane {
+    netdev: Netdev,
+    /// The device that buffers are mapped for.
+    dma: Device,
+    #[pin]
+    napi: Napi<Lane>,
+    #[pin]
+    rx: BhLock<RxSide>,
+    #[pin]
+    tx: BhLock<TxSide>,
+    #[pin]
+    config: BhLock<Config>,
+    #[pin]
+    timer: Timer<Lane>,
+    /// The receive ring waits for memory.
+    starved: AtomicBool,
+    /// The credit that heads carry.
+    credit: AtomicU32,
+    peer: AtomicU8,
+    /// Packets have come since the session last asked.
+    traffic: AtomicBool,
+}
+
+impl Lane {
+    /// A lane that carries the packets of `netdev`, and is closed. Sleeps.
+    pub(crate) fn new(netdev: &Netdev, dma: Device) -> Result<Arc<Self>> {
+        let tx = TxSide {
+            path: None,
+            live: false,
+            stopped: false,
+            runs: false,
+            counters: TxCounters::default(),
+        };
+        let rx = RxSide {
+            path: None,
+            runs: false,
+            load: Load::new(),
+            counters: RxCounters::default(),
+        };
+        let config = Config {
+            coalesce: Coalesce {
+                rx_usecs: moderate::IDLE_USECS,
+                tx_usecs: TX_USECS,
+                adaptive: true,
+            },
+            rings: None,
+        };
+        let lane = Arc::pin_init(
+            pin_init!(Self {
+                netdev: netdev.clone(),
+                dma,
+                napi <- Napi::new(netdev.clone()),
+                rx <- new_bh_lock!(rx, c"usb4_lane_rx"),
+                tx <- new_bh_lock!(tx, c"usb4_lane_tx"),
+                config <- new_bh_lock!(config, c"usb4_lane_config"),
+                timer <- new_timer!(c"usb4_lane_timer"),
+                starved: AtomicBool::new(false),
+                credit: AtomicU32::new(0),
+                peer: AtomicU8::new(Peer::None as u8),
+                traffic: AtomicBool::new(false),
+            }),
+            GFP_KERNEL,
+        )?;
+        lane.napi.own(&lane);
+        lane.timer.own(&lane);
+        Ok(lane)
+    }
+
+    /// Ends for good; the lane is closed and its netdev has stopped. Sleeps.
+    pub(crate) fn end(&self) {
+        self.timer.close();
+    }
+
+    // The link's session. -------------------------------------------------------------------------------------------
+
+    /// There are rings, which do not run yet: makes all that they need and posts the receive buffers. What can fail fails
+    /// here, where no hardware knows of a page.
+    pub(crate) fn prepare(&self, rings: Rings, wire: Wire) -> Result {
+        let dma = self.dma;
+        let tx = Tx::new(rings.tx.clone(), &wire, dma)?;
+        let (rx, credit) = Rx::new(rings.rx.clone(), &wire, dma, self.napi.raw())?;
+        let peer = match wire {
+            Wire::Native { .. } => Peer::Native,
+            Wire::Stock { settings } if settings.has(Settings::FRAMES_64K) => Peer::Stock64k,
+            Wire::Stock { .. } => Peer::Stock,
+        };
+        self.peer.store(peer as u8, Ordering::Relaxed);
+        self.credit.store(credit.0, Ordering::Relaxed);
+        {
+            let mut side = self.rx.lock();
+            side.path = Some(rx);
+            side.load = Load::new();
+        }
+        {
+            let mut side = self.tx.lock();
+            side.path = Some(tx);
+            side.live = false;
+            side.stopped = true;
+        }
+        self.config.lock().rings = Some(rings);
+        Ok(())
+    }
+
+    /// The rings run: the hardware is told of the buffers. Frames may come from the return on.
+    pub(crate) fn begin(&self) {
+        {
+            let mut side = self.rx.lock();
+            side.runs = true;
+            if let Some(rx) = &mut side.path {
+                rx.begin();
+            }
+        }
+        self.tx.lock().runs = true;
+        {
+            let config = self.config.lock();
+            if let Some(rings) = &config.rings {
+                set_throttle(&rings.rx, config.coalesce.rx_usecs);
+                set_throttle(&rings.tx, config.coalesce.tx_usecs);
+            }
+        }
+        self.napi.enable();
+        self.napi.schedule();
+    }
+
+    /// The peer takes frames.
+    pub(crate) fn go(&self) {
+        {
+            let mut side = self.tx.lock();
+            side.live = true;
+            side.stopped = false;
+        }
+        self.netdev.set_carrier(true);
+        self.netdev.wake_queue();
+    }
+
+    /// The peer takes no frames any more.
+    pub(crate) fn halt(&self) {
+        self.netdev.set_carrier(false);
+        // Before the queue is stopped: a poll on another processor wakes a live one that has room.
+        {
+            let mut side = self.tx.lock();
+            side.live = false;
+            side.stopped = true;
+        }
+        self.netdev.disable_queue();
+    }
+
+    /// From the return on nobody touches the rings.
+    pub(crate) fn quiesce(&self) {
+        self.halt();
+        self.napi.disable();
+        // The last poll lets interrupts through after the core has counted it as done, perhaps on another processor, and
+        // the timer looks at what is on its way: both see under the locks that the rings are about to stop.
+        self.rx.lock().runs = false;
+        self.tx.lock().runs = false;
+        let rings = self.config.lock().rings.take();
+        drop(rings);
+    }
+
+    /// The rings are stopped: gives up what they had.
+    pub(crate) fn finish(&self) {
+        let rx = self.rx.lock().path.take();
+        let tx = self.tx.lock().path.take();
+        // Not under the locks: this sleeps.
+        drop((rx, tx));
+        self.netdev.reset_sent();
+        self.peer.store(Peer::None as u8, Ordering::Relaxed);
+    }
+
+    /// Whether packets have come since the last call.
+    pub(crate) fn take_traffic(&self) -> bool {
+        self.traffic.swap(false, Ordering::Relaxed)
+    }
+
+    // The stack. ----------------------------------------------------------------------------------------------------
+
+    /// Sends a packet. Softirqs are off; for netpoll, interrupts too.
+    pub(crate) fn xmit(&self, skb: TxSkb) -> Xmit {
+        let Some(mut side) = lock_in_any_context(&self.tx) else {
+            return Xmit::Busy(skb);
+        };
+        let TxSide {
+            path,
+            live,
+            stopped,
+            counters,
+            ..
+        } = &mut *side;
+        let Some(tx) = path.as_mut().filter(|_| *live) else {
+            counters.dropped += 1;
+            return Xmit::Taken;
+        };
+        // What was sent before is taken back at the sender's cost, when there is enough of it to be worth a look.
+        if tx.in_flight() >= REAP_BATCH {
+            tx.reap(&self.netdev, false);
+        }
+        let credit = Seq(self.credit.load(Ordering::Relaxed));
+        let (told, back) = match tx.send(&self.netdev, skb, credit, counters) {
+            Ok(now) => (now, None),
+            Err(Refused::Dropped) => (!self.netdev.more(), None),
+            Err(Refused::Busy(skb)) => (true, Some(skb)),
+        };
+        if !tx.has_room() {
+            tx.reap(&self.netdev, false);
+        }
+        if !tx.has_room() {
+            self.netdev.stop_queue();
+            *stopped = true;
+            tx.blocked(Instant(timer::now()), counters);
+            if let Some(at) = tx.probe_at() {
+                self.timer.arm(at.0);
+            }
+        }
+        if told || *stopped {
+            tx.doorbell(counters);
+        }
+        if tx.poll_timer(&self.netdev) {
+            self.timer.arm(timer::now() + LOOK_AFTER.0);
+        }
+        back.map_or(Xmit::Taken, Xmit::Busy)
+    }
+
+    /// Whether a packet that stands for several can go as it is. Types as virtio-net has them.
+    pub(crate) fn can_send_whole(&self, len: usize, gso_type: u8) -> bool {
+        let peer = self.peer.load(Ordering::Relaxed);
+        if peer == Peer::Native as u8 {
+            len <= MAX_SUPER_PACKET && matches!(gso_type, 1 | 4 | 5)
+        } else {
+            // A stock peer takes it for one long packet, as its own kind sends them.
+            peer == Peer::Stock64k as u8 && len <= MAX_PACKET && matches!(gso_type, 1 | 4)
+        }
+    }
+
+    /// Whether the peer is ours.
+    pub(crate) fn is_native(&self) -> bool {
+        self.peer.load(Ordering::Relaxed) == Peer::Native as u8
+    }
+
+    /// The stack complains that nothing goes out.
+    pub(crate) fn count_timeout(&self) {
+        self.tx.lock().counters.timeouts += 1;
+    }
+
+    /// What has been counted.
+    pub(crate) fn counters(&self) -> (TxCounters, RxCounters) {
+        let rx = self.rx.lock().counters;
+        let tx = self.tx.lock().counters;
+        (tx, rx)
+    }
+
+    /// When interrupts come.
+    pub(crate) fn coalesce(&self) -> Coalesce {
+        self.config.lock().coalesce
+    }
+
+    /// Sets when interrupts come.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for times that the hardware does not know.
+    pub(crate) fn set_coalesce(&self, to: Coalesce) -> Result {
+        if to.rx_usecs > MAX_USECS || to.tx_usecs > MAX_USECS {
+            return Err(EINVAL);
+        }
+        let mut config = self.config.lock();
+        config.coalesce = to;
+        if let Some(rings) = &config.rings {
+            set_throttle(&rings.rx, to.rx_usecs);
+            set_throttle(&rings.tx, to.tx_usecs);
+        }
+        Ok(())
+    }
+
+    // The poll. -----------------------------------------------------------------------------------------------------
+
+    /// The transmit side's part of a poll; `napi`: not netpoll's.
+    fn serve_tx(&self, found: &Polled, napi: bool) {
+        if let Some(give) = found.give {
+            self.credit.store(give.0, Ordering::Relaxed);
+        }
+        let Some(mut side) = lock_in_any_context(&self.tx) else {
+            return;
+        };
+        let TxSide {
+            path,
+            live,
+            stopped,
+            counters,
+            ..
+        } = &mut *side;
+        let Some(tx) = path.as_mut() else {
+            return;
+        };
+        if let Some(limit) = found.credit {
+            tx.handle_credit(limit);
+        }
+        tx.reap(&self.netdev, napi);
+        if *live {
+            if let Some(give) = found.give {
+                tx.give_credit(give, found.give_now, counters);
+                if let Some(at) = tx.probe_at() {
+                    tx.probe(Instant(timer::now()), give, counters);
+                    self.timer.arm(tx.probe_at().unwrap_or(at).0);
+                }
+            }
+            tx.doorbell(counters);
+            if *stopped && tx.has_much_room() {
+                *stopped = false;
+                self.netdev.wake_queue();
+            }
+        }
+    }
+
+    /// Lets interrupts through again, and looks once more: what came meanwhile may have raised none.
+    fn let_interrupts(&self) {
+        let again = {
+            let side = self.rx.lock();
+            side.path.as_ref().filter(|_| side.runs).is_some_and(|rx| {
+                rx.poll_complete();
+                rx.has_completed()
+            })
+        };
+        let more = {
+            let side = self.tx.lock();
+            side.path.as_ref().filter(|_| side.runs).is_some_and(|tx| {
+                tx.poll_complete();
+                // Stopped by us, or by the stack's limit of bytes on their way.
+                self.netdev.is_throttled() && side.live && tx.has_completed()
+            })
+        };
+        if again || more {
+            self.napi.schedule();
+        }
+    }
+
+    fn moderate(&self, usecs: u32) {
+        let mut config = self.config.lock();
+        if config.coalesce.adaptive && config.coalesce.rx_usecs != usecs {
+            config.coalesce.rx_usecs = usecs;
+            if let Some(rings) = &config.rings {
+                set_throttle(&rings.rx, usecs);
+            }
+        }
+    }
+}
+
+impl Polls for Lane {
+    fn poll(&self, budget: i32) -> i32 {
+        if budget == 0 {
+            self.serve_tx(&Polled::default(), false);
+            return 0;
+        }
+        let mut batch = Batch::new();
+        let found = {
+            let mut side = self.rx.lock();
+            let RxSide {
+                path, load, counters, ..
+            } = &mut *side;
+            let found = path
+                .as_mut()
+                .map(|rx| rx.poll(budget, &self.netdev, self.napi.raw(), &mut batch, counters))
+                .unwrap_or_default();
+            if load.add(found.frames) {
+                let usecs = load.decide(Instant(timer::now()));
+                self.moderate(usecs);
+            }
+            found
+        };
+        self.serve_tx(&found, true);
+        if found.packets != 0 {
+            self.traffic.store(true, Ordering::Relaxed);
+        }
+        if found.starved {
+            self.starved.store(true, Ordering::Relaxed);
+            self.timer.arm(timer::now() + REFILL_AFTER);
+        }
+        batch.deliver(self.napi.raw());
+        if found.more {
+            return budget;
+        }
+        let work = found.packets.min(budget - 1);
+        if self.napi.done(work) {
+            self.let_interrupts();
+        }
+        work
+    }
+}
+
+impl Wake for Lane {
+    fn wake(&self) -> bool {
+        self.napi.schedule()
+    }
+}
+
+fn set_throttle(ring: &Ring, usecs: u32) {
+    ring.set_throttle(usecs * 1_000);
+}
+
+impl Timed for Lane {
+    fn on_timer(&self) {
+        let (look, probe) = {
+            let mut side = self.tx.lock();
+            side.path.as_mut().map_or((Look::default(), false), |tx| {
+                (tx.handle_timer(&self.netdev), tx.probe_at().is_some())
+            })
+        };
+        if look.again {
+            self.timer.arm(timer::now() + LOOK_AFTER.0);
+        }
+        let starved = self.starved.swap(false, Ordering::Relaxed);
+        if look.poll || probe || starved {
+            self.wake();
+        }
+    }
+}
