@@ -4,6 +4,7 @@
 pub(crate) mod napi;
 pub(crate) mod ndo;
 pub(crate) mod netdev;
+pub(crate) mod outbox;
 pub mod owner;
 pub(crate) mod pages;
 pub(crate) mod random;

@@ -75,6 +75,7 @@ impl Link {
     pub(crate) fn new(xd: Xdomain, offers_e2e: bool, strays: Arc<AtomicU64>) -> Result<Arc<Self>> {
         let ends = xd.ends().ok_or(ENODEV)?;
         let inbox = Inbox::new()?;
+        let session = Session::new()?;
         let link = Arc::pin_init(
             pin_init!(Self {
                 xd,
@@ -82,7 +83,7 @@ impl Link {
                 offers_e2e,
                 requests <- Requests::new(Mac::of(ends).0),
                 inbox <- inbox,
-                session <- new_mutex!(Session::new(), "usb4_link_session"),
+                session <- new_mutex!(session, "usb4_link_session"),
                 upper <- Upper::new(),
                 ended <- new_mutex!(false, "usb4_link_ended"),
                 rescan <- Rescan::new(),

@@ -7,6 +7,7 @@
 use crate::{
     inbox::Inbox,
     kapi::{
+        outbox::Outbox,
         random::{random, random_u64},
         service::ServiceKind,
         timer,
@@ -66,15 +67,6 @@ pub(crate) struct Port<'a> {
     pub(crate) send_errors: &'a AtomicU64,
 }
 
-impl Port<'_> {
-    /// Sends a control message; the machines repeat what is lost. Sleeps.
-    fn send(&self, message: &MessageBuf) {
-        if self.xd.is_dead() || self.xd.send(message.as_bytes()).is_err() {
-            self.send_errors.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
 enum Machine {
     /// Nobody at the other end.
     None,
@@ -89,6 +81,7 @@ pub(crate) struct Session {
     /// The machine has been started and not been stopped.
     started: bool,
     rig: Option<Rig>,
+    outbox: Outbox,
     up: bool,
     /// The last epoch of ours; random at first.
     epoch: u64,
@@ -100,17 +93,18 @@ pub(crate) struct Session {
 
 impl Session {
     /// A session with nobody.
-    pub(crate) fn new() -> Self {
-        Self {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
             kind: None,
             machine: Machine::None,
             started: false,
             rig: None,
+            outbox: Outbox::new()?,
             up: false,
             epoch: random_u64(),
             retry: None,
             complained: false,
-        }
+        })
     }
 
     /// Whether nothing of the host interface is held.
@@ -424,7 +418,10 @@ impl Session {
                 break;
             };
             spoke = true;
-            port.send(&message);
+            // The machines repeat what is lost.
+            if port.xd.is_dead() || self.outbox.send(port.xd, message.as_bytes()).is_err() {
+                port.send_errors.fetch_add(1, Ordering::Relaxed);
+            }
         }
         spoke
     }

@@ -124,8 +124,13 @@ impl Xdomain {
     }
 
     /// Sends a control message, without waiting for anything. Sleeps.
-    pub(crate) fn send(&self, message: &[u8]) -> Result {
-        // SAFETY: Valid; the control channel copies the bytes.
+    ///
+    /// # Safety
+    ///
+    /// If it is sent, `message` is not written and not freed before the control channel's work item has taken the request
+    /// out of its queue; see [`super::outbox`].
+    pub(super) unsafe fn respond(&self, message: &[u8]) -> Result {
+        // SAFETY: Valid; the bytes stay by the caller's promise.
         to_result(unsafe {
             c::tb_xdomain_response(
                 self.as_ptr(),
