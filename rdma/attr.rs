@@ -18,7 +18,7 @@ use usb4_bindings as c;
 pub(crate) const NO_PATH: &str =
     "the source is no RoCEv2 address of the netdev or of a VLAN directly above it, or not of the destination's family";
 
-/// The engine's path from the core's. Its own Ethernet address is put in where a frame is built (`send::Way`).
+/// The engine's path from the core's. Its own Ethernet address is put in where a frame is built (`wire::udp::send`).
 pub(crate) fn path(flat: &c::usb4_path, src_port: u16) -> Path {
     let v4 = |gid: &[u8; 16]| {
         let [.., a, b, c, d] = *gid;

@@ -5,14 +5,15 @@
 
 use crate::{
     kapi::{
-        netdev::{Netdev, To},
+        netdev::Netdev,
         sync::{new_bh_lock, BhLock},
         timer::now,
     },
-    send::{self, Way},
+    wire::udp::send::{self, Way},
 };
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::Arc};
 use roce::{
+    fault::Fault,
     tombstone::Tombstone,
     wire::{
         udp::{Datagram, Path},
@@ -96,20 +97,11 @@ impl Graves {
             grave.ip_id = grave.ip_id.wrapping_add(1);
             (transmit, grave.path, grave.ip_id)
         };
-        let Some(netdev) = netdev.tagged(tag) else {
-            return true;
-        };
-        let path = Path {
-            src_mac: netdev.mac(),
-            ..path
-        };
-        let way = Way {
-            netdev: &netdev,
-            path: &path,
-            ip_id,
-        };
-        if let Ok(frame) = send::build_bare(&transmit, &way) {
-            frame.send(To::of(&path, false));
+        let way = Way { netdev, path, ip_id };
+        // An ACK without payload, to one peer, and nobody is told the end of it.
+        let gather = |_: &mut [u8]| Err(Fault::LocalQpOp);
+        if let Ok(frame) = send::build(&transmit, way, gather, |_| false, None::<Arc<()>>) {
+            frame.send();
         }
         true
     }

@@ -12,7 +12,7 @@ use crate::{
 use core::sync::atomic::{fence, Ordering};
 use roce::{
     keys::{Access, Key},
-    wqe::{AtomicOp, Early, Fault, FlushKind, Host, RecvWqe, SendWqe, Span, Target},
+    wqe::{AtomicOp, Early, Fault, FlushKind, Host, RecvWqe, SendWqe, Source, Span, Target},
 };
 
 /// What a QP has for its engine to borrow.
@@ -39,6 +39,17 @@ pub(crate) struct Lent<'a> {
     pub(crate) own: &'a mut Own,
     memory: Memory<'a>,
     payload: Option<&'a Payload<'a>>,
+}
+
+impl Lent<'_> {
+    /// Copies the payload of a packet of ours.
+    pub(crate) fn gather(&self, from: Source, to: &mut [u8]) -> Result<(), Fault> {
+        match from {
+            Source::None => Ok(()),
+            Source::Send { slot, offset, .. } => self.own.sq.gather(slot, offset, to, self.memory),
+            Source::Region { rkey, va, .. } => self.memory.read(rkey, va, to, Access::REMOTE_READ),
+        }
+    }
 }
 
 impl Host for Lent<'_> {

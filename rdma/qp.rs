@@ -21,7 +21,7 @@ use crate::{
     host::Own,
     kapi::{
         hint::hint,
-        netdev::{FrameDone, Netdev, To},
+        netdev::{FrameDone, Netdev},
         queue::Mapping,
         revoke::Gate,
         route::renew_late,
@@ -36,9 +36,15 @@ use crate::{
     paging::Paging,
     payload::Payload,
     post::Poster,
-    send::{self, Batch, NotBuilt, Way, BATCH},
     watch,
     window::Life,
+    wire::{
+        udp::{
+            send::{self, Batch, NotBuilt, Way, BATCH},
+            Flight,
+        },
+        Wire,
+    },
     wq::SendQueue,
 };
 use kernel::{
@@ -63,12 +69,6 @@ use usb4_bindings as c;
 /// All our QPNs have it; those of stock rxe devices, which may share the netdev, are small.
 pub(crate) const QPN_FLAG: u32 = 0x80_0000;
 
-/// Frames of one QP in the stack at most. The queue below stays short, and the READ responder cannot fill it.
-const IN_FLIGHT: i32 = 96;
-/// The same while all QPs of the device together have [`DEVICE_IN_FLIGHT`] there: a netdev's queue has 1000 places.
-const LEAST_IN_FLIGHT: i32 = 4;
-/// See [`LEAST_IN_FLIGHT`].
-const DEVICE_IN_FLIGHT: i32 = 192;
 /// Frames sent without a break; then other softirqs have their turn.
 const ROUND: usize = 64;
 /// Packets asked of the engine under one taking of the lock: with paths that cannot be built nothing else ends it.
@@ -90,7 +90,8 @@ type Engine = roce::qp::Qp<Slots<KVVec<SendMessage>, KVVec<ReadResource>>>;
 struct State {
     engine: KBox<Engine>,
     own: Own,
-    path: Option<Path>,
+    /// Of a connected QP, once it has been told where its peer is.
+    wire: Option<Wire>,
     tally: Tally,
     ip_id: u16,
     phase: Phase,
@@ -172,10 +173,7 @@ pub(crate) struct Qp {
     /// Acknowledges when the packets that came together have been handled.
     #[pin]
     after: Tasklet<Qp>,
-    /// Frames in the stack.
-    in_flight: Atomic<i32>,
-    /// Sending waits until fewer frames are in the stack; 0: it does not wait.
-    stalled: Atomic<i32>,
+    flight: Flight,
     /// 1 once the peer was late with an answer: its Ethernet address may have changed.
     late: Atomic<i32>,
     /// 1 while receives are flushed as they are posted.
@@ -301,8 +299,7 @@ impl Qp {
             _ => None,
         };
         if let Some(payload) = payload {
-            let is_along = |path: &Path| payload.is_along(path);
-            if self.is_connected() && !state.path.as_ref().is_some_and(is_along) {
+            if self.is_connected() && !state.wire.is_some_and(|wire| wire.brought(payload)) {
                 return (Outcome::Refused, Sends::No);
             }
             if state.paging.is_busy() {
@@ -467,9 +464,10 @@ impl Qp {
         let Some(netdev) = netdev else {
             return;
         };
-        if state.path.is_none() && !self.kind.is_datagram() {
+        if state.wire.is_none() && self.is_connected() {
             return;
         }
+        let room = state.wire.as_ref().map_or(Room::PACKET, Wire::room);
         let now = Instant(now());
         let needs = state.paging.needs();
         let mut turns = 0;
@@ -481,19 +479,19 @@ impl Qp {
             }
             let mut host = state.own.lend(self.memory(&needs), None);
             // Acknowledgements go past the limit of frames in the stack: else a QP that waits for room would stop its peer.
-            let transmit = if self.may_send() {
-                state.engine.poll_transmit(now, Room::PACKET, &mut host)
+            let transmit = if self.flight.may_send(&self.device.in_flight) {
+                state.engine.poll_transmit(now, room, &mut host)
             } else {
                 state.engine.poll_acknowledgement()
             };
             let Some(transmit) = transmit else {
                 break;
             };
-            let path = match transmit.route {
-                Some(route) => self.route(route, &host.own.sq, netdev),
-                None => state.path,
+            let wire = match transmit.route {
+                Some(route) => self.route(route, &host.own.sq, netdev).map(Wire::Udp),
+                None => state.wire,
             };
-            let Some(mut path) = path else {
+            let Some(Wire::Udp(path)) = wire else {
                 let before = watch::before(&state.engine);
                 state
                     .engine
@@ -501,28 +499,19 @@ impl Qp {
                 watch::after(before, &state.engine, self.device.ib(), self.number);
                 continue;
             };
-            let in_vlan = if path.tag == 0 { None } else { netdev.tagged(path.tag) };
-            let Some(out) = (if path.tag == 0 { Some(netdev) } else { in_vlan.as_ref() }) else {
-                // The VLAN is gone or down.
-                state.tally.lost += 1;
-                state.engine.handle_unbuilt(now, &transmit);
-                continue;
-            };
-            path.src_mac = out.mac();
             state.ip_id = state.ip_id.wrapping_add(1);
             let way = Way {
-                netdev: out,
-                path: &path,
+                netdev,
+                path,
                 ip_id: state.ip_id,
             };
-            match send::build(&transmit, &way, &host.own.sq, self.memory(&needs), self) {
+            let gather = |to: &mut [u8]| host.gather(transmit.payload, to);
+            let heard = |gid: &[u8; 16]| self.device.groups.has(gid);
+            match send::build(&transmit, way, gather, heard, Some(self.clone())) {
                 Ok(frame) => {
-                    self.in_flight.fetch_add(1, Full);
-                    self.device.in_flight.fetch_add(1, Relaxed);
-                    let [first, ..] = path.dst_mac;
-                    let heard = first & 1 != 0 && self.device.groups.has(&path.addresses.dst_gid());
+                    self.flight.on_built(&self.device.in_flight);
                     state.tally.sent_bytes += frame.ip_len();
-                    batch.push(frame, To::of(&path, heard), transmit.request_psn());
+                    batch.push(frame, transmit.request_psn());
                 }
                 Err(NotBuilt::Fault(fault)) => {
                     let before = watch::before(&state.engine);
@@ -559,20 +548,6 @@ impl Qp {
             }
             number => self.device.ahs.find(number)?.path(self.pd, src_port),
         }
-    }
-
-    /// Whether the stack holds few enough of our frames. If not, their return will restart us.
-    fn may_send(&self) -> bool {
-        let most = match self.device.in_flight.load(Relaxed) {
-            ..DEVICE_IN_FLIGHT => IN_FLIGHT,
-            _ => LEAST_IN_FLIGHT,
-        };
-        if self.in_flight.load(Relaxed) < most {
-            return true;
-        }
-        self.stalled.xchg(most / 2 + 1, Full);
-        // The last frame may have come back before it could see the mark.
-        self.in_flight.load(Relaxed) <= most / 2 && self.stalled.xchg(0, Full) != 0
     }
 
     /// Writes completions and raises events. Whether somebody was woken by it.
@@ -721,14 +696,14 @@ impl Qp {
             }
             watch::after(before, &state.engine, this.device.ib(), this.number);
             if let Some(path) = path {
-                state.path = Some(path);
+                state.wire = Some(Wire::Udp(path));
                 state.kept.keep_path(&wanted);
             }
             attr::keep(&mut state.kept, wanted.fields(), mask);
             if modify.state == Some(QpState::Reset) {
                 state.own.sq.reset();
                 state.own.rq.reset();
-                state.path = None;
+                state.wire = None;
                 state.kept.forget();
                 parked = state.paging.renew();
                 ended = this.life.renew(this.device.new_serial());
@@ -745,8 +720,8 @@ impl Qp {
     /// Leads to where its next hop is now, in a pass over `all` paths or only over those whose peer was late.
     pub(crate) fn renew(&self, all: bool, look_up: &mut impl FnMut(&Path, bool) -> Option<[u8; 6]>) {
         let late = self.late.xchg(0, Full) != 0;
-        let path = self.state.lock().path;
-        let Some(old) = path.filter(|_| all || late) else {
+        let wire = self.state.lock().wire;
+        let Some(Wire::Udp(old)) = wire.filter(|_| all || late) else {
             return;
         };
         let Some(hop) = look_up(&old, late) else {
@@ -754,8 +729,9 @@ impl Qp {
         };
         let mut state = self.state.lock();
         // It may have been modified since.
-        if let Some(path) = state.path.as_mut().filter(|path| path.leads_as(&old)) {
-            path.dst_mac = hop;
+        match &mut state.wire {
+            Some(Wire::Udp(path)) if path.leads_as(&old) => path.dst_mac = hop,
+            _ => {}
         }
     }
 
@@ -784,14 +760,14 @@ impl Qp {
             state.phase.on_close();
             state.count_stuck(false);
             state.own.early.retain(|_| false);
-            let buried = state.path.zip(state.engine.tombstone());
+            let buried = state.wire.zip(state.engine.tombstone());
             (buried, state.paging.renew(), self.life.renew(self.device.new_serial()))
         };
         drop(parked);
         if let Some(life) = ended {
             self.device.keyed.end_life(life);
         }
-        let found = if let Some((path, stone)) = buried {
+        let found = if let Some((Wire::Udp(path), stone)) = buried {
             if let Some(forgotten) = self.device.graves.bury(self.number, path, stone) {
                 drop(self.device.qps.release(forgotten));
             }
@@ -816,9 +792,7 @@ fn is_ours(packet: &Packet) -> bool {
 
 impl FrameDone for Qp {
     fn on_frame_done(&self) {
-        self.device.in_flight.fetch_sub(1, Relaxed);
-        let left = self.in_flight.fetch_sub(1, Full) - 1;
-        if left < self.stalled.load(Relaxed) && self.stalled.xchg(0, Full) != 0 {
+        if self.flight.on_done(&self.device.in_flight) {
             self.after.schedule();
         }
     }
@@ -830,7 +804,7 @@ impl Timed for Qp {
             return;
         }
         if let Some(this) = self.device.qps.find(self.number) {
-            let waiting = self.in_flight.load(Relaxed) > 0;
+            let waiting = self.flight.frames() > 0;
             let outcome = self.owner.charge(|| Self::work(&this, Event::Timeout { waiting }));
             if outcome == Outcome::Late {
                 self.late.store(1, Relaxed);

@@ -6,9 +6,9 @@
 //! name: `rdma/engine/qp.rs` decides, `rdma/qp.rs` performs.
 //!
 //! ```text
-//!   system call ---> ops ---> qp ---> roce::qp ---> send ---> netdev
-//!   netdev hook ---> device ---> recv ---> qp ---> roce::qp ---> memory (placement), cq
-//!   hrtimer -------> qp ---> roce::qp ---> send
+//!   system call ---> ops ---> qp ---> roce::qp ---> wire::udp::send ---> netdev
+//!   netdev hook ---> wire::udp::recv ---> qp ---> roce::qp ---> memory (placement), cq
+//!   hrtimer -------> qp ---> roce::qp ---> wire::udp::send
 //! ```
 //!
 //! All `unsafe` is in two places: `kapi/`, which wraps the kernel and names nothing of the driver, and `ops/`, where the
@@ -43,12 +43,11 @@ mod paging;
 mod payload;
 mod post;
 mod qp;
-mod recv;
-mod send;
 mod srq;
 mod table;
 mod watch;
 mod window;
+mod wire;
 mod wq;
 
 module! {

@@ -26,6 +26,7 @@ use crate::{
     post::Send,
     srq::Srq,
     window::Life,
+    wire::udp::Flight,
     wq::{RecvQueue, SendQueue},
 };
 use kernel::{
@@ -141,7 +142,7 @@ impl Qp {
                 sender: Sender::default(),
                 early: Waiting::new(),
             },
-            path: None,
+            wire: None,
             tally: Tally::default(),
             ip_id: 0,
             phase: Phase::Idle(handle),
@@ -176,8 +177,7 @@ impl Qp {
                 state <- new_bh_lock!(state, c"usb4_qp"),
                 timer <- new_timer!(c"usb4_qp_timer"),
                 after <- new_tasklet!(c"usb4_qp_tasklet"),
-                in_flight: Atomic::new(0),
-                stalled: Atomic::new(0),
+                flight: Flight::new(),
                 late: Atomic::new(0),
                 flushes: Atomic::new(0),
                 mappings <- new_mutex!([rq_mapping, sq_mapping], "usb4_qp_mappings"),

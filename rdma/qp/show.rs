@@ -3,7 +3,7 @@
 
 use super::Qp;
 use crate::kapi::uverbs::Detail;
-use kernel::{fmt, sync::atomic::Relaxed};
+use kernel::fmt;
 
 impl Qp {
     /// Our own attributes in `rdma resource show qp -dd`.
@@ -18,10 +18,7 @@ impl Qp {
             Detail::dec(c"timeout", u64::from(attrs.timeout)),
             Detail::dec(c"retry_cnt", u64::from(attrs.retry_cnt)),
             Detail::dec(c"rnr_retry", u64::from(attrs.rnr_retry)),
-            Detail::dec(
-                c"frames_in_flight",
-                u64::from(self.in_flight.load(Relaxed).unsigned_abs()),
-            ),
+            Detail::dec(c"frames_in_flight", u64::from(self.flight.frames().unsigned_abs())),
             Detail::dec(c"sends_completed", counters.sends_completed),
             Detail::dec(c"recvs_completed", counters.recvs_completed),
             Detail::dec(
@@ -41,13 +38,13 @@ impl Qp {
         let state = self.state.lock();
         writeln!(
             f,
-            "qp {:#08x} {:?} pd {} sending {} frames {} path {:?}",
+            "qp {:#08x} {:?} pd {} sending {} frames {} wire {:?}",
             self.number,
             self.kind,
             self.pd,
             state.phase.is_sending(),
-            self.in_flight.load(Relaxed),
-            state.path
+            self.flight.frames(),
+            state.wire
         )?;
         for (name, part) in ["attrs", "requester", "responder"].iter().zip(state.engine.machine()) {
             writeln!(f, "  {name} {part:?}")?;

@@ -1,17 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The way out: from what the engine wants sent to frames.
 
-use crate::{
-    kapi::{
-        netdev::{FrameDone, Netdev, ReadyFrame, To, TxFrame},
-        pure,
-    },
-    memory::Memory,
-    wq::SendQueue,
+use crate::kapi::{
+    netdev::{FrameDone, Netdev, ReadyFrame, To, TxFrame},
+    pure,
 };
-use kernel::{prelude::*, sync::Arc};
+use kernel::sync::Arc;
 use roce::{
-    keys::Access,
     psn::Psn,
     wire::{
         icrc::Icrc,
@@ -23,10 +18,27 @@ use roce::{
 /// Frames built under one taking of the QP's lock.
 pub(crate) const BATCH: usize = 16;
 
-/// A frame and what is said about it.
-struct Entry {
+/// A frame, and whom it reaches.
+pub(crate) struct Frame {
     frame: ReadyFrame,
     to: To,
+}
+
+impl Frame {
+    /// Bytes of the IP packet.
+    pub(crate) fn ip_len(&self) -> u64 {
+        self.frame.ip_len()
+    }
+
+    /// Gives it to the netdev. False if its queue had no room. No lock held.
+    pub(crate) fn send(self) -> bool {
+        self.frame.send(self.to)
+    }
+}
+
+/// A frame of a batch.
+struct Entry {
+    frame: Frame,
     /// See [`Transmit::request_psn`].
     request: Option<Psn>,
 }
@@ -54,9 +66,9 @@ impl Batch {
     }
 
     /// Adds the frame of a transmit.
-    pub(crate) fn push(&mut self, frame: ReadyFrame, to: To, request: Option<Psn>) {
+    pub(crate) fn push(&mut self, frame: Frame, request: Option<Psn>) {
         if let Some(place) = self.frames.get_mut(self.len) {
-            *place = Some(Entry { frame, to, request });
+            *place = Some(Entry { frame, request });
             self.len += 1;
         }
     }
@@ -66,14 +78,14 @@ impl Batch {
     pub(crate) fn send(&mut self) -> Option<Psn> {
         let mut unsent = None;
         for place in &mut self.frames {
-            let Some(Entry { frame, to, request }) = place.take() else {
+            let Some(Entry { frame, request }) = place.take() else {
                 continue;
             };
             // What follows an unsent request is sent again with it.
             if request.is_some() && unsent.is_some() {
                 continue;
             }
-            if !frame.send(to) {
+            if !frame.send() {
                 unsent = unsent.or(request);
             }
         }
@@ -88,53 +100,43 @@ pub(crate) enum NotBuilt {
     Fault(Fault),
     /// Longer than the netdev's frames are: it will not do better until the MTU is another.
     TooLong,
-    /// No memory now; a retry will come.
+    /// No memory now, or the VLAN is gone or down; a retry will come.
     Lost,
 }
 
-/// Where the frames of a QP go.
+/// Where a packet goes: out by a netdev, or by the VLAN above it that the path names.
 pub(crate) struct Way<'a> {
     pub(crate) netdev: &'a Netdev,
-    pub(crate) path: &'a Path,
+    pub(crate) path: Path,
     pub(crate) ip_id: u16,
 }
 
-/// Builds the frame for one packet, which `credit` is told the end of.
+/// Builds the frame of a packet, whose payload `gather` copies. `heard` says whether somebody in this host hears a group.
 pub(crate) fn build<C: FrameDone>(
     transmit: &Transmit,
-    way: &Way<'_>,
-    queue: &SendQueue,
-    memory: Memory<'_>,
-    credit: &Arc<C>,
-) -> Result<ReadyFrame, NotBuilt> {
-    let gather = |payload: &mut [u8]| match transmit.payload {
-        Source::None => Ok(()),
-        Source::Send { slot, offset, .. } => queue.gather(slot, offset, payload, memory),
-        Source::Region { rkey, va, .. } => memory.read(rkey, va, payload, Access::REMOTE_READ),
-    };
-    build_with(transmit, way, gather, Some(credit.clone()))
-}
-
-/// Builds the frame for a packet without payload that nobody is told the end of.
-pub(crate) fn build_bare(transmit: &Transmit, way: &Way<'_>) -> Result<ReadyFrame, NotBuilt> {
-    build_with(transmit, way, |_| Err(Fault::LocalQpOp), None::<Arc<()>>)
-}
-
-fn build_with<C: FrameDone>(
-    transmit: &Transmit,
-    way: &Way<'_>,
+    way: Way<'_>,
     gather: impl FnOnce(&mut [u8]) -> Result<(), Fault>,
+    heard: impl FnOnce(&[u8; 16]) -> bool,
     credit: Option<Arc<C>>,
-) -> Result<ReadyFrame, NotBuilt> {
+) -> Result<Frame, NotBuilt> {
+    let Way {
+        netdev,
+        mut path,
+        ip_id,
+    } = way;
+    let in_vlan = if path.tag == 0 { None } else { netdev.tagged(path.tag) };
+    let out = if path.tag == 0 { Some(netdev) } else { in_vlan.as_ref() };
+    let out = out.ok_or(NotBuilt::Lost)?;
+    path.src_mac = out.mac();
     let transport_len = transmit.transport_len();
-    let headers = PathHeaders::build(way.path, way.ip_id, transport_len).map_err(|_| NotBuilt::Lost)?;
+    let headers = PathHeaders::build(&path, ip_id, transport_len).map_err(|_| NotBuilt::Lost)?;
     let below = headers.frame().len();
     let total = below + transport_len + Icrc::LEN;
     // A path MTU agreed before the netdev's shrank: drivers need not bear such a frame.
-    if total > way.netdev.mtu() as usize + ETHERNET_LEN {
+    if total > out.mtu() as usize + ETHERNET_LEN {
         return Err(NotBuilt::TooLong);
     }
-    let mut frame = TxFrame::new(way.netdev, total).ok_or(NotBuilt::Lost)?;
+    let mut frame = TxFrame::new(out, total).ok_or(NotBuilt::Lost)?;
     let transport = transmit.header.as_bytes();
     let (lower, rest) = frame.bytes().split_at_mut_checked(below).ok_or(NotBuilt::Lost)?;
     lower.copy_from_slice(headers.frame());
@@ -154,6 +156,11 @@ fn build_with<C: FrameDone>(
         .map_err(|_| NotBuilt::Lost)?;
     trailer.copy_from_slice(&pure::icrc(icrc, data).finish());
     let network = u32::try_from(ETHERNET_LEN).map_err(|_| NotBuilt::Lost)?;
-    let transport = network + u32::try_from(way.path.addresses.ip_len()).map_err(|_| NotBuilt::Lost)?;
-    Ok(frame.finish(network, transport, credit))
+    let transport = network + u32::try_from(path.addresses.ip_len()).map_err(|_| NotBuilt::Lost)?;
+    let [first, ..] = path.dst_mac;
+    let heard = first & 1 != 0 && heard(&path.addresses.dst_gid());
+    Ok(Frame {
+        frame: frame.finish(network, transport, credit),
+        to: To::of(&path, heard),
+    })
 }

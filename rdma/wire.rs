@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The wire that a connected QP sends on.
+//!
+//! A QP asks three things of its wire: how much one transmit may carry ([`Wire::room`]), whether a packet came from its
+//! other end ([`Wire::brought`]), and to build and send (`qp: fill`, `qp: send`). Datagrams have no wire of their own:
+//! each brings a path and goes by UDP. Another wire is another variant: the compiler then asks for it in all places.
+
+pub(crate) mod udp;
+
+use crate::payload::Payload;
+use roce::{wire::udp::Path, wqe::Room};
+
+/// What a connected QP sends on, and where that leads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wire {
+    /// RoCEv2: UDP over IP, through the netdev and its queue.
+    Udp(Path),
+}
+
+impl Wire {
+    /// How much one transmit may carry.
+    pub(crate) const fn room(&self) -> Room {
+        match self {
+            Self::Udp(_) => Room::PACKET,
+        }
+    }
+
+    /// Whether a packet came from the other end.
+    pub(crate) fn brought(&self, payload: &Payload<'_>) -> bool {
+        match self {
+            Self::Udp(path) => payload.is_along(path),
+        }
+    }
+}
