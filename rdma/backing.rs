@@ -5,8 +5,9 @@ use crate::{
     fast::{Ask, Fast},
     kapi::{
         dmabuf::Dmabuf,
+        kernel_memory::AllMemory,
         paged::{Miss, PagedMemory},
-        umem::{KernelMemory, Umem},
+        umem::Umem,
     },
 };
 use core::sync::atomic::AtomicU64;
@@ -42,7 +43,7 @@ macro_rules! bytes_of {
     )*};
 }
 
-bytes_of!(Umem, Dmabuf, KernelMemory);
+bytes_of!(Umem, Dmabuf, AllMemory);
 
 /// What a miss means to the engine.
 const fn missed(miss: Miss, outside: Fault) -> Fault {
@@ -88,7 +89,7 @@ pub(crate) enum Backing {
     Paged(PagedMemory),
     Dmabuf(Arc<Dmabuf>),
     /// All memory of the kernel, for its own callers: the offset is the address.
-    Kernel(KernelMemory),
+    Kernel(AllMemory),
     /// What a kernel caller has registered by a request, if anything.
     Fast(Pin<KBox<Fast>>),
 }

@@ -7,8 +7,8 @@
 //! writes through it.
 
 use crate::kapi::{
+    kernel_memory::{KernelPage, KernelPages},
     sync::{new_bh_lock, new_irq_lock, BhLock, IrqLock},
-    umem::KernelMemory,
 };
 use core::sync::atomic::AtomicU64;
 use kernel::prelude::*;
@@ -44,8 +44,7 @@ impl Ask {
 
 /// Pages listed for the next registration.
 struct Staged {
-    addresses: KVVec<usize>,
-    page_size: u32,
+    memory: KernelPages,
     /// Listed since the last registration.
     fresh: bool,
 }
@@ -54,14 +53,12 @@ struct Staged {
 struct Active {
     region: FastRegion,
     pages: Pages,
-    page_size: u32,
-    addresses: KVVec<usize>,
+    memory: KernelPages,
 }
 
 /// A region for fast registration.
 #[pin_data]
 pub(crate) struct Fast {
-    memory: KernelMemory,
     #[pin]
     staged: IrqLock<Staged>,
     /// Taken under a QP's lock; `staged` is taken under it.
@@ -71,25 +68,22 @@ pub(crate) struct Fast {
 
 impl Fast {
     /// A free region for `most` pages.
-    pub(crate) fn new(key: Key, pd: u64, most: u32, memory: KernelMemory) -> Result<Pin<KBox<Self>>> {
+    pub(crate) fn new(key: Key, pd: u64, most: u32) -> Result<Pin<KBox<Self>>> {
         if most == 0 || most > MAX_PAGES {
             return Err(EINVAL);
         }
         let most = usize::try_from(most)?;
         let staged = Staged {
-            addresses: KVVec::with_capacity(most, GFP_KERNEL)?,
-            page_size: 0,
+            memory: KernelPages::new(most)?,
             fresh: false,
         };
         let active = Active {
             region: FastRegion::new(key, pd),
             pages: Pages::default(),
-            page_size: 0,
-            addresses: KVVec::with_capacity(most, GFP_KERNEL)?,
+            memory: KernelPages::new(most)?,
         };
         KBox::pin_init(
             pin_init!(Self {
-                memory,
                 staged <- new_irq_lock!(staged, c"usb4_fast_staged"),
                 active <- new_bh_lock!(active, c"usb4_fast"),
             }),
@@ -100,20 +94,17 @@ impl Fast {
     /// Begins a new list, of pages of `page_size` bytes. Any context.
     pub(crate) fn begin(&self, page_size: u32) {
         let mut staged = self.staged.lock();
-        staged.addresses.clear();
-        staged.page_size = page_size;
+        staged.memory.restart(page_size);
         staged.fresh = true;
     }
 
-    /// Adds the page at a kernel address to the list. Any context.
+    /// Adds a page to the list. Any context.
     ///
     /// # Errors
     ///
     /// `ENOMEM` if it is full.
-    pub(crate) fn add(&self, address: u64) -> Result {
-        let address = usize::try_from(address)?;
-        let mut staged = self.staged.lock();
-        staged.addresses.push_within_capacity(address).map_err(|_| ENOMEM)
+    pub(crate) fn add(&self, page: KernelPage) -> Result {
+        self.staged.lock().memory.add(page)
     }
 
     /// Carries a registration out, with the newest list. Under a QP's lock.
@@ -121,18 +112,13 @@ impl Fast {
         let mut guard = self.active.lock();
         let active = &mut *guard;
         let mut staged = self.staged.lock();
-        let (page_size, count) = if staged.fresh {
-            (staged.page_size, staged.addresses.len())
-        } else {
-            (active.page_size, active.addresses.len())
-        };
-        let pages = Pages::new(page_size, wanted.base).ok_or(Fault::Bind)?;
-        active.region.register(wanted, pd, pages.room(count))?;
+        let memory = if staged.fresh { &staged.memory } else { &active.memory };
+        let pages = Pages::new(memory.page_size(), wanted.base).ok_or(Fault::Bind)?;
+        active.region.register(wanted, pd, pages.room(memory.count()))?;
         active.pages = pages;
-        active.page_size = page_size;
         if staged.fresh {
             staged.fresh = false;
-            core::mem::swap(&mut active.addresses, &mut staged.addresses);
+            core::mem::swap(&mut active.memory, &mut staged.memory);
         }
         Ok(())
     }
@@ -155,45 +141,49 @@ impl Fast {
     /// Copies out, if that is admitted.
     pub(crate) fn read(&self, ask: &Ask, to: &mut [u8]) -> Result<(), Fault> {
         let mut done = 0;
-        self.copy(ask, to.len(), |address, len| {
+        self.copy(ask, to.len(), |memory, page, offset, len| {
             let part = to.get_mut(done..done + len);
             done += len;
-            part.is_some_and(|part| self.memory.read(address, part))
+            part.is_some_and(|part| memory.read(page, offset, part))
         })
     }
 
     /// Copies in, if that is admitted.
     pub(crate) fn write(&self, ask: &Ask, from: &[u8]) -> Result<(), Fault> {
         let mut done = 0;
-        self.copy(ask, from.len(), |address, len| {
+        self.copy(ask, from.len(), |memory, page, offset, len| {
             let part = from.get(done..done + len);
             done += len;
-            part.is_some_and(|part| self.memory.write(address, part))
+            part.is_some_and(|part| memory.write(page, offset, part))
         })
     }
 
     /// Lets `act` work on 8 bytes as one, if that is admitted.
     pub(crate) fn word<T>(&self, ask: &Ask, act: impl FnOnce(&AtomicU64) -> T) -> Result<T, Fault> {
         let active = self.active.lock();
-        let (index, offset, len) = active.pages.piece(active.offset_of(ask)?, 8);
-        let page = active.addresses.get(index).ok_or(Fault::LocalProtection)?;
+        let (page, offset, len) = active.pages.piece(active.offset_of(ask)?, 8);
+        if page >= active.memory.count() {
+            return Err(Fault::LocalProtection);
+        }
         if len < 8 {
             return Err(Fault::RemoteInvalid);
         }
-        self.memory
-            .word(page.wrapping_add(offset), act)
-            .ok_or(Fault::RemoteInvalid)
+        active.memory.word(page, offset, act).ok_or(Fault::RemoteInvalid)
     }
 
-    /// Calls `each` with the address and length of every piece of an access that is admitted.
-    fn copy(&self, ask: &Ask, len: usize, mut each: impl FnMut(usize, usize) -> bool) -> Result<(), Fault> {
+    /// Calls `each` with page, offset and length of every piece of an access that is admitted.
+    fn copy(
+        &self,
+        ask: &Ask,
+        len: usize,
+        mut each: impl FnMut(&KernelPages, usize, usize, usize) -> bool,
+    ) -> Result<(), Fault> {
         let active = self.active.lock();
         let mut at = active.offset_of(ask)?;
         let mut left = len;
         while left > 0 {
-            let (index, offset, piece) = active.pages.piece(at, left);
-            let page = active.addresses.get(index).ok_or(Fault::LocalProtection)?;
-            if !each(page.wrapping_add(offset), piece) {
+            let (page, offset, piece) = active.pages.piece(at, left);
+            if !each(&active.memory, page, offset, piece) {
                 return Err(Fault::LocalProtection);
             }
             at += piece as u64;

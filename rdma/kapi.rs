@@ -5,6 +5,7 @@ pub(crate) mod dmabuf;
 pub(crate) mod global;
 pub(crate) mod hint;
 pub(crate) mod ibdev;
+pub(crate) mod kernel_memory;
 pub(crate) mod netdev;
 pub(crate) mod paged;
 pub(crate) mod pure;

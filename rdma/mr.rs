@@ -7,9 +7,10 @@ use crate::{
     kapi::{
         dmabuf::Dmabuf,
         ibdev::IbDev,
+        kernel_memory::AllMemory,
         paged::PagedMemory,
         revoke::{Revocable, Use},
-        umem::{KernelMemory, Umem},
+        umem::Umem,
         uverbs::Detail,
     },
 };
@@ -188,13 +189,13 @@ impl Region {
     }
 
     /// For fast registration of up to `pages` pages of a kernel caller's memory.
-    pub(crate) fn for_fast(key: Key, pd: u64, pages: u32, memory: KernelMemory) -> Result<Arc<Self>> {
-        let memory = Fast::new(key, pd, pages, memory)?;
+    pub(crate) fn for_fast(key: Key, pd: u64, pages: u32) -> Result<Arc<Self>> {
+        let memory = Fast::new(key, pd, pages)?;
         Self::new(view(key, pd, (0, 0), Access::NONE), Backing::Fast(memory))
     }
 
     /// The kernel's memory for local use in `pd`, which is a kernel caller's.
-    pub(crate) fn of_kernel(key: Key, pd: u64, memory: KernelMemory, access: i32) -> Result<Arc<Self>> {
+    pub(crate) fn of_kernel(key: Key, pd: u64, memory: AllMemory, access: i32) -> Result<Arc<Self>> {
         let asked = u32::from_ne_bytes(access.to_ne_bytes());
         if asked & !c::ib_access_flags_IB_ACCESS_OPTIONAL & !c::ib_access_flags_IB_ACCESS_LOCAL_WRITE != 0 {
             // A key for all of this host's memory is not given to peers.

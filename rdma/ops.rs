@@ -26,7 +26,6 @@ use crate::{
         ibdev,
         netdev::Netdev,
         queue, route,
-        umem::KernelMemory,
         uverbs::{CqHandle, QpAttr, QpHandle, Udata},
     },
     link,
@@ -361,12 +360,6 @@ unsafe extern "C" fn usb4_op_create_qp(
             handle: QpHandle::new(handle),
             kind,
             signal_all: init.sq_sig_type == c::ib_sig_type_IB_SIGNAL_ALL_WR,
-            // Without a user the caller is in the kernel, and keeps what its requests name until their completion.
-            memory: if udata.is_none() {
-                Some(KernelMemory::new())
-            } else {
-                None
-            },
         }
     };
     match Qp::create(new, &mut init.cap, udata.as_ref()) {

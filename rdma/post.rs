@@ -7,14 +7,11 @@
 
 use crate::{
     ah::Vector,
-    kapi::{queue::Ring, umem::KernelMemory},
+    kapi::{kernel_memory::Inline, queue::Ring},
 };
 use kernel::prelude::*;
-use roce::abi::{INLINE, RECV_HEADER, SEND_HEADER, SEND_LENGTH, SGE_LEN, VECTOR};
+use roce::abi::{RECV_HEADER, SEND_HEADER, SEND_LENGTH, SGE_LEN, VECTOR};
 use usb4_bindings as c;
-
-/// Inline data is copied by pieces of this size.
-const INLINE_PIECE: usize = 64;
 
 /// Where a send of the kernel's goes.
 pub(crate) enum Destination {
@@ -40,6 +37,14 @@ pub(crate) enum Destination {
     Datagram { qpn: u32, qkey: u32, vector: Vector },
 }
 
+/// What a send of the kernel's carries.
+pub(crate) enum Data<'a> {
+    /// What its entries name by keys.
+    Named(&'a [c::ib_sge]),
+    /// Bytes that the caller may use again at once.
+    Inline(Inline<'a>),
+}
+
 /// A send of the kernel's.
 pub(crate) struct Send<'a> {
     pub(crate) wr_id: u64,
@@ -48,7 +53,7 @@ pub(crate) struct Send<'a> {
     /// Immediate data, or the key to invalidate.
     pub(crate) ex: [u8; 4],
     pub(crate) to: Destination,
-    pub(crate) sges: &'a [c::ib_sge],
+    pub(crate) data: Data<'a>,
 }
 
 /// The kernel caller's side of a work queue.
@@ -56,18 +61,16 @@ pub(crate) struct Poster {
     ring: Ring,
     max_sge: usize,
     max_inline: usize,
-    memory: KernelMemory,
     producer: u32,
 }
 
 impl Poster {
     /// For an empty ring, and requests of `max_sge` entries or `max_inline` bytes.
-    pub(crate) fn new(ring: Ring, max_sge: usize, max_inline: usize, memory: KernelMemory) -> Self {
+    pub(crate) fn new(ring: Ring, max_sge: usize, max_inline: usize) -> Self {
         Self {
             ring,
             max_sge,
             max_inline,
-            memory,
             producer: 0,
         }
     }
@@ -118,39 +121,31 @@ impl Poster {
                 put(VECTOR, &vector.bytes());
             }
         }
-        let length = send.sges.iter().map(|sge| u64::from(sge.length)).sum::<u64>();
+        let entries = match &send.data {
+            Data::Named(entries) => entries,
+            Data::Inline(inline) => inline.entries(),
+        };
+        let length = entries.iter().map(|sge| u64::from(sge.length)).sum::<u64>();
         put(SEND_LENGTH, &u32::try_from(length).map_err(|_| EINVAL)?.to_ne_bytes());
-        put(196, &u32::try_from(send.sges.len())?.to_ne_bytes());
-        if send.flags & INLINE != 0 {
-            return self.post_inline(&raw, usize::try_from(length)?, send.sges);
+        put(196, &u32::try_from(entries.len())?.to_ne_bytes());
+        match &send.data {
+            Data::Named(entries) => self.post(&raw, entries),
+            Data::Inline(inline) => self.post_inline(&raw, usize::try_from(length)?, inline),
         }
-        self.post(&raw, send.sges)
     }
 
-    /// Posts a send with the bytes it names, which the caller may use again at once.
-    fn post_inline(&mut self, header: &[u8], length: usize, sges: &[c::ib_sge]) -> Result {
+    /// Posts a send with the bytes that it brings.
+    fn post_inline(&mut self, header: &[u8], length: usize, inline: &Inline<'_>) -> Result {
         if length > self.max_inline {
             return Err(EINVAL);
         }
         let next = self.room()?;
         self.ring.write(self.producer, 0, header);
         let mut at = header.len();
-        for sge in sges {
-            let mut address = usize::try_from(sge.addr)?;
-            let mut left = usize::try_from(sge.length)?;
-            while left > 0 {
-                let mut piece = [0; INLINE_PIECE];
-                let len = left.min(INLINE_PIECE);
-                let piece = piece.get_mut(..len).ok_or(EINVAL)?;
-                if !self.memory.read(address, piece) {
-                    return Err(EFAULT);
-                }
-                self.ring.write(self.producer, at, piece);
-                at += len;
-                address = address.wrapping_add(len);
-                left -= len;
-            }
-        }
+        inline.pieces(|piece| {
+            self.ring.write(self.producer, at, piece);
+            at += piece.len();
+        })?;
         self.publish(next);
         Ok(())
     }

@@ -9,7 +9,6 @@ use crate::{
     kapi::{
         queue::Mapping,
         sync::{new_bh_lock, new_irq_lock, BhLock, IrqLock},
-        umem::KernelMemory,
         uverbs::{Detail, SrqHandle, Udata},
     },
     post::Poster,
@@ -52,8 +51,8 @@ pub(crate) struct Srq {
 pub(crate) enum Caller<'a> {
     /// User space, which maps the ring.
     User(&'a Udata),
-    /// A caller in the kernel, whose buffers are at kernel addresses.
-    Kernel(KernelMemory),
+    /// A caller in the kernel.
+    Kernel,
 }
 
 impl Srq {
@@ -70,7 +69,7 @@ impl Srq {
         }
         let user = match caller {
             Caller::User(udata) => Some(udata),
-            Caller::Kernel(_) => None,
+            Caller::Kernel => None,
         };
         let (ring, mapping) = RecvRing::new(&mut attr.max_wr, attr.max_sge, user)?;
         let posts = match caller {
@@ -83,7 +82,7 @@ impl Srq {
                 udata.reply(&answer)?;
                 None
             }
-            Caller::Kernel(memory) => Some(ring.poster(memory)),
+            Caller::Kernel => Some(ring.poster()),
         };
         let state = State {
             ring,

@@ -15,7 +15,6 @@ use crate::{
     caps,
     kapi::{
         queue::{Mapping, Ring},
-        umem::KernelMemory,
         uverbs::Udata,
     },
     memory::Memory,
@@ -108,8 +107,8 @@ impl SendQueue {
     }
 
     /// The ring, for a kernel caller to post to.
-    pub(crate) fn poster(&self, memory: KernelMemory) -> Poster {
-        Poster::new(self.ring.share(), self.max_sge, self.max_sge * SGE_LEN, memory)
+    pub(crate) fn poster(&self) -> Poster {
+        Poster::new(self.ring.share(), self.max_sge, self.max_sge * SGE_LEN)
     }
 
     /// Keeps the address vectors of requests from now on.

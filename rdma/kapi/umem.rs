@@ -128,47 +128,6 @@ impl Umem {
     }
 }
 
-/// The right to copy from and to kernel addresses, which only a trusted caller's request can give.
-#[derive(Clone, Copy)]
-pub(crate) struct KernelMemory(());
-
-impl KernelMemory {
-    /// # Safety
-    ///
-    /// The addresses that will be used are those of buffers of kernel callers, which they keep until the completion of
-    /// the request that named them.
-    pub(crate) unsafe fn new() -> Self {
-        Self(())
-    }
-
-    /// Copies from an address.
-    pub(crate) fn read(&self, at: usize, to: &mut [u8]) -> bool {
-        let from = core::ptr::with_exposed_provenance::<u8>(at);
-        // SAFETY: A kernel caller's buffer by the promise at creation; the copy may race with the caller as DMA would.
-        unsafe { c::usb4_mem_copy(to.as_mut_ptr().cast(), from.cast(), to.len()) };
-        true
-    }
-
-    /// Lets `act` work on the 8 bytes at an address as one. `None` if it is not aligned.
-    pub(crate) fn word<T>(&self, at: usize, act: impl FnOnce(&AtomicU64) -> T) -> Option<T> {
-        if at % 8 != 0 {
-            return None;
-        }
-        // SAFETY: Aligned, and a kernel caller's buffer by the promise at creation.
-        Some(act(unsafe {
-            AtomicU64::from_ptr(core::ptr::with_exposed_provenance_mut(at))
-        }))
-    }
-
-    /// Copies to an address.
-    pub(crate) fn write(&self, at: usize, from: &[u8]) -> bool {
-        let to = core::ptr::with_exposed_provenance_mut::<u8>(at);
-        // SAFETY: As in `read`.
-        unsafe { c::usb4_mem_copy(to.cast(), from.as_ptr().cast(), from.len()) };
-        true
-    }
-}
-
 impl Drop for Umem {
     fn drop(&mut self) {
         // SAFETY: Obtained from the core and not released before.

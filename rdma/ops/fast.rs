@@ -4,7 +4,7 @@
 #![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
 
 use super::{attached, device, mr::new_mr};
-use crate::{kapi::umem::KernelMemory, mr::Region};
+use crate::{kapi::kernel_memory::KernelPage, mr::Region};
 use kernel::{
     ffi::{c_int, c_uint},
     prelude::*,
@@ -19,9 +19,7 @@ unsafe extern "C" fn usb4_op_alloc_mr(pd: *mut c::ib_pd, kind: c::ib_mr_type, pa
         if kind != c::ib_mr_type_IB_MR_TYPE_MEM_REG {
             return Err(EOPNOTSUPP);
         }
-        // SAFETY: Only callers in the kernel come here, and they keep what they register until its key is invalid.
-        let memory = unsafe { KernelMemory::new() };
-        let make = |key| Region::for_fast(key, number, pages, memory);
+        let make = |key| Region::for_fast(key, number, pages);
         Ok((device.keyed.publish(make)?, (0, 0)))
     })
 }
@@ -46,5 +44,8 @@ unsafe extern "C" fn usb4_op_map_mr_sg(
 unsafe extern "C" fn add_page(mr: *mut c::ib_mr, address: u64) -> c_int {
     // SAFETY: Called from `usb4_op_map_mr_sg` with its region.
     let region = unsafe { attached::<Region>((*mr.cast::<c::usb4_mr>()).inner) };
-    super::errno(region.with_fast(|fast| fast.add(address)).unwrap_or(Err(EINVAL)))
+    // SAFETY: The core cuts into pages of the size that the list was begun with. Only callers in the kernel come here, and
+    // they keep what they register until its key is invalid.
+    let page = unsafe { KernelPage::new(address) };
+    super::errno(page.and_then(|page| region.with_fast(|fast| fast.add(page)).unwrap_or(Err(EINVAL))))
 }

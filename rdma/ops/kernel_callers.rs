@@ -7,14 +7,15 @@ use super::{attached, device, errno, mr::new_mr, share};
 use crate::{
     ah::Ah,
     cq::{Cq, KernelCqe},
-    kapi::umem::KernelMemory,
+    kapi::kernel_memory::{AllMemory, Inline},
     mr::Region,
-    post::{Destination, Send},
+    post::{Data, Destination, Send},
     qp::Qp,
     srq::Srq,
 };
 use core::{ptr, slice};
 use kernel::{ffi::c_int, prelude::*};
+use roce::abi::INLINE;
 use usb4_bindings as c;
 
 /// The scatter list of a request.
@@ -92,15 +93,24 @@ unsafe fn send<'a>(wr: &'a c::ib_send_wr, is_datagram: bool) -> Result<Send<'a>>
         }
         _ => return Err(EOPNOTSUPP),
     };
-    // SAFETY: All variants of both unions are plain numbers; the list is the caller's.
+    let flags = u32::from_ne_bytes(wr.send_flags.to_ne_bytes());
+    // SAFETY: The list is the caller's.
+    let entries = unsafe { sges(wr.sg_list, wr.num_sge)? };
+    let data = if flags & INLINE == 0 {
+        Data::Named(entries)
+    } else {
+        // SAFETY: Entries of an inline send of the kernel's name its data by address, during the call.
+        Data::Inline(unsafe { Inline::new(entries) })
+    };
+    // SAFETY: All variants of both unions are plain numbers.
     unsafe {
         Ok(Send {
             wr_id: wr.__bindgen_anon_1.wr_id,
             opcode: wr.opcode,
-            flags: u32::from_ne_bytes(wr.send_flags.to_ne_bytes()),
+            flags,
             ex: wr.ex.invalidate_rkey.to_ne_bytes(),
             to,
-            sges: sges(wr.sg_list, wr.num_sge)?,
+            data,
         })
     }
 }
@@ -251,8 +261,9 @@ unsafe extern "C" fn usb4_op_get_dma_mr(pd: *mut c::ib_pd, access: c_int) -> *mu
     // SAFETY: The core passes a PD of ours.
     let (device, number) = unsafe { (device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
     new_mr(|| {
-        // SAFETY: Only callers in the kernel have such a PD, and they name buffers that they keep until completion.
-        let memory = unsafe { KernelMemory::new() };
+        // SAFETY: Only callers in the kernel have such a PD, and they name buffers that they keep until completion. The
+        // region uses the memory for accesses that its key admits, which are those of their requests.
+        let memory = unsafe { AllMemory::new() };
         let make = |key| Region::of_kernel(key, number, memory, access);
         Ok((device.keyed.publish(make)?, (0, 0)))
     })

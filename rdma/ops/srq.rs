@@ -3,10 +3,7 @@
 
 use super::{attach, attached, detach, device};
 use crate::{
-    kapi::{
-        umem::KernelMemory,
-        uverbs::{SrqHandle, Udata},
-    },
+    kapi::uverbs::{SrqHandle, Udata},
     srq::{Caller, Srq},
 };
 use core::ptr::NonNull;
@@ -37,8 +34,7 @@ unsafe extern "C" fn usb4_op_create_srq(
     };
     let caller = match &udata {
         Some(udata) => Caller::User(udata),
-        // SAFETY: Without a user the caller is in the kernel, and keeps the buffers it posts until their completion.
-        None => Caller::Kernel(unsafe { KernelMemory::new() }),
+        None => Caller::Kernel,
     };
     match Srq::create(handle, pd, device.new_srq(), &mut init.attr, caller) {
         Ok(new) => {

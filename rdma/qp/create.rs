@@ -14,12 +14,12 @@ use crate::{
     host::Own,
     kapi::{
         self,
+        queue::Mapping,
         revoke::Gate,
         share::Owner,
         sync::{new_bh_lock, new_irq_lock},
         tasklet::new_tasklet,
         timer::new_timer,
-        umem::KernelMemory,
         uverbs::{KeptAttr, QpHandle, Udata},
     },
     paging::Paging,
@@ -53,8 +53,6 @@ pub(crate) struct NewQp {
     pub(crate) handle: QpHandle,
     pub(crate) kind: QpKind,
     pub(crate) signal_all: bool,
-    /// Of callers in the kernel: the right to their buffers.
-    pub(crate) memory: Option<KernelMemory>,
 }
 
 impl Qp {
@@ -88,79 +86,36 @@ impl Qp {
     }
 
     fn build(new: NewQp, number: u32, cap: &mut c::ib_qp_cap, udata: Option<&Udata>) -> Result<Arc<Self>> {
-        let has_srq = new.srq.is_some();
-        let (rq, rq_mapping) = if let Some(srq) = new.srq {
-            (cap.max_recv_wr, cap.max_recv_sge) = (0, 0);
-            (RecvQueue::shared(srq)?, None)
-        } else {
-            RecvQueue::new(&mut cap.max_recv_wr, cap.max_recv_sge, udata)?
-        };
-        let (mut sq, sq_mapping) = SendQueue::new(
-            &mut cap.max_send_wr,
-            &mut cap.max_send_sge,
-            &mut cap.max_inline_data,
-            new.signal_all,
-            udata,
-        )?;
-        if new.kind.is_datagram() {
-            sq.keep_vectors()?;
-        }
-        let mut answer = [0; 32];
-        let (first, second) = answer.split_at_mut(16);
-        for (to, mapping) in [(first, &rq_mapping), (second, &sq_mapping)] {
-            if let Some(mapping) = mapping {
-                to.copy_from_slice(&mapping.info.bytes());
-            }
-        }
-        let mut sends = KVVec::new();
-        sends.resize(usize::try_from(sq.places())?, SendMessage::EMPTY, GFP_KERNEL)?;
-        // Grows when it is known how many the peer may have.
-        let reads = KVVec::new();
-        let mut kept = KeptAttr::default();
-        kept.fields().cap = *cap;
         let NewQp {
             device,
             pd,
             send_cq,
             recv_cq,
+            srq,
             handle,
             kind,
             signal_all,
-            memory,
-            ..
         } = new;
         let config = QpConfig {
             kind,
-            srq: has_srq,
+            srq: srq.is_some(),
             ..QpConfig::new(Qpn::new(number))
         };
-        let state = State {
-            engine: engine(config, Slots { sends, reads })?,
-            own: Own {
-                sq,
-                rq,
-                sender: Sender::default(),
-                early: Waiting::new(),
-            },
-            wire: None,
-            tally: Tally::default(),
-            ip_id: 0,
-            phase: Phase::Idle(handle),
-            pace: Pace::new(),
-            stuck: false,
-            kept,
-            paging: Paging::new(),
-        };
+        let (own, mappings) = queues(kind, signal_all, srq, cap, udata)?;
         let (sends, recvs) = match udata {
             Some(udata) => {
+                let mut answer = [0; 32];
+                for (to, mapping) in answer.chunks_exact_mut(16).zip(&mappings) {
+                    if let Some(mapping) = mapping {
+                        to.copy_from_slice(&mapping.info.bytes());
+                    }
+                }
                 udata.reply(&answer)?;
                 (None, None)
             }
-            None => {
-                let memory = memory.ok_or(EINVAL)?;
-                (Some(state.own.sq.poster(memory)), state.own.rq.poster(memory))
-            }
+            None => (Some(own.sq.poster()), own.rq.poster()),
         };
+        let state = state(config, own, handle, *cap)?;
         let life = Life::new(device.new_serial());
         let qp = Arc::pin_init(
             pin_init!(Self {
@@ -180,7 +135,7 @@ impl Qp {
                 flight: Flight::new(),
                 late: Atomic::new(0),
                 flushes: Atomic::new(0),
-                mappings <- new_mutex!([rq_mapping, sq_mapping], "usb4_qp_mappings"),
+                mappings <- new_mutex!(mappings, "usb4_qp_mappings"),
                 sends <- new_irq_lock!(sends, c"usb4_sends"),
                 recvs <- new_irq_lock!(recvs, c"usb4_recvs"),
             }),
@@ -210,6 +165,65 @@ impl Qp {
     pub(crate) fn kick(&self) {
         self.timer.kick();
     }
+}
+
+/// The queues of a QP, and what user space may map of them: first the receives, then the sends.
+///
+/// Each part of a QP is made in a function of its own, for the sake of the stack: see [`engine`].
+#[inline(never)]
+fn queues(
+    kind: QpKind,
+    signal_all: bool,
+    srq: Option<Arc<Srq>>,
+    cap: &mut c::ib_qp_cap,
+    udata: Option<&Udata>,
+) -> Result<(Own, [Option<Mapping>; 2])> {
+    let (rq, rq_mapping) = if let Some(srq) = srq {
+        (cap.max_recv_wr, cap.max_recv_sge) = (0, 0);
+        (RecvQueue::shared(srq)?, None)
+    } else {
+        RecvQueue::new(&mut cap.max_recv_wr, cap.max_recv_sge, udata)?
+    };
+    let (mut sq, sq_mapping) = SendQueue::new(
+        &mut cap.max_send_wr,
+        &mut cap.max_send_sge,
+        &mut cap.max_inline_data,
+        signal_all,
+        udata,
+    )?;
+    if kind.is_datagram() {
+        sq.keep_vectors()?;
+    }
+    let own = Own {
+        sq,
+        rq,
+        sender: Sender::default(),
+        early: Waiting::new(),
+    };
+    Ok((own, [rq_mapping, sq_mapping]))
+}
+
+/// What is behind the lock of a QP in RESET.
+#[inline(never)]
+fn state(config: QpConfig, own: Own, handle: QpHandle, cap: c::ib_qp_cap) -> Result<State> {
+    let mut sends = KVVec::new();
+    sends.resize(usize::try_from(own.sq.places())?, SendMessage::EMPTY, GFP_KERNEL)?;
+    // Grows when it is known how many the peer may have.
+    let reads = KVVec::new();
+    let mut kept = KeptAttr::default();
+    kept.fields().cap = cap;
+    Ok(State {
+        engine: engine(config, Slots { sends, reads })?,
+        own,
+        wire: None,
+        tally: Tally::default(),
+        ip_id: 0,
+        phase: Phase::Idle(handle),
+        pace: Pace::new(),
+        stuck: false,
+        kept,
+        paging: Paging::new(),
+    })
 }
 
 /// An engine on the heap. It is large, and the stack of whoever makes a queue pair is also that of the softirqs that

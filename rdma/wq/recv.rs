@@ -3,7 +3,7 @@
 
 use super::{new_places, recv_ring::RecvRing, scatter, Places, RECV_PLACES};
 use crate::{
-    kapi::{queue::Mapping, umem::KernelMemory, uverbs::Udata},
+    kapi::{queue::Mapping, uverbs::Udata},
     memory::Memory,
     post::Poster,
     srq::Srq,
@@ -35,9 +35,9 @@ impl RecvQueue {
     }
 
     /// The ring, for a kernel caller to post to.
-    pub(crate) fn poster(&self, memory: KernelMemory) -> Option<Poster> {
+    pub(crate) fn poster(&self) -> Option<Poster> {
         match &self.source {
-            RecvSource::Own(ring) => Some(ring.poster(memory)),
+            RecvSource::Own(ring) => Some(ring.poster()),
             RecvSource::Shared(_) => None,
         }
     }

@@ -6,7 +6,6 @@ use crate::{
     caps,
     kapi::{
         queue::{Mapping, Ring},
-        umem::KernelMemory,
         uverbs::Udata,
     },
     post::Poster,
@@ -51,8 +50,8 @@ impl RecvRing {
     }
 
     /// The ring, for a kernel caller to post to.
-    pub(crate) fn poster(&self, memory: KernelMemory) -> Poster {
-        Poster::new(self.ring.share(), self.max_sge, 0, memory)
+    pub(crate) fn poster(&self) -> Poster {
+        Poster::new(self.ring.share(), self.max_sge, 0)
     }
 
     /// Posted and not taken.
