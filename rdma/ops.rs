@@ -42,14 +42,34 @@ use kernel::{
 use roce::qp::QpKind;
 use usb4_bindings as c;
 
-/// Our half of a device of the core.
-///
-/// # Safety
-///
-/// `ib` is a registered device of ours and stays so for `'a`.
-unsafe fn device<'a>(ib: *mut c::ib_device) -> &'a Device {
-    // SAFETY: By the caller's promise; all our devices keep a `Device`.
-    unsafe { ibdev::kept(ib) }
+/// A call from outside, on the stack of the function that was called. What is borrowed of the objects that came with it
+/// is borrowed of this as well, and so does not outlive the call.
+struct Call(());
+
+impl Call {
+    const fn begin() -> Self {
+        Self(())
+    }
+
+    /// Our half of a device of the core.
+    ///
+    /// # Safety
+    ///
+    /// `ib` is a registered device of ours and stays so during the call.
+    unsafe fn device(&self, ib: *mut c::ib_device) -> &Device {
+        // SAFETY: By the caller's promise; all our devices keep a `Device`.
+        unsafe { ibdev::kept(ib) }
+    }
+
+    /// Borrows what [`attach`] gave.
+    ///
+    /// # Safety
+    ///
+    /// `slot` holds an attached `T`, which is not detached during the call.
+    unsafe fn attached<T>(&self, slot: *mut c_void) -> &T {
+        // SAFETY: By the caller's promise.
+        unsafe { &*slot.cast::<T>() }
+    }
 }
 
 /// Result as the core wants it.
@@ -62,21 +82,11 @@ fn attach<T>(slot: &mut *mut c_void, value: Arc<T>) {
     *slot = Arc::into_raw(value).cast_mut().cast();
 }
 
-/// Borrows what [`attach`] gave.
-///
-/// # Safety
-///
-/// `slot` holds an attached `T`, which is not detached during `'a`.
-unsafe fn attached<'a, T>(slot: *mut c_void) -> &'a T {
-    // SAFETY: By the caller's promise.
-    unsafe { &*slot.cast::<T>() }
-}
-
 /// A share of what [`attach`] gave.
 ///
 /// # Safety
 ///
-/// As for [`attached`].
+/// `slot` holds an attached `T`.
 unsafe fn share<T>(slot: *mut c_void) -> Arc<T> {
     // SAFETY: By the caller's promise.
     let held = unsafe { Arc::from_raw(slot.cast::<T>()) };
@@ -108,8 +118,9 @@ unsafe extern "C" fn usb4_op_newlink(name: *const c_char, ndev: *mut c::net_devi
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_dellink(ib: *mut c::ib_device) {
+    let call = Call::begin();
     // SAFETY: The core passes a device of ours.
-    unsafe { device(ib) }.leave();
+    unsafe { call.device(ib) }.leave();
 }
 
 #[no_mangle]
@@ -142,8 +153,9 @@ unsafe extern "C" fn usb4_op_dealloc_driver(ib: *mut c::ib_device) {
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_get_netdev(ib: *mut c::ib_device, _port: u32) -> *mut c::net_device {
+    let call = Call::begin();
     // SAFETY: The core passes a device of ours.
-    match unsafe { device(ib) }.netdev() {
+    match unsafe { call.device(ib) }.netdev() {
         // The caller gets our reference.
         Some(netdev) => core::mem::ManuallyDrop::new(netdev).as_ptr(),
         None => ptr::null_mut(),
@@ -168,8 +180,9 @@ unsafe extern "C" fn usb4_op_query_device(
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_query_port(ib: *mut c::ib_device, _port: u32, attr: *mut c::ib_port_attr) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a device of ours and its answer's place.
-    unsafe { context::query_port(device(ib).netdev().as_ref(), &mut *attr) };
+    unsafe { context::query_port(call.device(ib).netdev().as_ref(), &mut *attr) };
     0
 }
 
@@ -228,8 +241,9 @@ unsafe extern "C" fn usb4_op_mmap_free(entry: *mut c::rdma_user_mmap_entry) {
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_alloc_pd(pd: *mut c::ib_pd, _udata: *mut c::ib_udata) -> c_int {
+    let call = Call::begin();
     // SAFETY: The PD was allocated by the core with our size.
-    unsafe { (*pd.cast::<c::usb4_pd>()).number = device((*pd).device).new_serial() };
+    unsafe { (*pd.cast::<c::usb4_pd>()).number = call.device((*pd).device).new_serial() };
     0
 }
 
@@ -244,6 +258,7 @@ unsafe extern "C" fn usb4_op_create_cq(
     attr: *const c::ib_cq_init_attr,
     attrs: *mut c::uverbs_attr_bundle,
 ) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a zeroed CQ of our size, its wishes, and the caller's data (null for a kernel caller).
     let (ours, attr, udata) = unsafe {
         (
@@ -268,7 +283,7 @@ unsafe extern "C" fn usb4_op_create_cq(
         Err(err) => {
             if err == EINVAL {
                 // SAFETY: The parent is alive.
-                let device = unsafe { device(ours.ib.device) };
+                let device = unsafe { call.device(ours.ib.device) };
                 hint!(
                     device.ib(),
                     "no CQ of {} completions: 1 to {} are possible",
@@ -292,13 +307,14 @@ unsafe extern "C" fn usb4_op_destroy_cq(cq: *mut c::ib_cq, _udata: *mut c::ib_ud
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_resize_cq(cq: *mut c::ib_cq, cqe: c_uint, udata: *mut c::ib_udata) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a CQ of ours and the caller's data.
     let (ours, udata) = unsafe { (&mut *cq.cast::<c::usb4_cq>(), Udata::new(udata)) };
     let Some(udata) = udata else {
         return EOPNOTSUPP.to_errno();
     };
     // SAFETY: Attached by `usb4_op_create_cq`.
-    match unsafe { attached::<Cq>(ours.inner) }.resize(cqe, &udata) {
+    match unsafe { call.attached::<Cq>(ours.inner) }.resize(cqe, &udata) {
         Ok(capacity) => {
             ours.ib.cqe = c_int::try_from(capacity).unwrap_or(c_int::MAX);
             0
@@ -309,8 +325,9 @@ unsafe extern "C" fn usb4_op_resize_cq(cq: *mut c::ib_cq, cqe: c_uint, udata: *m
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_req_notify_cq(cq: *mut c::ib_cq, flags: c::ib_cq_notify_flags) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a CQ of ours.
-    let cq = unsafe { attached::<Cq>((*cq.cast::<c::usb4_cq>()).inner) };
+    let cq = unsafe { call.attached::<Cq>((*cq.cast::<c::usb4_cq>()).inner) };
     let solicited_only = flags & c::ib_cq_notify_flags_IB_CQ_SOLICITED_MASK == c::ib_cq_notify_flags_IB_CQ_SOLICITED;
     let missed = cq.arm(solicited_only);
     c_int::from(missed && flags & c::ib_cq_notify_flags_IB_CQ_REPORT_MISSED_EVENTS != 0)
@@ -333,6 +350,7 @@ unsafe extern "C" fn usb4_op_create_qp(
     init: *mut c::ib_qp_init_attr,
     udata: *mut c::ib_udata,
 ) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a zeroed QP of our size, its wishes, and the caller's data or null.
     let (ours, init, udata) = unsafe { (&mut *qp.cast::<c::usb4_qp>(), &mut *init, Udata::new(udata)) };
     let Some(handle) = NonNull::new(qp) else {
@@ -373,7 +391,7 @@ unsafe extern "C" fn usb4_op_create_qp(
                 let cap = &init.cap;
                 hint!(
                     // SAFETY: The parent is alive.
-                    unsafe { device(ours.ib.device) }.ib(),
+                    unsafe { call.device(ours.ib.device) }.ib(),
                     "no QP of {} sends in {} pieces or {} inline bytes, {} receives in {} pieces: most are {}, {}, {}; or it is of another user ABI",
                     cap.max_send_wr,
                     cap.max_send_sge,
@@ -409,10 +427,11 @@ unsafe extern "C" fn usb4_op_query_qp(
     _mask: c_int,
     init: *mut c::ib_qp_init_attr,
 ) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a QP of ours and the answers' places.
     let (ours, attr, init) = unsafe { (&*qp.cast::<c::usb4_qp>(), &mut *attr, &mut *init) };
     // SAFETY: Attached by `usb4_op_create_qp`.
-    let inner = unsafe { attached::<Qp>(ours.inner) };
+    let inner = unsafe { call.attached::<Qp>(ours.inner) };
     inner.query(attr);
     init.event_handler = ours.ib.event_handler;
     init.qp_context = ours.ib.qp_context;
@@ -473,12 +492,13 @@ unsafe extern "C" fn usb4_op_get_stats(
     port: u32,
     _index: c_int,
 ) -> c_int {
+    let call = Call::begin();
     if stats.is_null() || port == 0 {
         return EINVAL.to_errno();
     }
     // SAFETY: The core passes a device of ours and what `usb4_op_alloc_stats` made.
     unsafe {
-        for (at, value) in (0..).zip(device(ib).totals()) {
+        for (at, value) in (0..).zip(call.device(ib).totals()) {
             c::usb4_stats_set(stats, at, value);
         }
         c::usb4_stats_count(stats)

@@ -3,7 +3,7 @@
 
 #![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
 
-use super::{attach, attached, detach, device, errno};
+use super::{attach, detach, errno, Call};
 use crate::{
     ah::{Ah, Over},
     kapi::uverbs::Udata,
@@ -18,12 +18,13 @@ unsafe extern "C" fn usb4_op_create_ah(
     init: *mut c::rdma_ah_init_attr,
     udata: *mut c::ib_udata,
 ) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a zeroed handle of our size in a PD of ours, its wishes, and the caller's data or null.
     let (ours, init, udata) = unsafe { (&mut *ah.cast::<c::usb4_ah>(), &*init, Udata::new(udata)) };
     // SAFETY: The parents are alive during the call, and the vector is the core's.
     let (device, pd, attr) = unsafe {
         (
-            device(ours.ib.device),
+            call.device(ours.ib.device),
             (*ours.ib.pd.cast::<c::usb4_pd>()).number,
             &mut *init.ah_attr,
         )
@@ -47,11 +48,12 @@ unsafe extern "C" fn usb4_op_create_ah(
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_modify_ah(ah: *mut c::ib_ah, attr: *mut c::rdma_ah_attr) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a handle of ours and its wishes, with the source GID held.
     let (ah, device, attr) = unsafe {
         (
-            attached::<Ah>((*ah.cast::<c::usb4_ah>()).inner),
-            device((*ah).device),
+            call.attached::<Ah>((*ah.cast::<c::usb4_ah>()).inner),
+            call.device((*ah).device),
             &mut *attr,
         )
     };
@@ -66,18 +68,20 @@ unsafe extern "C" fn usb4_op_modify_ah(ah: *mut c::ib_ah, attr: *mut c::rdma_ah_
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_query_ah(ah: *mut c::ib_ah, attr: *mut c::rdma_ah_attr) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a handle of ours and the answer's place.
-    unsafe { attached::<Ah>((*ah.cast::<c::usb4_ah>()).inner).query(&mut *attr) };
+    unsafe { call.attached::<Ah>((*ah.cast::<c::usb4_ah>()).inner).query(&mut *attr) };
     0
 }
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_destroy_ah(ah: *mut c::ib_ah, _flags: u32) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core destroys a handle once.
     let (inner, device) = unsafe {
         (
             detach::<Ah>(&mut (*ah.cast::<c::usb4_ah>()).inner),
-            device((*ah).device),
+            call.device((*ah).device),
         )
     };
     if let Some(ah) = inner {

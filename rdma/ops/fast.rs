@@ -3,7 +3,7 @@
 
 #![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
 
-use super::{attached, device, mr::new_mr};
+use super::{mr::new_mr, Call};
 use crate::{kapi::kernel_memory::KernelPage, mr::Region};
 use kernel::{
     ffi::{c_int, c_uint},
@@ -13,8 +13,9 @@ use usb4_bindings as c;
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_alloc_mr(pd: *mut c::ib_pd, kind: c::ib_mr_type, pages: u32) -> *mut c::ib_mr {
+    let call = Call::begin();
     // SAFETY: The core passes a PD of ours.
-    let (device, number) = unsafe { (device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
+    let (device, number) = unsafe { (call.device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
     new_mr(|| {
         if kind != c::ib_mr_type_IB_MR_TYPE_MEM_REG {
             return Err(EOPNOTSUPP);
@@ -32,8 +33,14 @@ unsafe extern "C" fn usb4_op_map_mr_sg(
     count: c_int,
     offset: *mut c_uint,
 ) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a region of ours.
-    let (region, size) = unsafe { (attached::<Region>((*mr.cast::<c::usb4_mr>()).inner), (*mr).page_size) };
+    let (region, size) = unsafe {
+        (
+            call.attached::<Region>((*mr.cast::<c::usb4_mr>()).inner),
+            (*mr).page_size,
+        )
+    };
     if region.with_fast(|fast| fast.begin(size)).is_none() {
         return EINVAL.to_errno();
     }
@@ -42,8 +49,9 @@ unsafe extern "C" fn usb4_op_map_mr_sg(
 }
 
 unsafe extern "C" fn add_page(mr: *mut c::ib_mr, address: u64) -> c_int {
+    let call = Call::begin();
     // SAFETY: Called from `usb4_op_map_mr_sg` with its region.
-    let region = unsafe { attached::<Region>((*mr.cast::<c::usb4_mr>()).inner) };
+    let region = unsafe { call.attached::<Region>((*mr.cast::<c::usb4_mr>()).inner) };
     // SAFETY: The core cuts into pages of the size that the list was begun with. Only callers in the kernel come here, and
     // they keep what they register until its key is invalid.
     let page = unsafe { KernelPage::new(address) };

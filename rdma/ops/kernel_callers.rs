@@ -3,7 +3,7 @@
 
 #![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
 
-use super::{attached, device, errno, mr::new_mr, share};
+use super::{errno, mr::new_mr, share, Call};
 use crate::{
     ah::Ah,
     cq::{Cq, KernelCqe},
@@ -38,6 +38,7 @@ unsafe fn sges<'a>(list: *mut c::ib_sge, count: c_int) -> Result<&'a [c::ib_sge]
 ///
 /// `wr` is a send posted to a QP of ours, `is_datagram` whether that is UD or GSI.
 unsafe fn send<'a>(wr: &'a c::ib_send_wr, is_datagram: bool) -> Result<Send<'a>> {
+    let call = Call::begin();
     let raw = ptr::from_ref(wr);
     let to = match wr.opcode {
         c::ib_wr_opcode_IB_WR_SEND | c::ib_wr_opcode_IB_WR_SEND_WITH_IMM if is_datagram => {
@@ -47,7 +48,7 @@ unsafe fn send<'a>(wr: &'a c::ib_send_wr, is_datagram: bool) -> Result<Send<'a>>
                 return Err(EINVAL);
             }
             // SAFETY: The caller keeps the handle, which is one of ours, during the call.
-            let ah = unsafe { attached::<Ah>((*ud.ah.cast::<c::usb4_ah>()).inner) };
+            let ah = unsafe { call.attached::<Ah>((*ud.ah.cast::<c::usb4_ah>()).inner) };
             Destination::Datagram {
                 qpn: ud.remote_qpn,
                 qkey: ud.remote_qkey,
@@ -122,6 +123,7 @@ unsafe extern "C" fn usb4_op_post_send(
     mut wr: *const c::ib_send_wr,
     bad: *mut *const c::ib_send_wr,
 ) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a QP of ours.
     let (ours, inner) = unsafe { (&*qp, (*qp.cast::<c::usb4_qp>()).inner) };
     if wr.is_null() {
@@ -129,7 +131,7 @@ unsafe extern "C" fn usb4_op_post_send(
         return errno(Qp::posted(&unsafe { share::<Qp>(inner) }));
     }
     // SAFETY: As above.
-    let qp = unsafe { attached::<Qp>(inner) };
+    let qp = unsafe { call.attached::<Qp>(inner) };
     let is_datagram = matches!(ours.qp_type, c::ib_qp_type_IB_QPT_UD | c::ib_qp_type_IB_QPT_GSI);
     let mut result = 0;
     // SAFETY: The caller's list ends with null.
@@ -178,9 +180,10 @@ unsafe extern "C" fn usb4_op_post_recv(
     wr: *const c::ib_recv_wr,
     bad: *mut *const c::ib_recv_wr,
 ) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a QP of ours and the caller's list.
     unsafe {
-        let qp = attached::<Qp>((*qp.cast::<c::usb4_qp>()).inner);
+        let qp = call.attached::<Qp>((*qp.cast::<c::usb4_qp>()).inner);
         post_each(wr, bad, |wr_id, list| qp.post_recv(wr_id, list))
     }
 }
@@ -192,9 +195,10 @@ unsafe extern "C" fn usb4_op_post_srq_recv(
     wr: *const c::ib_recv_wr,
     bad: *mut *const c::ib_recv_wr,
 ) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes an SRQ of ours and the caller's list.
     unsafe {
-        let srq = attached::<Srq>((*srq.cast::<c::usb4_srq>()).inner);
+        let srq = call.attached::<Srq>((*srq.cast::<c::usb4_srq>()).inner);
         post_each(wr, bad, |wr_id, list| srq.post(wr_id, list))
     }
 }
@@ -202,8 +206,9 @@ unsafe extern "C" fn usb4_op_post_srq_recv(
 /// Polls a kernel caller's queue.
 #[no_mangle]
 unsafe extern "C" fn usb4_op_poll_cq(cq: *mut c::ib_cq, count: c_int, to: *mut c::ib_wc) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a CQ of ours.
-    let cq = unsafe { attached::<Cq>((*cq.cast::<c::usb4_cq>()).inner) };
+    let cq = unsafe { call.attached::<Cq>((*cq.cast::<c::usb4_cq>()).inner) };
     let mut done = 0;
     while done < count {
         let cqe = match cq.poll() {
@@ -258,8 +263,9 @@ fn work_completion(cqe: &KernelCqe) -> c::ib_wc {
 /// A key for the kernel's own memory.
 #[no_mangle]
 unsafe extern "C" fn usb4_op_get_dma_mr(pd: *mut c::ib_pd, access: c_int) -> *mut c::ib_mr {
+    let call = Call::begin();
     // SAFETY: The core passes a PD of ours.
-    let (device, number) = unsafe { (device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
+    let (device, number) = unsafe { (call.device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
     new_mr(|| {
         // SAFETY: Only callers in the kernel have such a PD, and they name buffers that they keep until completion. The
         // region uses the memory for accesses that its key admits, which are those of their requests.

@@ -3,7 +3,7 @@
 
 #![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
 
-use super::{attach, attached, detach, device, errno};
+use super::{attach, detach, errno, Call};
 use crate::mr::{Change, Region};
 use kernel::{ffi::c_int, prelude::*, sync::Arc};
 use usb4_bindings as c;
@@ -35,8 +35,9 @@ unsafe extern "C" fn usb4_op_reg_user_mr(
     dmah: *mut c::ib_dmah,
     _udata: *mut c::ib_udata,
 ) -> *mut c::ib_mr {
+    let call = Call::begin();
     // SAFETY: The core passes a PD of ours.
-    let (device, number) = unsafe { (device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
+    let (device, number) = unsafe { (call.device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
     new_mr(|| {
         if !dmah.is_null() {
             return Err(EOPNOTSUPP);
@@ -56,6 +57,7 @@ unsafe extern "C" fn usb4_op_advise_mr(
     count: u32,
     _attrs: *mut c::uverbs_attr_bundle,
 ) -> c_int {
+    let call = Call::begin();
     // The pages are brought at once, whether or not the caller wants to wait for them.
     let (write, fault) = match advice {
         c::ib_uverbs_advise_mr_advice_IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH => (false, true),
@@ -66,7 +68,7 @@ unsafe extern "C" fn usb4_op_advise_mr(
     // SAFETY: The core passes a PD of ours, and a list of so many entries.
     let (device, number, list) = unsafe {
         (
-            device((*pd).device),
+            call.device((*pd).device),
             (*pd.cast::<c::usb4_pd>()).number,
             core::slice::from_raw_parts(list, count as usize),
         )
@@ -79,12 +81,13 @@ unsafe extern "C" fn usb4_op_advise_mr(
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_dereg_mr(mr: *mut c::ib_mr, _udata: *mut c::ib_udata) -> c_int {
+    let call = Call::begin();
     // SAFETY: Attached by the op that made it.
-    if !unsafe { attached::<Region>((*mr.cast::<c::usb4_mr>()).inner) }.may_go() {
+    if !unsafe { call.attached::<Region>((*mr.cast::<c::usb4_mr>()).inner) }.may_go() {
         return EINVAL.to_errno();
     }
     // SAFETY: Made by one of the ops that make regions; the core lets go of it once.
-    let (mut ours, device) = unsafe { (KBox::from_raw(mr.cast::<c::usb4_mr>()), device((*mr).device)) };
+    let (mut ours, device) = unsafe { (KBox::from_raw(mr.cast::<c::usb4_mr>()), call.device((*mr).device)) };
     // SAFETY: Attached by the op that made it.
     if let Some(region) = unsafe { detach::<Region>(&mut ours.inner) } {
         device.keyed.withdraw(&region);
@@ -103,8 +106,9 @@ unsafe extern "C" fn usb4_op_reg_user_mr_dmabuf(
     dmah: *mut c::ib_dmah,
     _attrs: *mut c::uverbs_attr_bundle,
 ) -> *mut c::ib_mr {
+    let call = Call::begin();
     // SAFETY: The core passes a PD of ours.
-    let (device, number) = unsafe { (device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
+    let (device, number) = unsafe { (call.device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
     new_mr(|| {
         if !dmah.is_null() {
             return Err(EOPNOTSUPP);
@@ -127,11 +131,12 @@ unsafe extern "C" fn usb4_op_rereg_user_mr(
     pd: *mut c::ib_pd,
     _udata: *mut c::ib_udata,
 ) -> *mut c::ib_mr {
+    let call = Call::begin();
     // SAFETY: The core passes a region and a PD of ours.
     let (device, old, range, number) = unsafe {
         (
-            device((*mr).device),
-            attached::<Region>((*mr.cast::<c::usb4_mr>()).inner),
+            call.device((*mr).device),
+            call.attached::<Region>((*mr.cast::<c::usb4_mr>()).inner),
             ((*mr).iova, (*mr).length),
             (*pd.cast::<c::usb4_pd>()).number,
         )

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Operations of memory windows.
 
-use super::{attach, detach, device};
+use super::{attach, detach, Call};
 use crate::{
     kapi::uverbs::Udata,
     window::{Kind, Window},
@@ -11,6 +11,7 @@ use usb4_bindings as c;
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_alloc_mw(mw: *mut c::ib_mw, udata: *mut c::ib_udata) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a zeroed window of our size, whose PD is alive, and the caller's data or null.
     let (ours, udata) = unsafe { (&mut *mw.cast::<c::usb4_mw>(), Udata::new(udata)) };
     if udata.is_some_and(|u| u.in_len() != 0 || u.out_len() != 0) {
@@ -22,7 +23,7 @@ unsafe extern "C" fn usb4_op_alloc_mw(mw: *mut c::ib_mw, udata: *mut c::ib_udata
         _ => return EOPNOTSUPP.to_errno(),
     };
     // SAFETY: As above.
-    let (device, pd) = unsafe { (device(ours.ib.device), (*ours.ib.pd.cast::<c::usb4_pd>()).number) };
+    let (device, pd) = unsafe { (call.device(ours.ib.device), (*ours.ib.pd.cast::<c::usb4_pd>()).number) };
     match device.keyed.publish_window(pd, kind) {
         Ok(new) => {
             ours.ib.rkey = new.key();
@@ -35,11 +36,12 @@ unsafe extern "C" fn usb4_op_alloc_mw(mw: *mut c::ib_mw, udata: *mut c::ib_udata
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_dealloc_mw(mw: *mut c::ib_mw) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core lets go of a window of ours once.
     let (window, device) = unsafe {
         (
             detach::<Window>(&mut (*mw.cast::<c::usb4_mw>()).inner),
-            device((*mw).device),
+            call.device((*mw).device),
         )
     };
     if let Some(window) = window {

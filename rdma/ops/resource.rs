@@ -3,7 +3,7 @@
 
 #![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
 
-use super::attached;
+use super::Call;
 use crate::{cq::Cq, kapi::uverbs::Detail, mr::Region, qp::Qp, srq::Srq};
 use core::ptr;
 use kernel::ffi::c_int;
@@ -21,24 +21,33 @@ unsafe fn put(msg: *mut c::sk_buff, details: &[Detail]) -> c_int {
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_res_qp(msg: *mut c::sk_buff, qp: *mut c::ib_qp) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a QP of ours.
-    unsafe { put(msg, &attached::<Qp>((*qp.cast::<c::usb4_qp>()).inner).details()) }
+    unsafe { put(msg, &call.attached::<Qp>((*qp.cast::<c::usb4_qp>()).inner).details()) }
 }
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_res_cq(msg: *mut c::sk_buff, cq: *mut c::ib_cq) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a CQ of ours.
-    unsafe { put(msg, &attached::<Cq>((*cq.cast::<c::usb4_cq>()).inner).details()) }
+    unsafe { put(msg, &call.attached::<Cq>((*cq.cast::<c::usb4_cq>()).inner).details()) }
 }
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_res_mr(msg: *mut c::sk_buff, mr: *mut c::ib_mr) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a region of ours.
-    unsafe { put(msg, &attached::<Region>((*mr.cast::<c::usb4_mr>()).inner).details()) }
+    unsafe {
+        put(
+            msg,
+            &call.attached::<Region>((*mr.cast::<c::usb4_mr>()).inner).details(),
+        )
+    }
 }
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_res_srq(msg: *mut c::sk_buff, srq: *mut c::ib_srq) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes an SRQ of ours.
-    unsafe { put(msg, &attached::<Srq>((*srq.cast::<c::usb4_srq>()).inner).details()) }
+    unsafe { put(msg, &call.attached::<Srq>((*srq.cast::<c::usb4_srq>()).inner).details()) }
 }

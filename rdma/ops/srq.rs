@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Operations of shared receive queues.
 
-use super::{attach, attached, detach, device};
+use super::{attach, detach, Call};
 use crate::{
     kapi::uverbs::{SrqHandle, Udata},
     srq::{Caller, Srq},
@@ -16,6 +16,7 @@ unsafe extern "C" fn usb4_op_create_srq(
     init: *mut c::ib_srq_init_attr,
     udata: *mut c::ib_udata,
 ) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes a zeroed SRQ of our size, its wishes, and the caller's data or null.
     let (ours, init, udata) = unsafe { (&mut *srq.cast::<c::usb4_srq>(), &mut *init, Udata::new(udata)) };
     let Some(handle) = NonNull::new(srq) else {
@@ -27,7 +28,7 @@ unsafe extern "C" fn usb4_op_create_srq(
     // SAFETY: The PD is alive while the SRQ is. `usb4_op_destroy_srq` closes the SRQ, which drops the handle.
     let (device, pd, handle) = unsafe {
         (
-            device(ours.ib.device),
+            call.device(ours.ib.device),
             (*ours.ib.pd.cast::<c::usb4_pd>()).number,
             SrqHandle::new(handle),
         )
@@ -52,10 +53,11 @@ unsafe extern "C" fn usb4_op_modify_srq(
     mask: c::ib_srq_attr_mask,
     udata: *mut c::ib_udata,
 ) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes an SRQ of ours, its wishes, and the caller's data or null.
     let (srq, attr, udata) = unsafe {
         (
-            attached::<Srq>((*srq.cast::<c::usb4_srq>()).inner),
+            call.attached::<Srq>((*srq.cast::<c::usb4_srq>()).inner),
             &*attr,
             Udata::new(udata),
         )
@@ -65,8 +67,9 @@ unsafe extern "C" fn usb4_op_modify_srq(
 
 #[no_mangle]
 unsafe extern "C" fn usb4_op_query_srq(srq: *mut c::ib_srq, attr: *mut c::ib_srq_attr) -> c_int {
+    let call = Call::begin();
     // SAFETY: The core passes an SRQ of ours and its answer's place.
-    let (srq, attr) = unsafe { (attached::<Srq>((*srq.cast::<c::usb4_srq>()).inner), &mut *attr) };
+    let (srq, attr) = unsafe { (call.attached::<Srq>((*srq.cast::<c::usb4_srq>()).inner), &mut *attr) };
     srq.query(attr);
     0
 }
