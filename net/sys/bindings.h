@@ -88,6 +88,26 @@ struct usb4_path {
 	u8 dgid[16];
 };
 
+/* What an address vector of the core says. */
+struct usb4_ah_facts {
+	struct usb4_path path; /* but for `dmac` */
+	bool roce; /* it and its source address are of RoCEv2 */
+	bool at_netdev; /* the source address is one of this netdev, */
+	bool at_vlan; /* or of a VLAN directly above it */
+	bool to_ipv4;
+};
+
+/* A received frame, seen from its netdev's ingress hook. */
+struct usb4_skb_facts {
+	u32 len;
+	u16 vlan_proto; /* 0: no tag */
+	u16 vlan_id;
+	u16 protocol;
+	bool to_host; /* its Ethernet address is the netdev's, or a group's */
+	bool to_other; /* somebody else's */
+	bool whole; /* nothing that `usb4_skb_segment` would not show: no fragment list, no aggregate */
+};
+
 /* A trace event of a queue pair. */
 enum usb4_trace {
 	USB4_TRACE_RETRY,
@@ -106,7 +126,6 @@ struct usb4_detail {
 
 /* A dma-buf that is mapped for the CPU. */
 struct usb4_dmabuf {
-	void *buf;
 	void *address;
 	bool iomem;
 };
@@ -146,7 +165,8 @@ u64 usb4_mmap_offset(const struct rdma_user_mmap_entry *entry);
 void usb4_cq_complete(struct ib_cq *cq);
 struct ib_mr *usb4_err_mr(int err);
 bool usb4_qp_modify_ok(enum ib_qp_state from, enum ib_qp_state to, enum ib_qp_type type, int mask);
-bool usb4_path_from_ah(struct usb4_path *path, struct rdma_ah_attr *ah, struct net_device *ndev);
+bool usb4_ah_facts(struct rdma_ah_attr *ah, struct net_device *ndev, struct usb4_ah_facts *facts);
+void usb4_ah_dmac(struct rdma_ah_attr *ah, u8 *dmac);
 u16 usb4_udp_sport(u32 flow_label, u32 qpn, u32 dest_qpn);
 const struct ib_gid_attr *usb4_gid_attr(struct ib_device *ib, u32 index);
 void usb4_gid_attr_put(const struct ib_gid_attr *attr);
@@ -177,8 +197,14 @@ void usb4_page_read(void *to, struct page *page, size_t offset, size_t len);
 void usb4_page_write(struct page *page, size_t offset, const void *from, size_t len);
 void *usb4_page_map(struct page *page);
 void usb4_page_unmap(void *base);
-int usb4_dmabuf_map(struct usb4_dmabuf *mapping, int fd, u64 offset, u64 length);
-void usb4_dmabuf_unmap(struct usb4_dmabuf *mapping);
+struct dma_buf *usb4_dmabuf_get(int fd);
+void usb4_dmabuf_put(struct dma_buf *buf);
+u64 usb4_dmabuf_size(const struct dma_buf *buf);
+bool usb4_dmabuf_has_vmap(const struct dma_buf *buf);
+int usb4_dmabuf_begin(struct dma_buf *buf);
+void usb4_dmabuf_end(struct dma_buf *buf);
+int usb4_dmabuf_map(struct dma_buf *buf, struct usb4_dmabuf *mapping);
+void usb4_dmabuf_unmap(struct dma_buf *buf, const struct usb4_dmabuf *mapping);
 void usb4_dmabuf_read(const struct usb4_dmabuf *mapping, size_t offset, void *to, size_t len);
 void usb4_dmabuf_write(const struct usb4_dmabuf *mapping, size_t offset, const void *from, size_t len);
 void *usb4_vmalloc_user(size_t size);
@@ -215,7 +241,6 @@ u32 usb4_netdev_mtu(const struct net_device *ndev);
 void usb4_netdev_announce(struct net_device *ndev);
 bool usb4_netdev_carries(const struct net_device *ndev, const struct net_device *upper);
 const void *usb4_netdev_namespace(const struct net_device *ndev);
-u32 usb4_netdev_ifindex(const struct net_device *ndev);
 struct net_device *usb4_netdev_vlan(struct net_device *ndev, u32 tag);
 const u8 *usb4_netdev_address(const struct net_device *ndev);
 bool usb4_netdev_is_up(const struct net_device *ndev);
@@ -240,12 +265,10 @@ void usb4_skb_loop(struct sk_buff *skb);
 void usb4_skb_loop_copy(struct sk_buff *skb);
 void usb4_skb_free(struct sk_buff *skb);
 void usb4_skb_consume(struct sk_buff *skb);
+void usb4_skb_facts(const struct sk_buff *skb, struct usb4_skb_facts *facts);
+const u8 *usb4_skb_destination(const struct sk_buff *skb);
+const u8 *usb4_skb_vlan_address(const struct sk_buff *skb);
 void usb4_skb_keep(struct sk_buff *skb);
-u32 usb4_skb_len(const struct sk_buff *skb);
-u16 usb4_skb_protocol(const struct sk_buff *skb);
-bool usb4_skb_plain(const struct sk_buff *skb);
-u32 usb4_skb_tag(const struct sk_buff *skb);
-int usb4_skb_linearize(struct sk_buff *skb);
 const u8 *usb4_skb_segment(const struct sk_buff *skb, u32 index, u32 *len);
 
 #include "thunderbolt.h"

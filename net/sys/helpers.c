@@ -320,28 +320,25 @@ static struct net_device *usb4_vlan_find(struct net_device *ndev, __be16 proto, 
 	return vlan && usb4_vlan_is_over(vlan, ndev) && (vlan->flags & IFF_UP) ? vlan : NULL;
 }
 
-/* False where the address is not a RoCEv2 one of this netdev, or of a VLAN directly above it. */
-bool usb4_path_from_ah(struct usb4_path *path, struct rdma_ah_attr *ah, struct net_device *ndev)
+/* What an address vector says. False where it names no source address. */
+bool usb4_ah_facts(struct rdma_ah_attr *ah, struct net_device *ndev, struct usb4_ah_facts *facts)
 {
 	const struct ib_global_route *grh = rdma_ah_read_grh(ah);
 	const struct ib_gid_attr *sgid = grh->sgid_attr;
+	struct usb4_path *path = &facts->path;
 	struct net_device *out;
-	bool ours;
 
-	if (!sgid || ah->type != RDMA_AH_ATTR_TYPE_ROCE || sgid->gid_type != IB_GID_TYPE_ROCE_UDP_ENCAP)
+	if (!sgid)
 		return false;
+	facts->roce = ah->type == RDMA_AH_ATTR_TYPE_ROCE && sgid->gid_type == IB_GID_TYPE_ROCE_UDP_ENCAP;
+	facts->to_ipv4 = ipv6_addr_v4mapped((const struct in6_addr *)grh->dgid.raw);
 	rcu_read_lock();
 	out = rcu_dereference(sgid->ndev);
-	ours = out == ndev || (out && usb4_vlan_is_over(out, ndev));
-	if (ours)
-		path->tag = out == ndev ? 0 : usb4_vlan_tag(out);
+	facts->at_netdev = out == ndev;
+	facts->at_vlan = out && usb4_vlan_is_over(out, ndev);
+	path->tag = facts->at_vlan ? usb4_vlan_tag(out) : 0;
 	rcu_read_unlock();
-	if (!ours)
-		return false;
-	ether_addr_copy(path->dmac, rdma_ah_retrieve_dmac(ah));
 	path->ipv6 = rdma_gid_attr_network_type(sgid) == RDMA_NETWORK_IPV6;
-	if (path->ipv6 == ipv6_addr_v4mapped((const struct in6_addr *)grh->dgid.raw))
-		return false;
 	path->hop_limit = grh->hop_limit;
 	path->traffic_class = grh->traffic_class;
 	path->flow_label = grh->flow_label;
@@ -351,6 +348,7 @@ bool usb4_path_from_ah(struct usb4_path *path, struct rdma_ah_attr *ah, struct n
 	return true;
 }
 
+void usb4_ah_dmac(struct rdma_ah_attr *ah, u8 *dmac) { ether_addr_copy(dmac, rdma_ah_retrieve_dmac(ah)); }
 u16 usb4_udp_sport(u32 flow_label, u32 qpn, u32 dest_qpn) { return rdma_get_udp_sport(flow_label, qpn, dest_qpn); }
 
 /* Null where the index has no address. */
@@ -486,45 +484,28 @@ static struct iosys_map usb4_dmabuf_iosys(const struct usb4_dmabuf *mapping)
 	return map;
 }
 
-/* No device does DMA here: the buffer is mapped for the CPU, not attached. Mapped, it stays where it is. */
-int usb4_dmabuf_map(struct usb4_dmabuf *mapping, int fd, u64 offset, u64 length)
-{
-	struct dma_buf *buf = dma_buf_get(fd);
-	struct iosys_map map;
-	int err;
+struct dma_buf *usb4_dmabuf_get(int fd) { return dma_buf_get(fd); }
+void usb4_dmabuf_put(struct dma_buf *buf) { dma_buf_put(buf); }
+u64 usb4_dmabuf_size(const struct dma_buf *buf) { return buf->size; }
+bool usb4_dmabuf_has_vmap(const struct dma_buf *buf) { return buf->ops->vmap; }
+int usb4_dmabuf_begin(struct dma_buf *buf) { return dma_buf_begin_cpu_access(buf, DMA_BIDIRECTIONAL); }
+void usb4_dmabuf_end(struct dma_buf *buf) { dma_buf_end_cpu_access(buf, DMA_BIDIRECTIONAL); }
 
-	if (IS_ERR(buf))
-		return PTR_ERR(buf);
-	err = -EINVAL;
-	if (!length || offset > buf->size || length > buf->size - offset)
-		goto put;
-	err = -EOPNOTSUPP;
-	if (!buf->ops->vmap)
-		goto put;
-	err = dma_buf_begin_cpu_access(buf, DMA_BIDIRECTIONAL);
-	if (err)
-		goto put;
-	err = dma_buf_vmap_unlocked(buf, &map);
-	if (err) {
-		dma_buf_end_cpu_access(buf, DMA_BIDIRECTIONAL);
-		goto put;
-	}
-	mapping->buf = buf;
+int usb4_dmabuf_map(struct dma_buf *buf, struct usb4_dmabuf *mapping)
+{
+	struct iosys_map map = {};
+	int err = dma_buf_vmap_unlocked(buf, &map);
+
 	mapping->iomem = map.is_iomem;
 	mapping->address = map.is_iomem ? (void __force *)map.vaddr_iomem : map.vaddr;
-	return 0;
-put:
-	dma_buf_put(buf);
 	return err;
 }
 
-void usb4_dmabuf_unmap(struct usb4_dmabuf *mapping)
+void usb4_dmabuf_unmap(struct dma_buf *buf, const struct usb4_dmabuf *mapping)
 {
 	struct iosys_map map = usb4_dmabuf_iosys(mapping);
 
-	dma_buf_vunmap_unlocked(mapping->buf, &map);
-	dma_buf_end_cpu_access(mapping->buf, DMA_BIDIRECTIONAL);
-	dma_buf_put(mapping->buf);
+	dma_buf_vunmap_unlocked(buf, &map);
 }
 
 void usb4_dmabuf_read(const struct usb4_dmabuf *mapping, size_t offset, void *to, size_t len)
@@ -541,8 +522,14 @@ void usb4_dmabuf_write(const struct usb4_dmabuf *mapping, size_t offset, const v
 	iosys_map_memcpy_to(&map, offset, from, len);
 }
 #else
-int usb4_dmabuf_map(struct usb4_dmabuf *mapping, int fd, u64 offset, u64 length) { return -EOPNOTSUPP; }
-void usb4_dmabuf_unmap(struct usb4_dmabuf *mapping) { }
+struct dma_buf *usb4_dmabuf_get(int fd) { return ERR_PTR(-EOPNOTSUPP); }
+void usb4_dmabuf_put(struct dma_buf *buf) { }
+u64 usb4_dmabuf_size(const struct dma_buf *buf) { return 0; }
+bool usb4_dmabuf_has_vmap(const struct dma_buf *buf) { return false; }
+int usb4_dmabuf_begin(struct dma_buf *buf) { return -EOPNOTSUPP; }
+void usb4_dmabuf_end(struct dma_buf *buf) { }
+int usb4_dmabuf_map(struct dma_buf *buf, struct usb4_dmabuf *mapping) { return -EOPNOTSUPP; }
+void usb4_dmabuf_unmap(struct dma_buf *buf, const struct usb4_dmabuf *mapping) { }
 void usb4_dmabuf_read(const struct usb4_dmabuf *mapping, size_t offset, void *to, size_t len) { }
 void usb4_dmabuf_write(const struct usb4_dmabuf *mapping, size_t offset, const void *from, size_t len) { }
 #endif
@@ -616,7 +603,6 @@ bool usb4_netdev_carries(const struct net_device *ndev, const struct net_device 
 }
 
 const void *usb4_netdev_namespace(const struct net_device *ndev) { return dev_net(ndev); }
-u32 usb4_netdev_ifindex(const struct net_device *ndev) { return ndev->ifindex; }
 u32 usb4_netdev_port_state(struct net_device *ndev) { return ib_get_curr_port_state(ndev); }
 
 /* With a reference; null where there is no such VLAN above, or it is down. */
@@ -717,37 +703,27 @@ void usb4_skb_loop_copy(struct sk_buff *skb)
 void usb4_skb_free(struct sk_buff *skb) { kfree_skb(skb); }
 void usb4_skb_keep(struct sk_buff *skb) { skb_get(skb); }
 void usb4_skb_consume(struct sk_buff *skb) { consume_skb(skb); }
-u32 usb4_skb_len(const struct sk_buff *skb) { return skb->len; }
-u16 usb4_skb_protocol(const struct sk_buff *skb) { return ntohs(skb->protocol); }
-
-/* The VLAN of a frame. A tag with number 0 is only a priority. */
-u32 usb4_skb_tag(const struct sk_buff *skb)
+/* What a hook wants to know of a frame before anything else. */
+void usb4_skb_facts(const struct sk_buff *skb, struct usb4_skb_facts *facts)
 {
-	if (!skb_vlan_tag_present(skb) || !skb_vlan_tag_get_id(skb))
-		return 0;
-	return (u32)ntohs(skb->vlan_proto) << 16 | skb_vlan_tag_get_id(skb);
+	facts->len = skb->len;
+	facts->vlan_proto = skb_vlan_tag_present(skb) ? ntohs(skb->vlan_proto) : 0;
+	facts->vlan_id = skb_vlan_tag_present(skb) ? skb_vlan_tag_get_id(skb) : 0;
+	facts->protocol = ntohs(skb->protocol);
+	facts->to_host = skb->pkt_type == PACKET_HOST || skb->pkt_type == PACKET_MULTICAST;
+	facts->to_other = skb->pkt_type == PACKET_OTHERHOST;
+	facts->whole = !skb_has_frag_list(skb) && skb_frags_readable(skb) && !skb_is_gso(skb);
 }
 
-/* For us or for a group. A VLAN may have an Ethernet address of its own. */
-static bool usb4_skb_is_for_us(const struct sk_buff *skb)
+const u8 *usb4_skb_destination(const struct sk_buff *skb) { return eth_hdr(skb)->h_dest; }
+
+/* Null where the frame's tag is that of no VLAN. In an RCU section, as all hooks. */
+const u8 *usb4_skb_vlan_address(const struct sk_buff *skb)
 {
-	const struct net_device *vlan;
+	const struct net_device *vlan = usb4_vlan_find(skb->dev, skb->vlan_proto, skb_vlan_tag_get_id(skb));
 
-	if (skb->pkt_type != PACKET_HOST && skb->pkt_type != PACKET_MULTICAST && skb->pkt_type != PACKET_OTHERHOST)
-		return false;
-	if (!usb4_skb_tag(skb))
-		return skb->pkt_type != PACKET_OTHERHOST;
-	vlan = usb4_vlan_find(skb->dev, skb->vlan_proto, skb_vlan_tag_get_id(skb));
-	return vlan && (skb->pkt_type != PACKET_OTHERHOST || ether_addr_equal(eth_hdr(skb)->h_dest, vlan->dev_addr));
+	return vlan ? vlan->dev_addr : NULL;
 }
-
-/* Nothing that the segments below would not show: no fragment list, no aggregate. In an RCU section, as all hooks. */
-bool usb4_skb_plain(const struct sk_buff *skb)
-{
-	return !skb_has_frag_list(skb) && skb_frags_readable(skb) && !skb_is_gso(skb) && usb4_skb_is_for_us(skb);
-}
-
-int usb4_skb_linearize(struct sk_buff *skb) { return skb_linearize(skb); }
 
 /* Segment 0 is the linear part, segment n+1 the fragment n. All memory is mapped: the module is for 64 bits only. */
 const u8 *usb4_skb_segment(const struct sk_buff *skb, u32 index, u32 *len)

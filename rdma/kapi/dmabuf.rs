@@ -4,17 +4,66 @@
 //!
 //! C header: `include/linux/dma-buf.h`.
 
-use core::{ptr, sync::atomic::AtomicU64};
-use kernel::{error::to_result, prelude::*};
+use core::{ptr::NonNull, sync::atomic::AtomicU64};
+use kernel::{
+    error::{from_err_ptr, to_result},
+    prelude::*,
+};
 use usb4_bindings as c;
+
+/// A counted reference to a dma-buf.
+///
+/// # Invariants
+///
+/// Valid, and ours.
+struct Buffer(NonNull<c::dma_buf>);
+
+impl Buffer {
+    /// The buffer that `fd` names in the calling process.
+    fn get(fd: i32) -> Result<Self> {
+        // SAFETY: No preconditions.
+        let buffer = from_err_ptr(unsafe { c::usb4_dmabuf_get(fd) })?;
+        NonNull::new(buffer).map(Self).ok_or(EINVAL)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: Ours by the invariant.
+        unsafe { c::usb4_dmabuf_put(self.0.as_ptr()) }
+    }
+}
+
+/// A buffer that the CPU works on.
+struct Accessed(Buffer);
+
+impl Accessed {
+    fn begin(buffer: Buffer) -> Result<Self> {
+        // SAFETY: Valid by the invariant; `drop` ends it.
+        to_result(unsafe { c::usb4_dmabuf_begin(buffer.0.as_ptr()) })?;
+        Ok(Self(buffer))
+    }
+
+    fn as_ptr(&self) -> *mut c::dma_buf {
+        self.0 .0.as_ptr()
+    }
+}
+
+impl Drop for Accessed {
+    fn drop(&mut self) {
+        // SAFETY: Valid by the invariant, and begun.
+        unsafe { c::usb4_dmabuf_end(self.as_ptr()) }
+    }
+}
 
 /// A mapped range. Dropping it unmaps, which sleeps.
 ///
 /// # Invariants
 ///
-/// `mapping` is mapped, and `first + len` does not pass its end.
+/// `mapping` is that of `buffer`, and `first + len` does not pass its end.
 pub(crate) struct Dmabuf {
     mapping: c::usb4_dmabuf,
+    buffer: Accessed,
     first: usize,
     len: usize,
 }
@@ -31,13 +80,27 @@ impl Dmabuf {
     ///
     /// `EOPNOTSUPP` if the exporter has no mapping for the CPU, `EINVAL` if the range is not inside.
     pub(crate) fn map(fd: i32, offset: u64, len: u64) -> Result<Self> {
+        let buffer = Buffer::get(fd)?;
+        // SAFETY: Valid by the invariant.
+        let size = unsafe { c::usb4_dmabuf_size(buffer.0.as_ptr()) };
+        if len == 0 || offset.checked_add(len).is_none_or(|end| end > size) {
+            return Err(EINVAL);
+        }
+        // SAFETY: As above.
+        if unsafe { !c::usb4_dmabuf_has_vmap(buffer.0.as_ptr()) } {
+            return Err(EOPNOTSUPP);
+        }
+        let (first, len) = (usize::try_from(offset)?, usize::try_from(len)?);
+        let buffer = Accessed::begin(buffer)?;
         let mut mapping = c::usb4_dmabuf::default();
-        // SAFETY: Fills `mapping` in if it succeeds.
-        to_result(unsafe { c::usb4_dmabuf_map(&mut mapping, fd, offset, len) })?;
+        // No device does DMA here: the buffer is mapped for the CPU, not attached. Mapped, it stays where it is.
+        // SAFETY: Valid by the invariant; `drop` unmaps.
+        to_result(unsafe { c::usb4_dmabuf_map(buffer.as_ptr(), &mut mapping) })?;
         Ok(Self {
             mapping,
-            first: usize::try_from(offset)?,
-            len: usize::try_from(len)?,
+            buffer,
+            first,
+            len,
         })
     }
 
@@ -86,6 +149,6 @@ impl Dmabuf {
 impl Drop for Dmabuf {
     fn drop(&mut self) {
         // SAFETY: Mapped by the invariant.
-        unsafe { c::usb4_dmabuf_unmap(ptr::from_mut(&mut self.mapping)) }
+        unsafe { c::usb4_dmabuf_unmap(self.buffer.as_ptr(), &self.mapping) }
     }
 }

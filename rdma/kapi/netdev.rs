@@ -84,6 +84,16 @@ impl Drop for Rtnl {
     }
 }
 
+/// An Ethernet address.
+///
+/// # Safety
+///
+/// Six bytes at `at` are readable.
+unsafe fn mac_at(at: *const u8) -> [u8; 6] {
+    // SAFETY: By the caller's promise.
+    unsafe { ptr::read_unaligned(at.cast()) }
+}
+
 /// A held reference to a netdev.
 ///
 /// # Invariants
@@ -215,7 +225,7 @@ impl Netdev {
     /// The Ethernet address.
     pub(crate) fn mac(&self) -> [u8; 6] {
         // SAFETY: An Ethernet device has six bytes there.
-        unsafe { ptr::read_unaligned(c::usb4_netdev_address(self.as_ptr()).cast()) }
+        unsafe { mac_at(c::usb4_netdev_address(self.as_ptr())) }
     }
 }
 
@@ -350,45 +360,67 @@ impl FrameDone for () {
 }
 
 /// A received frame, from the network header on.
-pub(crate) struct RxFrame(NonNull<c::sk_buff>);
+pub(crate) struct RxFrame {
+    skb: NonNull<c::sk_buff>,
+    facts: c::usb4_skb_facts,
+}
 
 impl RxFrame {
     /// # Safety
     ///
     /// `skb` is valid, and belongs to the caller, for as long as the value lives.
     pub(crate) unsafe fn new(skb: NonNull<c::sk_buff>) -> Self {
-        Self(skb)
+        let mut facts = c::usb4_skb_facts::default();
+        // SAFETY: By the caller's promise.
+        unsafe { c::usb4_skb_facts(skb.as_ptr(), &mut facts) };
+        Self { skb, facts }
     }
 
     /// A share of the frame. The hook that takes it lets go of its own.
     pub(crate) fn keep(&self) -> KeptFrame {
         // SAFETY: Valid by `new`; `KeptFrame` gives the reference back.
-        unsafe { c::usb4_skb_keep(self.0.as_ptr()) };
-        KeptFrame(Self(self.0))
+        unsafe { c::usb4_skb_keep(self.skb.as_ptr()) };
+        KeptFrame(Self { ..*self })
     }
 
     /// The EtherType.
     pub(crate) fn ethertype(&self) -> u16 {
-        // SAFETY: Valid by `new`.
-        unsafe { c::usb4_skb_protocol(self.0.as_ptr()) }
+        self.facts.protocol
     }
 
     /// Bytes in the frame.
     pub(crate) fn len(&self) -> usize {
-        // SAFETY: Valid by `new`.
-        unsafe { c::usb4_skb_len(self.0.as_ptr()) as usize }
+        self.facts.len as usize
     }
 
-    /// The VLAN, as in `Path::tag`.
+    /// The VLAN, as in `Path::tag`. A tag with number 0 is only a priority.
     pub(crate) fn tag(&self) -> u32 {
-        // SAFETY: Valid by `new`.
-        unsafe { c::usb4_skb_tag(self.0.as_ptr()) }
+        match self.facts.vlan_id {
+            0 => 0,
+            id => u32::from(self.facts.vlan_proto) << 16 | u32::from(id),
+        }
     }
 
-    /// One whole datagram for this host, or for a group, with all bytes reachable.
+    /// One whole datagram for this host, or for a group, with all bytes reachable. In a hook.
     pub(crate) fn is_plain(&self) -> bool {
-        // SAFETY: Valid by `new`.
-        unsafe { c::usb4_skb_plain(self.0.as_ptr()) }
+        self.facts.whole && self.is_for_us()
+    }
+
+    /// For us or for a group. A VLAN may have an Ethernet address of its own.
+    fn is_for_us(&self) -> bool {
+        if self.tag() == 0 {
+            return self.facts.to_host;
+        }
+        // SAFETY: Valid by `new`; hooks are RCU readers, so the VLAN and its address stay.
+        let address = unsafe { c::usb4_skb_vlan_address(self.skb.as_ptr()) };
+        if address.is_null() {
+            return false;
+        }
+        // SAFETY: An Ethernet address of a VLAN, which stays by the above.
+        let address = unsafe { mac_at(address) };
+        // SAFETY: The one in the frame's header.
+        let destination = unsafe { mac_at(c::usb4_skb_destination(self.skb.as_ptr())) };
+        self.facts.to_host || self.facts.to_other && address == destination
     }
 
     /// Copies bytes from `at`. False if they are not all there.
@@ -412,7 +444,7 @@ impl RxFrame {
         while left > 0 {
             let mut size = 0;
             // SAFETY: Valid by `new`.
-            let base = unsafe { c::usb4_skb_segment(self.0.as_ptr(), index, &mut size) };
+            let base = unsafe { c::usb4_skb_segment(self.skb.as_ptr(), index, &mut size) };
             if base.is_null() {
                 return false;
             }
@@ -451,7 +483,7 @@ impl Deref for KeptFrame {
 impl Drop for KeptFrame {
     fn drop(&mut self) {
         // SAFETY: The reference of `keep`.
-        unsafe { c::usb4_skb_consume(self.0 .0.as_ptr()) }
+        unsafe { c::usb4_skb_consume(self.0.skb.as_ptr()) }
     }
 }
 
@@ -482,7 +514,8 @@ impl TxFrame {
 
     /// The bytes from the Ethernet header on.
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: Ours alone, `len` long. Bytes not yet written are memory of the allocator, which is only copied over.
+        // SAFETY: Ours alone, `len` long. The memory comes from C, which the compiler cannot look into, so that bytes not
+        // yet written have values as well, whatever they are; whoever builds a frame writes all of them.
         unsafe { slice::from_raw_parts_mut(self.bytes.as_ptr(), self.len) }
     }
 

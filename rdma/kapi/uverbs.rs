@@ -103,9 +103,19 @@ impl<'a> QpAttr<'a> {
 /// The way that an address vector of the core means, if it is RoCEv2 over `netdev`. The vector is the core's: where it
 /// names a source GID, that attribute is alive.
 pub(crate) fn flat_path(attr: &mut c::rdma_ah_attr, netdev: &Netdev) -> Option<c::usb4_path> {
-    let mut path = c::usb4_path::default();
+    let mut facts = c::usb4_ah_facts::default();
     // SAFETY: The vector comes from the core, through the ops, or from `path_of`; the netdev is held.
-    unsafe { c::usb4_path_from_ah(&mut path, attr, netdev.as_ptr()) }.then_some(path)
+    if !unsafe { c::usb4_ah_facts(attr, netdev.as_ptr(), &mut facts) } {
+        return None;
+    }
+    let is_ours = facts.roce && (facts.at_netdev || facts.at_vlan);
+    let mut path = facts.path;
+    if !is_ours || (path.ipv6 != 0) == facts.to_ipv4 {
+        return None;
+    }
+    // SAFETY: A vector of RoCE has an Ethernet address, which is copied.
+    unsafe { c::usb4_ah_dmac(attr, path.dmac.as_mut_ptr()) };
+    Some(path)
 }
 
 /// Completes a path that names its source by index. `None` if there is no such source on `netdev`.
