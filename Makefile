@@ -100,14 +100,14 @@ demo: | build/kernel/lab/linux ## two hosts, a USB4 cable, unmodified verbs prog
 	@$(MAKE) --no-print-directory programs module
 	target/release/usb4lab demo
 
-check: | build/kernel/lab/linux ## all that must pass: format, lints, unit, property and simulation tests, module, lab cases
+check: | build/kernel/lab/linux build/kernel/smp/linux ## all that must pass: format, lints, unit, property and simulation tests, module, lab cases, a choice of them on smp
 	selftests/check
 
 check-kasan: | build/kernel/kasan/linux ## a choice of the lab cases on the kasan kernel
 	@$(MAKE) --no-print-directory programs module-kasan
 	target/release/usb4lab test --kernel kasan --chosen
 
-check-smp: | build/kernel/smp/linux ## a choice of cases on the smp kernel: lockdep, two processors (minutes a case)
+check-smp: | build/kernel/smp/linux ## a choice of the lab cases on the smp kernel: two processors, lockdep, kmemleak; part of check
 	@$(MAKE) --no-print-directory programs module-smp
 	target/release/usb4lab test --kernel smp --chosen
 

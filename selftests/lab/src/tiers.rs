@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Which cases run on which kernel, and what the checkers of a kernel say when the case is over.
 //!
-//! CI runs on the kasan kernel what [`chosen`] names (`make check-kasan`), `make check-smp` the same of the smp kernel,
-//! `make check-deep` all cases on all kernels but those that [`missing`] names with a reason.
+//! `make check` runs on the smp kernel what [`chosen`] names (`make check-smp` nothing else), CI on the kasan kernel too
+//! (`make check-kasan`), `make check-deep` all cases on all kernels but those that [`missing`] names with a reason.
 
 use crate::lab::Lab;
 use crate::spec::Kernel;
@@ -14,6 +14,7 @@ const SMP: &[&str] = &[
     "net_rdma_over_ours",
     "net_life",
     "data_operations",
+    "device_regions",
     "services_ours",
     "device_events",
     "error_dead_process",
