@@ -261,8 +261,11 @@ void *usb4_skb_credit(const struct sk_buff *skb);
 void usb4_skb_send_prepare(struct sk_buff *skb, u32 network_offset, u32 transport_offset,
 			   void (*done)(struct sk_buff *skb), void *credit);
 int usb4_skb_xmit(struct sk_buff *skb);
-void usb4_skb_loop(struct sk_buff *skb);
-void usb4_skb_loop_copy(struct sk_buff *skb);
+bool usb4_skb_is_in_vlan(const struct sk_buff *skb);
+struct sk_buff *usb4_skb_clone(struct sk_buff *skb);
+void usb4_skb_turn(struct sk_buff *skb);
+void usb4_skb_rx(struct sk_buff *skb);
+void usb4_skb_lower(struct sk_buff *skb);
 void usb4_skb_free(struct sk_buff *skb);
 void usb4_skb_consume(struct sk_buff *skb);
 void usb4_skb_facts(const struct sk_buff *skb, struct usb4_skb_facts *facts);

@@ -676,28 +676,18 @@ void usb4_skb_send_prepare(struct sk_buff *skb, u32 network_offset, u32 transpor
 
 int usb4_skb_xmit(struct sk_buff *skb) { return dev_queue_xmit(skb); }
 
-/* To ourselves: the frame comes in as if the wire had brought it, to the netdev that has the hook. */
-void usb4_skb_loop(struct sk_buff *skb)
-{
-	struct net_device *ndev = skb->dev;
+bool usb4_skb_is_in_vlan(const struct sk_buff *skb) { return is_vlan_dev(skb->dev); }
+struct sk_buff *usb4_skb_clone(struct sk_buff *skb) { return skb_clone(skb, GFP_ATOMIC); }
+void usb4_skb_turn(struct sk_buff *skb) { skb->protocol = eth_type_trans(skb, skb->dev); }
+void usb4_skb_rx(struct sk_buff *skb) { netif_rx(skb); }
 
-	skb->protocol = eth_type_trans(skb, ndev);
+/* From a VLAN to the netdev below, tagged. */
+void usb4_skb_lower(struct sk_buff *skb)
+{
 #if IS_ENABLED(CONFIG_VLAN_8021Q)
-	if (is_vlan_dev(ndev)) {
-		__vlan_hwaccel_put_tag(skb, vlan_dev_vlan_proto(ndev), vlan_dev_vlan_id(ndev));
-		skb->dev = vlan_dev_priv(ndev)->real_dev;
-	}
+	__vlan_hwaccel_put_tag(skb, vlan_dev_vlan_proto(skb->dev), vlan_dev_vlan_id(skb->dev));
+	skb->dev = vlan_dev_priv(skb->dev)->real_dev;
 #endif
-	netif_rx(skb);
-}
-
-/* A copy to ourselves; the original is still to be sent. */
-void usb4_skb_loop_copy(struct sk_buff *skb)
-{
-	struct sk_buff *copy = skb_clone(skb, GFP_ATOMIC);
-
-	if (copy)
-		usb4_skb_loop(copy);
 }
 
 void usb4_skb_free(struct sk_buff *skb) { kfree_skb(skb); }

@@ -566,18 +566,38 @@ impl ReadyFrame {
     /// lock held.
     pub(crate) fn send(self, to: To) -> bool {
         let frame = core::mem::ManuallyDrop::new(self.0);
-        // SAFETY: The skb is complete. The first takes none of it away, the others take it over. Other results tell of
-        // congestion ahead or of a netdev that is down: retries are for that.
-        unsafe {
-            if to == To::Both {
-                c::usb4_skb_loop_copy(frame.skb.as_ptr());
-            }
-            if to == To::Us {
-                c::usb4_skb_loop(frame.skb.as_ptr());
-                true
-            } else {
-                c::usb4_skb_xmit(frame.skb.as_ptr()) != NET_XMIT_DROP
+        let skb = frame.skb;
+        if to == To::Us {
+            // SAFETY: The skb is complete, and taken over.
+            unsafe { to_us(skb) };
+            return true;
+        }
+        if to == To::Both {
+            // SAFETY: The skb is complete.
+            if let Some(copy) = NonNull::new(unsafe { c::usb4_skb_clone(skb.as_ptr()) }) {
+                // SAFETY: As complete, and taken over.
+                unsafe { to_us(copy) };
             }
         }
+        // SAFETY: The skb is complete, and taken over. Other results tell of congestion ahead or of a netdev that is down:
+        // retries are for that.
+        unsafe { c::usb4_skb_xmit(skb.as_ptr()) != NET_XMIT_DROP }
+    }
+}
+
+/// Has a frame come in as if the wire had brought it, to the netdev that has the hook.
+///
+/// # Safety
+///
+/// `skb` is a complete frame with a netdev, and is given up.
+unsafe fn to_us(skb: NonNull<c::sk_buff>) {
+    let skb = skb.as_ptr();
+    // SAFETY: By the caller's promise.
+    unsafe {
+        c::usb4_skb_turn(skb);
+        if c::usb4_skb_is_in_vlan(skb) {
+            c::usb4_skb_lower(skb);
+        }
+        c::usb4_skb_rx(skb);
     }
 }
