@@ -41,6 +41,7 @@ use tbip::{
     frame::Seq,
     limits::{MAX_PACKET, MAX_SUPER_PACKET},
     moderate::{self, Load},
+    native::Features,
     reaper::{Look, LOOK_AFTER},
     stock::Settings,
     time::Instant,
@@ -185,6 +186,8 @@ impl Lane {
             Wire::Stock { .. } => Peer::Stock,
         };
         self.peer.store(peer as u8, Ordering::Relaxed);
+        let runs = matches!(wire, Wire::Native { plan } if plan.features.has(Features::RUNS));
+        self.netdev.set_runs(runs);
         self.credit.store(credit.0, Ordering::Relaxed);
         {
             let mut side = self.rx.lock();
@@ -265,6 +268,7 @@ impl Lane {
         drop((rx, tx));
         self.netdev.reset_sent();
         self.peer.store(Peer::None as u8, Ordering::Relaxed);
+        self.netdev.set_runs(false);
     }
 
     /// Whether packets have come since the last call.

@@ -175,6 +175,15 @@ impl Drop for Rig {
     }
 }
 
+/// What we offer a native peer.
+pub(crate) const fn offered(e2e: bool) -> Features {
+    if e2e {
+        Features::RUNS.with(Features::E2E)
+    } else {
+        Features::RUNS
+    }
+}
+
 /// Whether a native lane has end-to-end flow control.
 pub(crate) fn agreed_e2e(features: Features) -> bool {
     features.has(Features::E2E)

@@ -14,7 +14,7 @@ use crate::{
         xdomain::Xdomain,
     },
     lane::Lane,
-    rail::{agreed_e2e, Rig},
+    rail::{agreed_e2e, offered, Rig},
     requested::Requested,
     rescan::Rescan,
     rings::Wire,
@@ -24,7 +24,7 @@ use kernel::{prelude::*, sync::Arc};
 use tbip::{
     limits::MAX_DEPTH,
     login::{self, Login},
-    native::{Abilities, Features},
+    native::Abilities,
     rail::{self, OpenError, Plan, Rail, Refusal},
     stock::Settings,
     time::{Duration, Instant},
@@ -209,7 +209,7 @@ impl Session {
             ServiceKind::Native => {
                 self.keep_epoch();
                 let depth = u16::try_from(rig.rings().rx.size() - 1).unwrap_or(MAX_DEPTH);
-                let features = if port.offers_e2e { Features::E2E } else { Features(0) };
+                let features = offered(port.offers_e2e);
                 let config = rail::Config {
                     ends: *port.ends,
                     abilities: Abilities::ours(mac, MAX_MTU, LANES, depth, features),

@@ -33,7 +33,7 @@ mod tx;
 mod upper;
 
 use links::Links;
-use tbip::{native::Features, stock::Settings};
+use tbip::stock::Settings;
 
 /// Prefix of messages in the kernel's log.
 const __LOG_PREFIX: &[u8] = b"usb4_rdma\0";
@@ -63,8 +63,7 @@ impl Net {
             _ => true,
         };
         let links = Links::new(e2e)?;
-        let features = if e2e { Features::E2E } else { Features(0) };
-        let presence = match kapi::service::Presence::new(links.clone(), Settings::ours(e2e), features) {
+        let presence = match kapi::service::Presence::new(links.clone(), Settings::ours(e2e), rail::offered(e2e)) {
             Ok(presence) => presence,
             Err(EEXIST) => {
                 pr_info!(

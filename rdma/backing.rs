@@ -6,6 +6,7 @@ use crate::{
     kapi::{
         dmabuf::Dmabuf,
         kernel_memory::AllMemory,
+        netdev::TxFrame,
         paged::{Miss, PagedMemory},
         umem::Umem,
     },
@@ -121,6 +122,15 @@ impl Backing {
     /// As [`Self::read`], for 8 bytes as one.
     pub(crate) fn word<T>(&self, ask: &Ask, at: usize, act: impl FnOnce(&AtomicU64) -> T) -> Result<T, Fault> {
         each!(self, memory => memory.act_on_word(ask, at, act))
+    }
+
+    /// Lends a range to a frame that sends it. False if it is not of the kind that can be lent, or in too many pieces: then
+    /// the frame is spoiled.
+    pub(crate) fn lend(&self, at: usize, len: usize, to: &mut TxFrame) -> bool {
+        match self {
+            Self::Pinned(umem) => umem.lend(at, len, to),
+            Self::Paged(_) | Self::Dmabuf(_) | Self::Kernel(_) | Self::Fast(_) => false,
+        }
     }
 
     /// Whether a range is there, of which packets may find that it is not.

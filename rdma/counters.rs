@@ -4,7 +4,7 @@
 use roce::counters::Counters;
 
 /// The names, in the order of [`values`].
-pub(crate) const NAMES: [&core::ffi::CStr; 23] = [
+pub(crate) const NAMES: [&core::ffi::CStr; 25] = [
     c"sent_pkts",
     c"rcvd_pkts",
     c"duplicate_request",
@@ -26,6 +26,8 @@ pub(crate) const NAMES: [&core::ffi::CStr; 23] = [
     c"send_err",
     c"retry_exceeded_err",
     c"retry_rnr_exceeded_err",
+    c"sent_runs",
+    c"rcvd_runs",
     c"icrc_err",
     c"link_downed",
 ];
@@ -36,6 +38,9 @@ pub(crate) struct Tally {
     /// Bytes of IP packets given to the netdev, and received.
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
+    /// Frames without an ICRC, of one packet or more, sent over a cable and received.
+    pub(crate) sent_runs: u64,
+    pub(crate) received_runs: u64,
     /// Frames that could not be built, for lack of memory most often.
     pub(crate) lost: u64,
     /// Sends that failed after their retries.
@@ -67,6 +72,8 @@ pub(crate) fn add(totals: &mut [u64; NAMES.len()], qp: &Counters, tally: &Tally)
         tally.lost,
         tally.retry_exceeded,
         tally.rnr_retry_exceeded,
+        tally.sent_runs,
+        tally.received_runs,
         0,
         0,
     ];

@@ -4,9 +4,10 @@
 use crate::{
     cq::Sender,
     early::Waiting,
-    kapi::netdev::KeptFrame,
+    kapi::netdev::{KeptFrame, TxFrame},
     memory::Memory,
     payload::Payload,
+    wire::udp::run::Bytes,
     wq::{RecvQueue, SendQueue},
 };
 use core::sync::atomic::{fence, Ordering};
@@ -48,6 +49,24 @@ impl Lent<'_> {
             Source::None => Ok(()),
             Source::Send { slot, offset, .. } => self.own.sq.gather(slot, offset, to, self.memory),
             Source::Region { rkey, va, .. } => self.memory.read(rkey, va, to, Access::REMOTE_READ),
+        }
+    }
+}
+
+/// The payload of a transmit, in what is lent.
+pub(crate) struct PayloadOf<'a, 'b>(pub(crate) &'a Lent<'b>, pub(crate) Source);
+
+impl Bytes for PayloadOf<'_, '_> {
+    fn gather(&self, to: &mut [u8]) -> Result<(), Fault> {
+        self.0.gather(self.1, to)
+    }
+
+    fn lend(&self, to: &mut TxFrame) -> Result<bool, Fault> {
+        let (memory, len) = (self.0.memory, self.1.byte_len() as usize);
+        match self.1 {
+            Source::None => Ok(true),
+            Source::Send { slot, offset, .. } => self.0.own.sq.lend(slot, offset, len, to, memory),
+            Source::Region { rkey, va, .. } => memory.lend(rkey, va, len, Access::REMOTE_READ, to),
         }
     }
 }

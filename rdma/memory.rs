@@ -3,7 +3,7 @@
 
 use crate::{
     fast::{Ask, Fast},
-    kapi::{ibdev::IbDev, pure::random, sync::lock_class},
+    kapi::{ibdev::IbDev, netdev::TxFrame, pure::random, sync::lock_class},
     mr::{Change, Region},
     needs::Needs,
     table::Table,
@@ -165,6 +165,13 @@ impl Memory<'_> {
         let (region, at) = self.reach(&ask)?;
         let done = region.read(&ask, at, to);
         done.map_err(|fault| self.note(&region, at, to.len(), false, fault))
+    }
+
+    /// Lends a range of a region to a frame that sends it. See [`crate::backing::Backing::lend`].
+    pub(crate) fn lend(&self, key: Key, va: u64, len: usize, needed: Access, to: &mut TxFrame) -> Result<bool, Fault> {
+        let ask = self.ask(key, va, length(len)?, needed);
+        let (region, at) = self.reach(&ask)?;
+        region.lend(&ask, at, len, to)
     }
 
     /// Copies into a region.

@@ -8,6 +8,7 @@ use crate::{
         dmabuf::Dmabuf,
         ibdev::IbDev,
         kernel_memory::AllMemory,
+        netdev::TxFrame,
         paged::PagedMemory,
         revoke::{Revocable, Use},
         umem::Umem,
@@ -348,6 +349,11 @@ impl Region {
     /// As [`Self::read`], for 8 bytes as one.
     pub(crate) fn word<T>(&self, ask: &Ask, at: usize, act: impl FnOnce(&AtomicU64) -> T) -> Result<T, Fault> {
         self.enter(ask)?.word(ask, at, act)
+    }
+
+    /// Lends `len` bytes of what was admitted as `ask`. See [`Backing::lend`].
+    pub(crate) fn lend(&self, ask: &Ask, at: usize, len: usize, to: &mut TxFrame) -> Result<bool, Fault> {
+        Ok(self.enter(ask)?.lend(at, len, to))
     }
 
     /// Whether the first `len` bytes of what was admitted as `ask` are there.

@@ -6,7 +6,7 @@ use roce::{
     limits::GRH_LEN,
     wire::{
         udp::{self, Addresses, Datagram, Path},
-        Packet,
+        Bth, Packet,
     },
     wqe::Span,
 };
@@ -20,15 +20,17 @@ pub(crate) struct Payload<'a> {
     /// Where the BTH is.
     start: usize,
     addresses: Addresses,
+    run: bool,
 }
 
 impl<'a> Payload<'a> {
     /// That of a frame which was parsed to `datagram`.
-    pub(crate) fn new(frame: &'a RxFrame, datagram: &Datagram) -> Self {
+    pub(crate) fn new(frame: &'a RxFrame, datagram: &Datagram, run: bool) -> Self {
         Self {
             frame,
             start: datagram.transport.offset as usize,
             addresses: datagram.addresses,
+            run,
         }
     }
 
@@ -39,16 +41,23 @@ impl<'a> Payload<'a> {
         let head = head.get_mut(..head_len)?;
         let _ = frame.copy(0, head);
         let datagram = udp::parse_ip_udp(head, frame.len()).ok()?;
-        let len = datagram.transport.len as usize;
         let transport = head.get(datagram.transport.offset as usize..)?;
+        let run = transport.first_chunk().and_then(|bth| Bth::parse(bth).ok())?.run;
+        let datagram = if run { datagram.run() } else { datagram };
+        let len = datagram.transport.len as usize;
         let packet = Packet::parse(transport.get(..len).unwrap_or(transport), len).ok()?;
-        Some((packet, Self::new(frame, &datagram)))
+        Some((packet, Self::new(frame, &datagram, run)))
     }
 
     /// Whether it came from the other end of `path` to this one. Ethernet addresses may change while a path stays the
     /// same, so they do not count.
     pub(crate) fn is_along(&self, path: &Path) -> bool {
         path.tag == self.tag() && self.addresses.is_reverse_of(&path.addresses)
+    }
+
+    /// It is a run ([`Bth::run`]).
+    pub(crate) fn is_run(&self) -> bool {
+        self.run
     }
 
     /// Bytes of the IP packet.

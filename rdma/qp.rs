@@ -18,7 +18,7 @@ use crate::{
     counters::Tally,
     cq::{Cq, Extra},
     device::Device,
-    host::Own,
+    host::{Own, PayloadOf},
     kapi::{
         hint::hint,
         netdev::{FrameDone, Netdev},
@@ -40,6 +40,7 @@ use crate::{
     window::Life,
     wire::{
         udp::{
+            run,
             send::{self, Batch, NotBuilt, Way, BATCH},
             Flight,
         },
@@ -60,6 +61,7 @@ use roce::{
     limits,
     parking::Errand,
     qp::{ModifyError, Mtu, QpKind, ReadResource, SendMessage, Slots, State as QpState},
+    runs::Runs,
     time::Instant,
     wire::{udp::Path, Packet},
     wqe::{Fault, Room, Route},
@@ -100,6 +102,9 @@ struct State {
     stuck: bool,
     kept: KeptAttr,
     paging: Paging,
+    runs: Runs,
+    /// There was no memory for a run whose payload must be copied: the next is a single packet.
+    short: bool,
 }
 
 /// What has a QP work.
@@ -307,6 +312,8 @@ impl Qp {
                 return (Outcome::Done, Sends::No);
             }
             state.tally.received_bytes += payload.ip_len();
+            state.tally.received_runs += u64::from(payload.is_run());
+            state.runs.handle_packet(payload.is_run());
         }
         let before = watch::before(&state.engine);
         state.engine.handle_company(STUCK.load(Relaxed));
@@ -467,7 +474,7 @@ impl Qp {
         if state.wire.is_none() && self.is_connected() {
             return;
         }
-        let room = state.wire.as_ref().map_or(Room::PACKET, Wire::room);
+        let runs = self.sends_runs(state, netdev);
         let now = Instant(now());
         let needs = state.paging.needs();
         let mut turns = 0;
@@ -477,6 +484,7 @@ impl Qp {
                 self.timer.arm(now.0.saturating_add(TURN_PAUSE));
                 break;
             }
+            let room = if runs && !state.short { run::ROOM } else { Room::PACKET };
             let mut host = state.own.lend(self.memory(&needs), None);
             // Acknowledgements go past the limit of frames in the stack: else a QP that waits for room would stop its peer.
             let transmit = if self.flight.may_send(&self.device.in_flight) {
@@ -505,10 +513,17 @@ impl Qp {
                 path,
                 ip_id: state.ip_id,
             };
-            let gather = |to: &mut [u8]| host.gather(transmit.payload, to);
-            let heard = |gid: &[u8; 16]| self.device.groups.has(gid);
-            match send::build(&transmit, way, gather, heard, Some(self.clone())) {
+            let built = if runs {
+                run::build(&transmit, &way, &PayloadOf(&host, transmit.payload), self.clone())
+            } else {
+                let gather = |to: &mut [u8]| host.gather(transmit.payload, to);
+                let heard = |gid: &[u8; 16]| self.device.groups.has(gid);
+                send::build(&transmit, way, gather, heard, Some(self.clone()))
+            };
+            state.short = runs && matches!(built, Err(NotBuilt::Lost));
+            match built {
                 Ok(frame) => {
+                    state.tally.sent_runs += u64::from(runs);
                     self.flight.on_built(&self.device.in_flight);
                     state.tally.sent_bytes += frame.ip_len();
                     batch.push(frame, transmit.request_psn());
@@ -531,6 +546,15 @@ impl Qp {
         }
         self.bring(state, &needs, None);
         self.settle(state);
+    }
+
+    /// Whether it sends in runs now: to its peer at the other end of a cable.
+    fn sends_runs(&self, state: &mut State, netdev: &Netdev) -> bool {
+        let Some(Wire::Udp(path)) = &state.wire else {
+            return false;
+        };
+        let carried = path.tag == 0 && path.dst_mac != netdev.mac() && netdev.carries_runs();
+        state.runs.poll(carried, state.engine.timeouts())
     }
 
     /// The path of a datagram.
@@ -697,6 +721,7 @@ impl Qp {
             watch::after(before, &state.engine, this.device.ib(), this.number);
             if let Some(path) = path {
                 state.wire = Some(Wire::Udp(path));
+                state.runs.handle_path();
                 state.kept.keep_path(&wanted);
             }
             attr::keep(&mut state.kept, wanted.fields(), mask);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The wire that a connected QP sends on.
 //!
-//! A QP asks three things of its wire: how much one transmit may carry ([`Wire::room`]), whether a packet came from its
-//! other end ([`Wire::brought`]), and to build and send (`qp: fill`, `qp: send`). Datagrams have no wire of their own:
-//! each brings a path and goes by UDP. Another wire is another variant: the compiler then asks for it in all places.
+//! A QP asks two things of its wire: whether a packet came from its other end ([`Wire::brought`]), and to build and send
+//! (`qp: fill`, `qp: send`), on UDP in packets or in runs (`roce::runs`). Datagrams have no wire of their own: each brings
+//! a path and goes by UDP. Another wire is another variant: the compiler then asks for it in all places.
 
 pub(crate) mod udp;
 
 use crate::payload::Payload;
-use roce::{wire::udp::Path, wqe::Room};
+use roce::wire::udp::Path;
 
 /// What a connected QP sends on, and where that leads.
 #[derive(Clone, Copy, Debug)]
@@ -18,13 +18,6 @@ pub(crate) enum Wire {
 }
 
 impl Wire {
-    /// How much one transmit may carry.
-    pub(crate) const fn room(&self) -> Room {
-        match self {
-            Self::Udp(_) => Room::PACKET,
-        }
-    }
-
     /// Whether a packet came from the other end.
     pub(crate) fn brought(&self, payload: &Payload<'_>) -> bool {
         match self {

@@ -14,6 +14,7 @@ use crate::{
     ah::Vector,
     caps,
     kapi::{
+        netdev::TxFrame,
         queue::{Mapping, Ring},
         uverbs::Udata,
     },
@@ -210,6 +211,25 @@ impl SendQueue {
         self.places.gather(slot, offset, to, |key, va, part| {
             memory.read(key, va, part, Access::NONE)
         })
+    }
+
+    /// Lends message bytes of a taken request to a frame. False as [`Memory::lend`], or for what is in the request itself.
+    pub(crate) fn lend(
+        &self,
+        slot: u32,
+        offset: u32,
+        len: usize,
+        to: &mut TxFrame,
+        memory: Memory<'_>,
+    ) -> Result<bool, Fault> {
+        let mut lent = !self.places.is_inline(slot);
+        if lent {
+            self.places.parts(slot, offset, len, |key, va, len| {
+                lent = lent && memory.lend(key, va, len, Access::NONE, to)?;
+                Ok(())
+            })?;
+        }
+        Ok(lent)
     }
 
     /// Puts the result of an atomic where the request wants it, as one if that can be.

@@ -79,6 +79,12 @@ impl Netdev {
         unsafe { c::usb4_nd_carrier(self.as_ptr(), on) }
     }
 
+    /// The peer takes runs of RDMA packets, or not.
+    pub(crate) fn set_runs(&self, on: bool) {
+        // SAFETY: Valid by the invariant.
+        unsafe { c::usb4_nd_set_runs(self.as_ptr(), on) }
+    }
+
     /// Tells the stack to send no more until [`Self::wake_queue`]. Under the lock of the transmit side.
     pub(crate) fn stop_queue(&self) {
         // SAFETY: Valid by the invariant.

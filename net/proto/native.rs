@@ -70,6 +70,14 @@ impl Features {
     pub const DIRECT: Self = Self(1 << 1);
     /// Selective acknowledgement of transport packets.
     pub const SACK: Self = Self(1 << 2);
+    /// Packets of the RDMA transport in runs, which only the cable's CRC covers.
+    pub const RUNS: Self = Self(1 << 3);
+
+    /// What is in one or the other.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 
     /// What is in both.
     #[must_use]

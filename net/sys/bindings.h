@@ -255,7 +255,9 @@ void usb4_netevent_unregister(void);
 int usb4_hook_register(struct nf_hook_ops *ops, struct net_device *ndev, nf_hookfn *hook, void *priv);
 void usb4_hook_unregister(struct nf_hook_ops *ops, struct net_device *ndev);
 
+bool usb4_netdev_carries_runs(struct net_device *ndev);
 struct sk_buff *usb4_skb_alloc(u32 len, struct net_device *ndev);
+bool usb4_skb_add_page(struct sk_buff *skb, struct page *page, u32 offset, u32 len);
 u8 *usb4_skb_put(struct sk_buff *skb, u32 len);
 void *usb4_skb_credit(const struct sk_buff *skb);
 void usb4_skb_send_prepare(struct sk_buff *skb, u32 network_offset, u32 transport_offset,

@@ -660,6 +660,18 @@ struct sk_buff *usb4_skb_alloc(u32 len, struct net_device *ndev)
 
 u8 *usb4_skb_put(struct sk_buff *skb, u32 len) { return skb_put(skb, len); }
 
+/* A piece of a page behind what the frame has. The frame holds on to the page. */
+bool usb4_skb_add_page(struct sk_buff *skb, struct page *page, u32 offset, u32 len)
+{
+	int index = skb_shinfo(skb)->nr_frags;
+
+	if (index >= MAX_SKB_FRAGS)
+		return false;
+	get_page(page);
+	skb_add_rx_frag(skb, index, page, offset, len, len);
+	return true;
+}
+
 void *usb4_skb_credit(const struct sk_buff *skb) { return skb_shinfo(skb)->destructor_arg; }
 
 void usb4_skb_send_prepare(struct sk_buff *skb, u32 network_offset, u32 transport_offset,

@@ -23,6 +23,7 @@ struct usb4_nd_priv {
 	struct net_device *ndev;
 	struct delayed_work announce;
 	atomic_t announcements; /* still to be made */
+	bool runs; /* the peer takes runs of RDMA packets */
 };
 
 static const struct usb4_nd_priv *priv_of(struct net_device *ndev) { return netdev_priv(ndev); }
@@ -302,6 +303,37 @@ void usb4_nd_carrier(struct net_device *ndev, bool on)
 	} else {
 		netif_carrier_off(ndev);
 	}
+}
+
+void usb4_nd_set_runs(struct net_device *ndev, bool on)
+{
+	struct usb4_nd_priv *priv = netdev_priv(ndev);
+
+	WRITE_ONCE(priv->runs, on);
+}
+
+/* Whether a device is no cable whose peer takes runs. */
+static int usb4_nd_lacks_runs(struct net_device *lower, struct netdev_nested_priv *found)
+{
+	const struct usb4_nd_priv *priv = netdev_priv(lower);
+
+	*(u32 *)found->data += 1;
+	return lower->ethtool_ops != &usb4_nd_ethtool_ops || !READ_ONCE(priv->runs);
+}
+
+/* A cable whose peer takes runs, or a bond of nothing else. Any context. */
+bool usb4_netdev_carries_runs(struct net_device *ndev)
+{
+	u32 count = 0;
+	struct netdev_nested_priv found = { .data = &count };
+	bool carries;
+
+	if (!netif_is_bond_master(ndev))
+		return !usb4_nd_lacks_runs(ndev, &found);
+	rcu_read_lock();
+	carries = !netdev_walk_all_lower_dev_rcu(ndev, usb4_nd_lacks_runs, &found) && count;
+	rcu_read_unlock();
+	return carries;
 }
 
 void usb4_nd_queue_stop(struct net_device *ndev) { netif_stop_queue(ndev); }

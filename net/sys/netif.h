@@ -107,6 +107,7 @@ const u8 *usb4_nd_mac(const struct net_device *ndev);
 u32 usb4_nd_mtu(const struct net_device *ndev);
 void usb4_nd_present(struct net_device *ndev, bool present);
 void usb4_nd_carrier(struct net_device *ndev, bool on);
+void usb4_nd_set_runs(struct net_device *ndev, bool on);
 void usb4_nd_queue_stop(struct net_device *ndev);
 void usb4_nd_queue_wake(struct net_device *ndev);
 bool usb4_nd_throttled(const struct net_device *ndev);

@@ -27,6 +27,10 @@ pub const MAX_PACKETS_PER_ACK: u32 = 64;
 /// Most packets of a run. Ours: 64 KiB, which fill a train of the native wire, at the smallest path MTU.
 pub const MAX_RUN: u32 = 256;
 
+/// Most packets of a run of responses that are sent again: where frames are lost, short runs get through, and each that
+/// does is progress. Ours.
+pub const MAX_RUN_AGAIN: u32 = 4;
+
 /// Most packets that an acknowledgement may stand for while the caller holds it back. Ours: half of what a peer asks
 /// after, so that a window of rxe's size stays open.
 pub const MAX_HELD_PACKETS: u32 = 32;

@@ -255,6 +255,13 @@ impl<S: Storage> Qp<S> {
     /// it waits further requests are dropped as if lost.
     pub fn handle_packet(&mut self, now: Instant, packet: &Packet, host: &mut impl Host) {
         Counters::bump(&mut self.counters.received);
+        let mut packet = packet;
+        let run;
+        if packet.bth.run {
+            // As many packets as its payload fills.
+            run = packet.run(self.attrs.path_mtu.packets(packet.payload.len));
+            packet = &run;
+        }
         if !packet.is_sound() {
             return Counters::bump(&mut self.counters.dropped);
         }
@@ -265,6 +272,11 @@ impl<S: Storage> Qp<S> {
             (QpKind::Ud | QpKind::Gsi, Class::Ud) if packet.packets == 1 => self.handle_datagram(packet, host),
             _ => Counters::bump(&mut self.counters.dropped),
         }
+    }
+
+    /// Local ACK timeouts in a row.
+    pub fn timeouts(&self) -> u8 {
+        self.requester.timeouts
     }
 
     /// A packet that the host has kept ([`Host::keep`]) whose turn has come: hand it in by [`Qp::handle_packet`] once the

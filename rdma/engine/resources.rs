@@ -37,6 +37,8 @@ pub struct ReadSlot {
     pub(crate) left: u32,
     /// The next response packet starts the response.
     pub(crate) starts: bool,
+    /// It has been asked for again.
+    pub(crate) again: bool,
     /// The response to the first request for it has been sent whole.
     pub(crate) answered: bool,
 }
@@ -60,6 +62,7 @@ impl ReadSlot {
         next: Psn::new(0),
         left: 0,
         starts: false,
+        again: false,
         answered: false,
     };
 }

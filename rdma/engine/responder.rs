@@ -529,6 +529,7 @@ impl<S: Storage> Qp<S> {
             opcode: opcode.encode_rc(),
             solicited: false,
             migrated: false,
+            run: false,
             pad,
             pkey: limits::DEFAULT_PKEY,
             dest: self.attrs.dest_qpn,

@@ -60,6 +60,7 @@ pub mod opcode;
 pub mod parking;
 pub mod psn;
 pub mod qp;
+pub mod runs;
 pub mod slots;
 pub mod time;
 pub mod tombstone;

@@ -219,6 +219,7 @@ fn packet(opcode: Opcode, psn: u32, len: u32, reth: Option<Reth>, aeth: Option<A
         opcode: opcode.encode_rc(),
         solicited: false,
         migrated: false,
+        run: false,
         pad: (len.wrapping_neg() & 3) as u8,
         pkey: 0xffff,
         dest: Qpn::new(0x11),

@@ -61,6 +61,7 @@ impl Tombstone {
             opcode: Opcode::Acknowledge.encode_rc(),
             solicited: false,
             migrated: false,
+            run: false,
             pad: 0,
             pkey: limits::DEFAULT_PKEY,
             dest: self.dest,

@@ -140,6 +140,12 @@ impl Netdev {
         unsafe { c::usb4_netdev_namespace(self.as_ptr()) as usize }
     }
 
+    /// What is sent on it comes to a host that takes runs of packets ([`roce::wire::Bth::run`]). Any context.
+    pub(crate) fn carries_runs(&self) -> bool {
+        // SAFETY: Valid by the invariant.
+        unsafe { c::usb4_netdev_carries_runs(self.as_ptr()) }
+    }
+
     /// Not on its way out.
     pub(crate) fn is_registered(&self) -> bool {
         // SAFETY: Valid by the invariant.
@@ -492,6 +498,8 @@ pub(crate) struct TxFrame {
     skb: NonNull<c::sk_buff>,
     bytes: NonNull<u8>,
     len: usize,
+    /// Bytes behind those, in pages of others.
+    lent: usize,
 }
 
 // SAFETY: An skb that only we know may move between CPUs.
@@ -509,6 +517,7 @@ impl TxFrame {
             skb,
             bytes: NonNull::new(bytes)?,
             len,
+            lent: 0,
         })
     }
 
@@ -517,6 +526,21 @@ impl TxFrame {
         // SAFETY: Ours alone, `len` long. The memory comes from C, which the compiler cannot look into, so that bytes not
         // yet written have values as well, whatever they are; whoever builds a frame writes all of them.
         unsafe { slice::from_raw_parts_mut(self.bytes.as_ptr(), self.len) }
+    }
+
+    /// Puts a piece of a page behind what the frame has; the frame holds on to the page. False if it has too many.
+    ///
+    /// # Safety
+    ///
+    /// `page` is alive, and `len` bytes at `offset` are inside it.
+    pub(crate) unsafe fn lend(&mut self, page: *mut c::page, offset: usize, len: usize) -> bool {
+        let (Ok(offset), Ok(size)) = (u32::try_from(offset), u32::try_from(len)) else {
+            return false;
+        };
+        // SAFETY: The skb is ours; the page by the caller's promise.
+        let done = unsafe { c::usb4_skb_add_page(self.skb.as_ptr(), page, offset, size) };
+        self.lent += if done { len } else { 0 };
+        done
     }
 
     /// Makes the frame complete: header offsets, and whom to tell when the stack is done with it, if anybody.
@@ -559,7 +583,7 @@ pub(crate) struct ReadyFrame(TxFrame);
 impl ReadyFrame {
     /// Bytes of the IP packet.
     pub(crate) fn ip_len(&self) -> u64 {
-        (self.0.len - ETHERNET_LEN) as u64
+        (self.0.len + self.0.lent - ETHERNET_LEN) as u64
     }
 
     /// Gives the frame to the netdev, or back to ourselves, or both. False if the netdev's queue had no room for it. No

@@ -3,7 +3,7 @@
 //!
 //! C header: `include/rdma/ib_umem.h`.
 
-use super::ibdev::IbDev;
+use super::{ibdev::IbDev, netdev::TxFrame};
 use core::{
     ptr::{self, NonNull},
     sync::atomic::AtomicU64,
@@ -89,6 +89,18 @@ impl Umem {
             unsafe { c::usb4_page_write(page, offset, piece.as_ptr().cast(), len) };
             done += len;
         })
+    }
+
+    /// Lends `len` bytes at offset `at` to a frame, which holds on to their pages. False if they are not all inside, or too
+    /// many pieces.
+    #[must_use]
+    pub(crate) fn lend(&self, at: usize, len: usize, to: &mut TxFrame) -> bool {
+        let mut taken = true;
+        let inside = self.pieces(at, len, |page, offset, len| {
+            // SAFETY: The page is pinned and `offset + len` is inside it.
+            taken = taken && unsafe { to.lend(page, offset, len) };
+        });
+        inside && taken
     }
 
     /// Lets `act` work on the 8 bytes at offset `at` as one. `None` if they are not aligned, or not inside.

@@ -40,6 +40,7 @@ use kernel::{
 use roce::{
     psn::Qpn,
     qp::{QpConfig, QpKind, ReadResource, SendMessage, Slots},
+    runs::Runs,
 };
 use usb4_bindings as c;
 
@@ -223,6 +224,8 @@ fn state(config: QpConfig, own: Own, handle: QpHandle, cap: c::ib_qp_cap) -> Res
         stuck: false,
         kept,
         paging: Paging::new(),
+        runs: Runs::default(),
+        short: false,
     })
 }
 

@@ -3,6 +3,7 @@
 
 mod flight;
 mod recv;
+pub(crate) mod run;
 pub(crate) mod send;
 
 pub(crate) use flight::Flight;

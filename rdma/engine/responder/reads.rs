@@ -133,6 +133,7 @@ impl<S: Storage> Qp<S> {
                 next: psn,
                 left: packets,
                 starts: true,
+                again: false,
                 answered: false,
             },
         );
@@ -180,6 +181,7 @@ impl<S: Storage> Qp<S> {
             slot.next = psn;
             slot.left = packets;
             slot.starts = true;
+            slot.again = true;
             reads.rewind(index);
             return;
         }
@@ -195,7 +197,12 @@ impl<S: Storage> Qp<S> {
         let mtu = self.attrs.path_mtu;
         let reads = &mut self.responder.reads;
         let slot = reads.at_mut(self.storage.reads_mut(), index)?;
-        let packets = room.packets_of(mtu).min(slot.left);
+        let most = if slot.again {
+            limits::MAX_RUN_AGAIN
+        } else {
+            limits::MAX_RUN
+        };
+        let packets = room.packets_of(mtu).min(slot.left).min(most);
         let len = slot.rest.length.min(mtu.bytes_of(packets));
         let Reth { va, rkey, .. } = slot.rest;
         slot.left = slot.left.saturating_sub(packets);

@@ -20,6 +20,7 @@ fn datagram(qkey: u32, len: u32) -> Packet {
         opcode: 0x64,
         solicited: false,
         migrated: false,
+        run: false,
         pad: (len.wrapping_neg() & 3) as u8,
         pkey: 0xffff,
         dest: Qpn::new(0x11),

@@ -148,8 +148,22 @@ impl PathHeaders {
     ///
     /// [`WireError::Length`] if the packet does not fit an IP datagram.
     pub fn build(path: &Path, ip_id: u16, transport_len: usize) -> Result<Self, WireError> {
-        let overhead = UDP_LEN.wrapping_add(Icrc::LEN);
-        let udp_len = transport_len.checked_add(overhead).ok_or(WireError::Length)?;
+        let len = transport_len.checked_add(Icrc::LEN).ok_or(WireError::Length)?;
+        Self::build_for(path, ip_id, len)
+    }
+
+    /// As [`Self::build`], for a run ([`crate::wire::Bth::run`]), which no ICRC follows.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::build`].
+    pub fn build_run(path: &Path, ip_id: u16, transport_len: usize) -> Result<Self, WireError> {
+        Self::build_for(path, ip_id, transport_len)
+    }
+
+    /// Headers before `len` bytes of UDP payload.
+    fn build_for(path: &Path, ip_id: u16, len: usize) -> Result<Self, WireError> {
+        let udp_len = len.checked_add(UDP_LEN).ok_or(WireError::Length)?;
         let udp_len = u16::try_from(udp_len).map_err(|_| WireError::Length)?;
         let mut out = Self {
             bytes: [0; MAX_LEN],
@@ -217,6 +231,19 @@ pub struct Datagram {
     /// The transport from the BTH through the pad, without the ICRC, counted from the IP header.
     /// The ICRC's four bytes follow it. What lies before it is what [`Icrc::seed`] takes.
     pub transport: Span,
+}
+
+impl Datagram {
+    /// The same if it is a run: no ICRC follows.
+    #[must_use]
+    pub const fn run(self) -> Self {
+        let Span { offset, len } = self.transport;
+        let len = len.saturating_add(Icrc::LEN as u32);
+        Self {
+            transport: Span { offset, len },
+            ..self
+        }
+    }
 }
 
 /// Parse IP and UDP headers. `head` begins with the IP header and holds at least the headers;

@@ -48,7 +48,7 @@ fn receive(device: &Device, frame: &RxFrame) -> Verdict {
         return Verdict::Pass;
     }
     let head = &*head;
-    let Ok(datagram) = udp::parse_ip_udp(head, frame.len()) else {
+    let Ok(mut datagram) = udp::parse_ip_udp(head, frame.len()) else {
         return Verdict::Pass;
     };
     if datagram.dst_port != udp::PORT {
@@ -59,6 +59,13 @@ fn receive(device: &Device, frame: &RxFrame) -> Verdict {
     let Some(Ok(bth)) = transport.first_chunk::<{ Bth::LEN }>().map(Bth::parse) else {
         return Verdict::Pass;
     };
+    if bth.run {
+        // Only a cable's CRC stands in for an ICRC.
+        if !device.netdev().is_some_and(|netdev| netdev.carries_runs()) {
+            return Verdict::Pass;
+        }
+        datagram = datagram.run();
+    }
     let whole = transport.get(..datagram.transport.len as usize).unwrap_or(transport);
     let incoming = Incoming {
         device,
@@ -66,9 +73,11 @@ fn receive(device: &Device, frame: &RxFrame) -> Verdict {
         head,
         transport: whole,
         datagram: &datagram,
+        run: bth.run,
     };
     // Numbers without our flag are those of an rxe device over the same netdev.
     let number = match bth.dest {
+        MULTICAST | GSI if bth.run => None,
         MULTICAST => return incoming.to_group(),
         GSI => device.gsi(),
         dest => Some(dest.value()).filter(|number| number & QPN_FLAG != 0),
@@ -88,6 +97,8 @@ struct Incoming<'a> {
     /// Of that, the transport.
     transport: &'a [u8],
     datagram: &'a Datagram,
+    /// It has none.
+    run: bool,
 }
 
 impl Incoming<'_> {
@@ -158,7 +169,7 @@ impl Incoming<'_> {
     }
 
     fn is_intact(&self) -> bool {
-        icrc(self.frame, self.head, self.datagram).is_some_and(|(computed, carried)| computed == carried)
+        self.run || icrc(self.frame, self.head, self.datagram).is_some_and(|(computed, carried)| computed == carried)
     }
 
     fn packet(&self) -> Option<Packet> {
@@ -166,7 +177,7 @@ impl Incoming<'_> {
     }
 
     fn payload(&self) -> Payload<'_> {
-        Payload::new(self.frame, self.datagram)
+        Payload::new(self.frame, self.datagram, self.run)
     }
 }
 

@@ -25,6 +25,10 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
+    pub(super) fn new(frame: ReadyFrame, to: To) -> Self {
+        Self { frame, to }
+    }
+
     /// Bytes of the IP packet.
     pub(crate) fn ip_len(&self) -> u64 {
         self.frame.ip_len()
@@ -111,6 +115,13 @@ pub(crate) struct Way<'a> {
     pub(crate) ip_id: u16,
 }
 
+/// Where the IP and the UDP header are in a frame.
+pub(super) fn offsets(path: &Path) -> Result<(u32, u32), NotBuilt> {
+    let network = u32::try_from(ETHERNET_LEN).map_err(|_| NotBuilt::Lost)?;
+    let ip_len = u32::try_from(path.addresses.ip_len()).map_err(|_| NotBuilt::Lost)?;
+    Ok((network, network + ip_len))
+}
+
 /// Builds the frame of a packet, whose payload `gather` copies. `heard` says whether somebody in this host hears a group.
 pub(crate) fn build<C: FrameDone>(
     transmit: &Transmit,
@@ -155,8 +166,7 @@ pub(crate) fn build<C: FrameDone>(
         .and_then(|icrc| icrc.transport(transport))
         .map_err(|_| NotBuilt::Lost)?;
     trailer.copy_from_slice(&pure::icrc(icrc, data).finish());
-    let network = u32::try_from(ETHERNET_LEN).map_err(|_| NotBuilt::Lost)?;
-    let transport = network + u32::try_from(path.addresses.ip_len()).map_err(|_| NotBuilt::Lost)?;
+    let (network, transport) = offsets(&path)?;
     let [first, ..] = path.dst_mac;
     let heard = first & 1 != 0 && heard(&path.addresses.dst_gid());
     Ok(Frame {

@@ -22,7 +22,7 @@ use roce::qp::{Modify, Posted, Qp, QpConfig, QpKind, ReadResource, SendMessage, 
 use roce::time::Instant;
 use roce::wire::icrc::Icrc;
 use roce::wire::udp::{parse_ip_udp, Addresses, Path, PathHeaders, PORT};
-use roce::wire::Packet;
+use roce::wire::{Bth, Packet};
 use roce::wqe::{Fault, Room, Transmit};
 
 /// Number of the first queue pair; endpoint `e` is `FIRST_QPN + e`.
@@ -33,9 +33,6 @@ const BACKLOG: u64 = 20_000;
 
 /// Longest time in nanoseconds that a host holds an acknowledgement back: packets that come together take no longer.
 const MOST_PATIENCE: u64 = 3_000;
-
-/// Bytes that follow the packets of a run.
-const RUN_TRAILER: usize = 4;
 
 /// Payload of a run at most: an IP datagram of this world carries it.
 const MOST_OF_RUN: u64 = 48 << 10;
@@ -366,11 +363,10 @@ impl World {
                 return Err(Failure::new(format!("end {e}: {early:?} was never kept")));
             };
             let (_, bytes) = user.early.swap_remove(at);
-            let (transport, rest) = bytes.split_at(bytes.len() - Icrc::LEN - RUN_TRAILER);
-            let packet = Packet::parse(transport, transport.len()).expect("it has been parsed before");
-            let packets = run_of(&rest[Icrc::LEN..]).expect("it was good before");
+            let transport = &bytes[..bytes.len() - Icrc::LEN];
+            let packet = Packet::parse(transport, transport.len());
             user.packet = bytes;
-            self.handle(e, &packet.run(packets))?;
+            self.handle(e, &packet.expect("it has been parsed before"))?;
         }
         let Endpoint { engine, user, .. } = &mut self.endpoints[e];
         user.early.retain(|(early, _)| engine.is_early(*early));
@@ -411,8 +407,7 @@ impl World {
         if datagram.dst_port != PORT || bytes.get(end..end + 4)? != icrc {
             return None;
         }
-        let packets = run_of(bytes.get(end + 4..)?)?;
-        let packet = Packet::parse(transport, transport.len()).ok()?.run(packets);
+        let packet = Packet::parse(transport, transport.len()).ok()?;
         let e = packet.bth.dest.value().checked_sub(FIRST_QPN)? as usize;
         let endpoint = self.endpoints.get(e)?;
         let there = endpoint.alive || endpoint.tombstone.is_some();
@@ -585,16 +580,22 @@ impl World {
         }
         let connection = &self.connections[e / 2];
         let path = path(connection, self.endpoints[e].host, connection.hosts[1 - e % 2]);
-        let headers = PathHeaders::build(&path, self.transmitted as u16, transmit.transport_len());
+        // The host's wire is made for runs, but for the ICRC, which tells this world what its links have damaged.
+        let run = self.runs.is_some();
+        let pad = if run { 0 } else { usize::from(transmit.pad) };
+        let len = transmit.transport_len() - usize::from(transmit.pad) + pad;
+        let headers = PathHeaders::build(&path, self.transmitted as u16, len);
         let Ok(headers) = headers else { return };
         let mut bytes = headers.ip_udp().to_vec();
         let start = bytes.len();
         bytes.extend(transmit.header.as_bytes());
+        if run {
+            Bth::mark_run(&mut bytes[start..]);
+        }
         bytes.extend(payload);
-        bytes.resize(bytes.len() + usize::from(transmit.pad), 0);
+        bytes.resize(bytes.len() + pad, 0);
         let icrc = Icrc::seed(headers.ip_udp()).and_then(|i| i.transport(&bytes[start..]));
         bytes.extend(icrc.map_or([0; 4], Icrc::finish));
-        bytes.extend(run_trailer(transmit.packets));
         let link = self.endpoints[e].link;
         let host = connection.hosts[1 - e % 2];
         let now = self.now;
@@ -604,18 +605,6 @@ impl World {
             queue.push(Reverse((at, *sequence, Event::Deliver(host, bytes))));
         });
     }
-}
-
-/// What follows the packets of a run: how many they are, twice.
-fn run_trailer(packets: u32) -> [u8; RUN_TRAILER] {
-    let [a, b] = (packets as u16).to_le_bytes();
-    [a, b, !a, !b]
-}
-
-/// How many packets a run has, if that is not damaged.
-fn run_of(trailer: &[u8]) -> Option<u32> {
-    let [a, b, c, d] = *trailer.first_chunk()?;
-    ([a, b] == [!c, !d]).then_some(u32::from(u16::from_le_bytes([a, b])))
 }
 
 /// An engine in RTS.

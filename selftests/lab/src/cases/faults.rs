@@ -77,7 +77,8 @@ fn delay(context: &Context) -> Result<()> {
     with_faults(context, context.ours, context.ours, &sets, &["ib_write_bw"])
 }
 
-fn with_faults(context: &Context, client: Kind, server: Kind, sets: &[Value], programs: &[&str]) -> Result<()> {
+/// Plays pingpong with every byte compared, and the bandwidth programs, under each set of faults.
+pub fn with_faults(context: &Context, client: Kind, server: Kind, sets: &[Value], programs: &[&str]) -> Result<()> {
     let lab = context.lab()?;
     let pair = Pair::add(lab, client, server)?;
     // Address resolution happens before the faults: a lost neighbour reply is not what is tested here.

@@ -6,6 +6,7 @@ pub mod data;
 pub mod failing;
 pub mod life;
 pub mod peer;
+pub mod runs;
 pub mod soak;
 pub mod tools;
 

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Whether a queue pair sends its packets in runs, which only the CRC of a cable covers, or one by one with an ICRC.
+//!
+//! The netdev knows whether the host at the other end of its cable takes runs. It does not know whether that host is the
+//! end of the queue pair's path: it may route or bridge for somebody behind it, who drops what has no ICRC. So the peer's
+//! own packets decide: who hears runs may send them. Whoever begins tries runs first, and goes back to single packets for
+//! good if nothing is heard but its own timer.
+//!
+//! ```text
+//!   the netdev carries runs   heard last   timeouts in a row
+//!   no                        -            -                    packets
+//!   yes                       a run        -                    runs
+//!   yes                       a packet     -                    packets
+//!   yes                       nothing      fewer than 2         runs
+//!   yes                       nothing      2 or more, once      packets
+//! ```
+
+/// Timeouts in a row, with nothing heard, after which runs count as refused. Ours: one may be a loss.
+const REFUSED_AFTER: u8 = 2;
+
+/// What a queue pair knows of its peer and of the way there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Runs {
+    carried: bool,
+    heard: Option<bool>,
+    refused: bool,
+}
+
+impl Runs {
+    /// Forget what was heard: the path is another.
+    pub fn handle_path(&mut self) {
+        *self = Self::default();
+    }
+
+    /// A packet has come from the peer: a run, or one with an ICRC.
+    pub fn handle_packet(&mut self, run: bool) {
+        self.heard = Some(run);
+    }
+
+    /// Whether what is sent now may be runs. `carried`: the netdev carries them; `timeouts`: of the requester, in a row
+    /// ([`crate::qp::Qp::timeouts`]).
+    pub fn poll(&mut self, carried: bool, timeouts: u8) -> bool {
+        if carried != self.carried {
+            // What was heard before says nothing of another cable, or of another driver at its end.
+            *self = Self {
+                carried,
+                ..Self::default()
+            };
+        }
+        self.refused |= carried && self.heard.is_none() && timeouts >= REFUSED_AFTER;
+        carried && self.heard.unwrap_or(!self.refused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_hears_runs_sends_them_and_who_hears_packets_does_not() {
+        let mut runs = Runs::default();
+        assert!(!runs.poll(false, 0) && runs.poll(true, 0) && runs.poll(true, 1));
+        runs.handle_packet(false);
+        assert!(!runs.poll(true, 0));
+        runs.handle_packet(true);
+        assert!(
+            runs.poll(true, 0) && runs.poll(true, 9),
+            "timeouts are losses once runs were heard"
+        );
+    }
+
+    #[test]
+    fn two_timeouts_without_a_word_are_a_refusal_until_the_way_changes() {
+        let mut runs = Runs::default();
+        assert!(!runs.poll(true, 2) && !runs.poll(true, 0));
+        runs.handle_packet(false);
+        assert!(!runs.poll(true, 0));
+        runs.handle_path();
+        assert!(runs.poll(true, 0));
+        assert!(!runs.poll(true, 7));
+        assert!(!runs.poll(false, 0) && runs.poll(true, 0), "another cable");
+    }
+
+    #[test]
+    fn both_ends_agree_whoever_begins_and_whatever_is_lost() {
+        // Each end: what it sends, the other hears, unless it is lost.
+        for first in 0..2 {
+            for lost in 0..16_u32 {
+                let mut ends = [Runs::default(); 2];
+                for turn in 0..8 {
+                    let (from, to) = ((first + turn) % 2, (first + turn + 1) % 2);
+                    let run = ends[from].poll(true, 0);
+                    if lost >> turn & 1 == 0 {
+                        ends[to].handle_packet(run);
+                    }
+                }
+                let [a, b] = &mut ends;
+                assert!(a.poll(true, 0) && b.poll(true, 0));
+            }
+        }
+    }
+}

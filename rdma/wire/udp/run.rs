@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The way out in runs: frames of many packets without an ICRC, for a cable whose other end is the peer ([`Bth::run`],
+//! `roce::runs`). A long payload is not copied: the netdev reads it in the pages of the region, to which the frame holds
+//! on.
+
+use super::send::{offsets, Frame, NotBuilt, Way};
+use crate::kapi::netdev::{FrameDone, To, TxFrame};
+use kernel::sync::Arc;
+use roce::{
+    wire::{udp::PathHeaders, Bth},
+    wqe::{Fault, Room, Transmit},
+};
+
+/// How much a run may have: what one IP datagram can carry, in pages.
+pub(crate) const ROOM: Room = Room {
+    packets: u32::MAX,
+    bytes: 15 << 12,
+};
+
+/// Payloads up to this length are copied behind the headers: `tbip::cut` would copy them too.
+const COPIED: usize = 2048;
+
+/// How the payload comes into the frame.
+pub(crate) trait Bytes {
+    /// Copies it.
+    fn gather(&self, to: &mut [u8]) -> Result<(), Fault>;
+    /// Lends it. False if it cannot be lent; then the frame is spoiled.
+    fn lend(&self, to: &mut TxFrame) -> Result<bool, Fault>;
+}
+
+/// Builds the frame of a run; `credit` is told its end. The way is not by a VLAN.
+pub(crate) fn build<C: FrameDone>(
+    transmit: &Transmit,
+    way: &Way<'_>,
+    bytes: &impl Bytes,
+    credit: Arc<C>,
+) -> Result<Frame, NotBuilt> {
+    let payload = transmit.payload.byte_len() as usize;
+    if payload > COPIED {
+        let (mut frame, _) = start(transmit, way, 0)?;
+        if bytes.lend(&mut frame).map_err(NotBuilt::Fault)? {
+            return finish(frame, way, credit);
+        }
+    }
+    let (mut frame, front) = start(transmit, way, payload)?;
+    let to = frame.bytes().get_mut(front..).ok_or(NotBuilt::Lost)?;
+    bytes.gather(to).map_err(NotBuilt::Fault)?;
+    finish(frame, way, credit)
+}
+
+/// A frame with the headers, whose length comes with it, and room for `copied` bytes behind them.
+fn start(transmit: &Transmit, way: &Way<'_>, copied: usize) -> Result<(TxFrame, usize), NotBuilt> {
+    let transport = transmit.header.as_bytes();
+    let len = transport.len() + transmit.payload.byte_len() as usize;
+    let mut path = way.path;
+    path.src_mac = way.netdev.mac();
+    let headers = PathHeaders::build_run(&path, way.ip_id, len).map_err(|_| NotBuilt::Lost)?;
+    let below = headers.frame().len();
+    let front = below + transport.len();
+    let mut frame = TxFrame::new(way.netdev, front + copied).ok_or(NotBuilt::Lost)?;
+    let (lower, rest) = frame.bytes().split_at_mut_checked(below).ok_or(NotBuilt::Lost)?;
+    lower.copy_from_slice(headers.frame());
+    let head = rest.get_mut(..transport.len()).ok_or(NotBuilt::Lost)?;
+    head.copy_from_slice(transport);
+    Bth::mark_run(head);
+    Ok((frame, front))
+}
+
+fn finish<C: FrameDone>(frame: TxFrame, way: &Way<'_>, credit: Arc<C>) -> Result<Frame, NotBuilt> {
+    let (network, transport) = offsets(&way.path)?;
+    Ok(Frame::new(frame.finish(network, transport, Some(credit)), To::Wire))
+}

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! RDMA in runs, which a cable between two of our own network devices carries without an ICRC, and where it must not be so.
+
+use super::{only_ours, BOTH, MINUTE};
+use crate::cases::{about_net, data, faults, Case, Context, NetLab};
+use crate::lab::Lab;
+use crate::spec::ipv4;
+use crate::verbs::{wait_listen, Device, Kind, Pair};
+use anyhow::{ensure, Context as _, Result};
+use serde_json::json;
+use std::time::Duration;
+
+pub const CASES: &[Case] = &[
+    about_net(
+        "runs_data",
+        "all operations with every byte compared, bandwidth at odd sizes, in runs; with rxe, in packets",
+        BOTH,
+        operations,
+    ),
+    about_net(
+        "runs_faults",
+        "runs over a cable that loses, damages and doubles frames: pingpong -c and bandwidth",
+        BOTH,
+        damaged,
+    ),
+    about_net(
+        "runs_behind",
+        "the host at the cable's other end only routes: the queue pair finds out and sends packets",
+        BOTH,
+        behind,
+    ),
+    about_net(
+        "runs_bond",
+        "a bond of two cables carries runs",
+        NetLab { cables: 2, ..BOTH },
+        bond,
+    ),
+];
+
+/// Network behind the second host.
+const BEHIND: [&str; 2] = ["10.79.0.1", "10.79.0.2"];
+/// The same as a GID's last groups.
+const BEHIND_GID: &str = "0000:0000:0000:0000:0000:ffff:0a4f:0002";
+
+/// One of a device's counters.
+fn count(lab: &Lab, host: usize, device: &str, name: &str) -> Result<u64> {
+    let path = format!("/sys/class/infiniband/{device}/ports/1/hw_counters/{name}");
+    lab.ok(host, &["cat", &path])?.trim().parse().context(path)
+}
+
+/// Insists that both ends of a pair have sent runs, or that neither has.
+fn ensure_runs(lab: &Lab, pair: &Pair, wanted: bool) -> Result<()> {
+    for device in [&pair.client, &pair.server] {
+        if device.name.starts_with(Kind::Usb4.link_type()) {
+            let runs = count(lab, device.host, &device.name, "sent_runs")?;
+            ensure!(
+                (runs > 0) == wanted,
+                "{} on host {} has sent {runs} runs",
+                device.name,
+                device.host
+            );
+        }
+    }
+    Ok(())
+}
+
+fn operations(context: &Context) -> Result<()> {
+    only_ours(context, "runs")?;
+    let lab = context.lab()?;
+    let pair = Pair::add(lab, context.ours, context.ours)?;
+    data::check_operations(lab, &pair)?;
+    for mtu in [256, 1024, 4096] {
+        pair.pingpong(lab, &format!("-c -n 100 -s 100003 -m {mtu}"), MINUTE)?;
+    }
+    for program in ["ib_send_bw", "ib_write_bw", "ib_read_bw"] {
+        for size in [1, 2049, 4097, 61_441, 1 << 20] {
+            data::bandwidth(lab, &pair, program, size, 100, MINUTE)?;
+        }
+    }
+    pair.example(lab, "ibv_uc_pingpong", "-n 100 -s 20000", MINUTE)?;
+    pair.example(lab, "ibv_ud_pingpong", "-n 100", MINUTE)?;
+    ensure_runs(lab, &pair, true)?;
+    pair.delete(lab)?;
+    let mixed = Pair::add(lab, context.ours, Kind::Rxe)?;
+    // It tries runs, hears nothing, and goes on with packets.
+    mixed.pingpong(lab, "-c -n 100", MINUTE)?;
+    mixed.turned().pingpong(lab, "-c -n 100", MINUTE)?;
+    mixed.delete(lab)
+}
+
+fn damaged(context: &Context) -> Result<()> {
+    only_ours(context, "runs")?;
+    // A ring does not reorder, so a frame that is late is a train lost, and of trains of 16 frames soon every one.
+    let sets = [json!({"drop": 0.01}), json!({"corrupt": 0.01}), json!({"dup": 0.02})];
+    let programs = ["ib_write_bw", "ib_read_bw", "ib_send_bw"];
+    faults::with_faults(context, context.ours, context.ours, &sets, &programs)
+}
+
+fn behind(context: &Context) -> Result<()> {
+    only_ours(context, "runs")?;
+    let lab = context.lab()?;
+    let [router, far] = BEHIND;
+    lab.sh(
+        1,
+        &format!(
+            "ip netns add far && ip link add f0 mtu 4200 type veth peer name f1 mtu 4200 && ip link set f1 netns far && \
+             ip addr add {router}/24 dev f0 && ip link set f0 up && ip -n far link set lo up && \
+             ip -n far addr add {far}/24 dev f1 && ip -n far link set f1 up && \
+             ip -n far route add default via {router} && sysctl -qw net.ipv4.ip_forward=1 && \
+             ip netns exec far rdma link add b0 type usb4 netdev f1"
+        ),
+    )?;
+    lab.sh(0, &format!("ip route add {far} via {}", ipv4(0, 1)))?;
+    let device = Device::add(lab, 0, context.ours, 0)?;
+    let gid = lab.ok(1, &["ip", "netns", "exec", "far", "/usb4lab/gid", "b0", BEHIND_GID])?;
+    for said in ["-c -n 200", "-c -n 20 -s 60000"] {
+        let server = format!(
+            "exec ip netns exec far ibv_rc_pingpong {said} -p 18600 -d b0 -g {}",
+            gid.trim()
+        );
+        let serving = lab.start(1, &server, MINUTE);
+        lab.sh(1, "ip netns exec far /usb4lab/wait-listen 18600")?;
+        lab.ok_within(
+            0,
+            &[
+                "sh",
+                "-c",
+                &format!(
+                    "ibv_rc_pingpong {said} -p 18600 -d {} -g {} {far}",
+                    device.name, device.gid
+                ),
+            ],
+            MINUTE,
+        )?;
+        serving.ok()?;
+    }
+    let far_runs = lab.ok(
+        1,
+        &[
+            "sh",
+            "-c",
+            "ip netns exec far rdma statistic show link b0/1 | grep sent_runs",
+        ],
+    )?;
+    ensure!(
+        far_runs.contains("sent_runs 0"),
+        "the host behind has sent runs: {far_runs}"
+    );
+    // Another queue pair, to the router itself, is not concerned.
+    let near = Device::add(lab, 1, context.ours, 0)?;
+    let pair = Pair {
+        client: device,
+        server: near,
+    };
+    pair.pingpong(lab, "-c -n 100", MINUTE)?;
+    ensure_runs(lab, &pair, true)?;
+    pair.delete(lab)?;
+    lab.sh(0, &format!("ip route del {far}"))?;
+    lab.sh(1, "ip netns del far; sysctl -qw net.ipv4.ip_forward=0")?;
+    Ok(())
+}
+
+fn bond(context: &Context) -> Result<()> {
+    only_ours(context, "runs")?;
+    let lab = context.lab()?;
+    let mut names = Vec::new();
+    for host in 0..2 {
+        let slaves = [lab.netdev(host, 0)?, lab.netdev(host, 1)?];
+        let mut line = "ip link add bond0 type bond mode balance-xor miimon 50".to_string();
+        for slave in &slaves {
+            line += &format!(
+                " && ip addr flush dev {slave} && ip link set {slave} down && ip link set {slave} master bond0"
+            );
+        }
+        line += &format!(
+            " && ip link set bond0 up && ip addr add 10.91.0.{}/24 dev bond0 && rdma link add bondr0 type usb4 netdev bond0",
+            host + 1
+        );
+        lab.sh(host, &line)?;
+        let gid = format!("0000:0000:0000:0000:0000:ffff:0a5b:000{}", host + 1);
+        names.push(lab.ok(host, &["/usb4lab/gid", "bondr0", &gid])?.trim().to_string());
+    }
+    lab.sh(
+        0,
+        "n=0; until ping -c 1 -W 1 10.91.0.2; do n=$((n+1)); [ $n -lt 10 ] || exit 1; done",
+    )?;
+    let serving = lab.start(
+        1,
+        &format!("exec ibv_rc_pingpong -c -n 300 -s 100000 -d bondr0 -g {}", names[1]),
+        MINUTE,
+    );
+    wait_listen(lab, 1, 18515)?;
+    let line = format!(
+        "ibv_rc_pingpong -c -n 300 -s 100000 -d bondr0 -g {} 10.91.0.2",
+        names[0]
+    );
+    lab.ok_within(0, &["sh", "-c", &line], Duration::from_secs(60))?;
+    serving.ok()?;
+    for host in 0..2 {
+        let runs = count(lab, host, "bondr0", "sent_runs")?;
+        ensure!(runs > 100, "host {host} has sent {runs} runs");
+        lab.sh(host, "rdma link del bondr0; ip link del bond0")?;
+    }
+    Ok(())
+}
