@@ -2,7 +2,7 @@
 //! Packets that came before their turn, kept until it comes.
 //!
 //! The engine says which to keep, and when one is due or not wanted any more; the frames are here. They are counted for
-//! all QPs together, so that peers that leave gaps cannot hold the host's memory.
+//! all QPs together, by the pages that they take, so that peers that leave gaps cannot hold the host's memory.
 
 use kernel::{
     prelude::*,
@@ -13,6 +13,9 @@ use roce::wqe::Early;
 /// Frames that all QPs together keep at most: what comes early beyond that counts as lost.
 const MOST: u32 = 4096;
 
+/// Bytes for which a frame counts as one more: a run counts for the packets that it stands for.
+const PAGE: u64 = 4096;
+
 /// Frames kept.
 static KEPT: Atomic<u32> = Atomic::new(0);
 
@@ -20,6 +23,8 @@ static KEPT: Atomic<u32> = Atomic::new(0);
 pub(crate) struct Kept<F> {
     early: Early,
     frame: F,
+    /// What it counts for.
+    cost: u32,
 }
 
 impl<F> Kept<F> {
@@ -31,7 +36,7 @@ impl<F> Kept<F> {
 
 impl<F> Drop for Kept<F> {
     fn drop(&mut self) {
-        KEPT.fetch_sub(1, Relaxed);
+        KEPT.fetch_sub(self.cost, Relaxed);
     }
 }
 
@@ -43,14 +48,15 @@ impl<F> Waiting<F> {
         Self(KVec::new())
     }
 
-    /// Keeps the frame that `take` gets hold of. False if there is no room or no memory.
-    pub(crate) fn keep(&mut self, early: Early, take: impl FnOnce() -> F) -> bool {
-        if KEPT.fetch_add(1, Relaxed) >= MOST {
-            KEPT.fetch_sub(1, Relaxed);
+    /// Keeps the frame of `len` bytes that `take` gets hold of. False if there is no room or no memory.
+    pub(crate) fn keep(&mut self, early: Early, len: u64, take: impl FnOnce() -> F) -> bool {
+        let cost = u32::try_from(len / PAGE).map_or(MOST, |pages| pages.saturating_add(1).min(MOST));
+        if KEPT.fetch_add(cost, Relaxed) >= MOST {
+            KEPT.fetch_sub(cost, Relaxed);
             return false;
         }
         let frame = take();
-        self.0.push(Kept { early, frame }, GFP_ATOMIC).is_ok()
+        self.0.push(Kept { early, frame, cost }, GFP_ATOMIC).is_ok()
     }
 
     /// Takes out the packet whose turn it is.

@@ -82,7 +82,7 @@ impl Host for Lent<'_> {
 
     fn keep(&mut self, early: Early) -> bool {
         self.payload
-            .is_some_and(|payload| self.own.early.keep(early, || payload.keep()))
+            .is_some_and(|payload| self.own.early.keep(early, payload.ip_len(), || payload.keep()))
     }
 
     fn check(&mut self, rkey: Key, va: u64, length: u32, access: Access) -> Result<(), Fault> {
