@@ -73,7 +73,9 @@ impl Qp {
             number ^= 1 << 17;
         }
         let device = new.device.clone();
-        let made = Self::build(new, number, cap, udata);
+        // Their memory comes first: while the kernel looks for it, nothing of the rest is on the stack (see `engine`).
+        let made = queues(new.kind, new.signal_all, new.srq.clone(), cap, udata)
+            .and_then(|queues| Self::build(new, number, queues, cap, udata));
         match &made {
             Ok(qp) => {
                 device.qps.fill(number, qp.clone());
@@ -86,7 +88,14 @@ impl Qp {
         made
     }
 
-    fn build(new: NewQp, number: u32, cap: &mut c::ib_qp_cap, udata: Option<&Udata>) -> Result<Arc<Self>> {
+    #[inline(never)]
+    fn build(
+        new: NewQp,
+        number: u32,
+        (own, mappings): Queues,
+        cap: &mut c::ib_qp_cap,
+        udata: Option<&Udata>,
+    ) -> Result<Arc<Self>> {
         let NewQp {
             device,
             pd,
@@ -102,7 +111,6 @@ impl Qp {
             srq: srq.is_some(),
             ..QpConfig::new(Qpn::new(number))
         };
-        let (own, mappings) = queues(kind, signal_all, srq, cap, udata)?;
         let (sends, recvs) = match udata {
             Some(udata) => {
                 let mut answer = [0; 32];
@@ -168,6 +176,9 @@ impl Qp {
     }
 }
 
+/// The queues of a QP, and what user space may map of them.
+type Queues = (Own, [Option<Mapping>; 2]);
+
 /// The queues of a QP, and what user space may map of them: first the receives, then the sends.
 ///
 /// Each part of a QP is made in a function of its own, for the sake of the stack: see [`engine`].
@@ -178,7 +189,7 @@ fn queues(
     srq: Option<Arc<Srq>>,
     cap: &mut c::ib_qp_cap,
     udata: Option<&Udata>,
-) -> Result<(Own, [Option<Mapping>; 2])> {
+) -> Result<Queues> {
     let (rq, rq_mapping) = if let Some(srq) = srq {
         (cap.max_recv_wr, cap.max_recv_sge) = (0, 0);
         (RecvQueue::shared(srq)?, None)
