@@ -128,6 +128,7 @@ fuzz: ## search for inputs that break the packet and request parsers, the engine
 
 benchmarks: ## perftest in all its variants, and at every size, ours beside rxe, into docs/benchmarks.md (about 30 minutes)
 	@$(MAKE) --no-print-directory programs module
+	target/release/usb4lab yardstick --write
 	target/release/usb4lab matrix --write
 	target/release/usb4lab sweep --write
 

@@ -17,6 +17,7 @@ use crate::stress;
 use crate::suite;
 use crate::sweep::Sweep;
 use crate::verbs::Kind;
+use crate::yardstick::Yardstick;
 use anyhow::{bail, Context, Result};
 use clap::{Args, Parser, Subcommand};
 use serde_json::{json, Map, Value};
@@ -243,6 +244,14 @@ enum Command {
         /// Of each phase
         #[arg(long, default_value_t = 3.0)]
         seconds: f64,
+        /// Put the table into docs/benchmarks.md
+        #[arg(long)]
+        write: bool,
+    },
+    /// RDMA, TCP and rxe over one cable between two of our network devices, in turns
+    Yardstick {
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
         /// Put the table into docs/benchmarks.md
         #[arg(long)]
         write: bool,
@@ -496,6 +505,7 @@ impl Cli {
                 write,
             }
             .run()?,
+            Command::Yardstick { runs, write } => Yardstick { runs, write }.run()?,
             Command::Fair {
                 only,
                 runs,

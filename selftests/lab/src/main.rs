@@ -37,6 +37,7 @@ mod sweep;
 mod tiers;
 mod uml;
 mod verbs;
+mod yardstick;
 
 use clap::Parser;
 use std::process::ExitCode;
