@@ -72,6 +72,8 @@ const HARMLESS: &[&str] = &[
 struct Excepted {
     /// What its head's line has.
     head: &'static [&'static str],
+    /// What one of its lines has, where the head does not say enough.
+    with: Option<&'static str>,
     /// What its last line has.
     last: &'static str,
     /// What none of its lines has.
@@ -85,16 +87,29 @@ const EXCEPTED: &[Excepted] = &[
     // stay in memory (net/kapi/outbox.rs): a report that names who allocated or freed in our module is ours.
     Excepted {
         head: &["BUG: KASAN: slab-use-after-free in tb_xdomain_match+"],
+        with: None,
         last: RULE,
         without: Some("[usb4_rdma]"),
     },
     // Kernel 7.3: tbnet_start_xmit() asks each packet for its transport header, ARP's too, which has none.
     Excepted {
         head: &["WARNING: ", " at skb_transport_header+", "[thunderbolt_net]"],
-        last: "---[ end trace ",
+        with: None,
+        last: END,
         without: None,
     },
+    // Kernel 7.3: udmabuf does not say how long a segment its device takes, so that 64 KiB count, and maps for a program's
+    // own access in segments as long as pages happen to lie side by side.
+    Excepted {
+        head: &["WARNING: ", " at debug_dma_map_sg+"],
+        with: Some("DMA-API: misc udmabuf: mapping sg segment longer than device claims to support"),
+        last: END,
+        without: Some("[usb4_rdma]"),
+    },
 ];
+
+/// What a warning ends with.
+const END: &str = "---[ end trace ";
 
 /// What KASAN prints before and after a report.
 const RULE: &str = "==================";
@@ -155,7 +170,7 @@ pub fn trouble(text: &str) -> Option<String> {
 }
 
 /// The lines that belong to no report that is excepted.
-fn without_excepted(text: &str) -> Vec<&str> {
+pub fn without_excepted(text: &str) -> Vec<&str> {
     let mut lines = Vec::new();
     let all: Vec<&str> = text.lines().collect();
     let mut at = 0;
@@ -176,12 +191,12 @@ fn without_excepted(text: &str) -> Vec<&str> {
 }
 
 impl Excepted {
-    /// Lines of the report that `lines` begin with, or None if it has what it must not have.
+    /// Lines of the report that `lines` begin with, or None if it lacks what it must have or has what it must not have.
     fn end(&self, lines: &[&str]) -> Option<usize> {
         let last = lines.iter().skip(1).position(|line| line.contains(self.last));
         let end = last.map_or(lines.len(), |last| last + 2);
-        let shown = |line: &&str| self.without.is_some_and(|word| line.contains(word));
-        (!lines[..end].iter().any(shown)).then_some(end)
+        let has = |word: &str| lines[..end].iter().any(|line| line.contains(word));
+        (self.with.is_none_or(has) && !self.without.is_some_and(has)).then_some(end)
     }
 }
 
@@ -253,6 +268,16 @@ mod tests {
         assert!(trouble(&(report(own) + "WARNING: late\n"))
             .unwrap()
             .starts_with("WARNING: late"));
+    }
+
+    #[test]
+    fn a_segment_that_is_too_long_is_udmabufs_only_on_its_own_device() {
+        let head = "WARNING: kernel/dma/debug.c:1231 at debug_dma_map_sg+0x272/0x3bf, CPU#0: one.py/357\n";
+        let said = "mapping sg segment longer than device claims to support [len=77824] [max=65536]\n";
+        let report = |who: &str, by: &str| format!("{head}DMA-API: {who}: {said}Call Trace:\n{by}\n{END}0 ]---\n");
+        assert_eq!(trouble(&report("misc udmabuf", "begin_cpu_udmabuf+0x3a/0x80")), None);
+        assert!(trouble(&report("misc udmabuf", "usb4_op_reg_dmabuf+0x1/0x2 [usb4_rdma]")).is_some());
+        assert!(trouble(&report("thunderbolt 0000:00:00.0", "f+0x1/0x2")).is_some());
     }
 
     #[test]
