@@ -230,6 +230,8 @@ pub struct Memory {
 const REMEMBERED: i64 = 128;
 /// The cache of what a followed reference takes.
 const TRACKER: &str = "kmalloc-32";
+/// A piece of the store in which checkers keep each stack once and for good, KiB. It only grows, so it counts as free.
+const POOL_KIB: i64 = 16;
 /// Objects of one cache that may come and go by themselves: per-CPU magazines and deferred frees.
 const SLACK_OBJECTS: i64 = ROUNDS as i64 - 10;
 /// Heads of packets that the network stack keeps in its per-processor caches, in use or not.
@@ -248,9 +250,15 @@ pub fn memory(lab: &Lab, host: usize) -> Result<Memory> {
         host,
         "[ ! -d /sys/kernel/debug/ref_tracker ] || ls /sys/class/net | wc -l",
     )?;
+    let pools = lab.sh(
+        host,
+        "sed -n 's/^pools: //p' /sys/kernel/debug/stackdepot/stats 2>/dev/null || true",
+    )?;
+    let read = Memory::read(&file("slabinfo")?, &file("meminfo")?, &file("vmallocinfo")?)?;
     Ok(Memory {
         tracked: tracked.trim().parse().unwrap_or(0),
-        ..Memory::read(&file("slabinfo")?, &file("meminfo")?, &file("vmallocinfo")?)?
+        free_kib: read.free_kib + pools.trim().parse().unwrap_or(0) * POOL_KIB,
+        ..read
     })
 }
 
