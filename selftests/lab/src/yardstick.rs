@@ -54,8 +54,9 @@ const METRICS: [Metric; 6] = [
     },
 ];
 
-const HOW: &str = "RDMA on our device, one TCP stream (iperf3) and stock rxe over the same cable between two of our network devices, in \
-    turns; medians. Guests pinned, each on a processor of the machine. The CPU column is the time of both guests for each GiB.";
+const HOW: &str = "RDMA on our device, one TCP stream (iperf3) and stock rxe over the same cable between two of our
+network devices, in turns; medians. Guests pinned, each on a processor of the machine. The CPU column is the time of
+both guests for each GiB.";
 
 /// What `usb4lab yardstick` is asked to do.
 pub struct Yardstick {
