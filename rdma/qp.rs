@@ -103,8 +103,6 @@ struct State {
     kept: KeptAttr,
     paging: Paging,
     runs: Runs,
-    /// There was no memory for a run whose payload must be copied: the next is a single packet.
-    short: bool,
 }
 
 /// What has a QP work.
@@ -484,7 +482,7 @@ impl Qp {
                 self.timer.arm(now.0.saturating_add(TURN_PAUSE));
                 break;
             }
-            let room = if runs && !state.short { run::ROOM } else { Room::PACKET };
+            let room = if runs { state.runs.room(run::ROOM) } else { Room::PACKET };
             let mut host = state.own.lend(self.memory(&needs), None);
             // Acknowledgements go past the limit of frames in the stack: else a QP that waits for room would stop its peer.
             let transmit = if self.flight.may_send(&self.device.in_flight) {
@@ -520,7 +518,9 @@ impl Qp {
                 let heard = |gid: &[u8; 16]| self.device.groups.has(gid);
                 send::build(&transmit, way, gather, heard, Some(self.clone()))
             };
-            state.short = runs && matches!(built, Err(NotBuilt::Lost));
+            if runs {
+                state.runs.handle_built(!matches!(built, Err(NotBuilt::Lost)));
+            }
             match built {
                 Ok(frame) => {
                     state.tally.sent_runs += u64::from(runs);

@@ -15,6 +15,8 @@
 //!   yes                       nothing      2 or more, once      packets
 //! ```
 
+use crate::wqe::Room;
+
 /// Timeouts in a row, with nothing heard, after which runs count as refused. Ours: one may be a loss.
 const REFUSED_AFTER: u8 = 2;
 
@@ -24,6 +26,8 @@ pub struct Runs {
     carried: bool,
     heard: Option<bool>,
     refused: bool,
+    /// The host had no memory for the last run: the next is a single packet.
+    short: bool,
 }
 
 impl Runs {
@@ -35,6 +39,21 @@ impl Runs {
     /// A packet has come from the peer: a run, or one with an ICRC.
     pub fn handle_packet(&mut self, run: bool) {
         self.heard = Some(run);
+    }
+
+    /// How much a run may have now, of `most`.
+    #[must_use]
+    pub const fn room(&self, most: Room) -> Room {
+        if self.short {
+            Room::PACKET
+        } else {
+            most
+        }
+    }
+
+    /// A run has been built, or could not be for want of memory.
+    pub fn handle_built(&mut self, built: bool) {
+        self.short = !built;
     }
 
     /// Whether what is sent now may be runs. `carried`: the netdev carries them; `timeouts`: of the requester, in a row
@@ -55,6 +74,20 @@ impl Runs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn after_a_run_that_found_no_memory_comes_a_single_packet() {
+        let most = Room {
+            packets: 15,
+            bytes: 61_440,
+        };
+        let mut runs = Runs::default();
+        assert_eq!(runs.room(most), most);
+        runs.handle_built(false);
+        assert_eq!(runs.room(most), Room::PACKET);
+        runs.handle_built(true);
+        assert_eq!(runs.room(most), most);
+    }
 
     #[test]
     fn who_hears_runs_sends_them_and_who_hears_packets_does_not() {

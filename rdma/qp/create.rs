@@ -236,7 +236,6 @@ fn state(config: QpConfig, own: Own, handle: QpHandle, cap: c::ib_qp_cap) -> Res
         kept,
         paging: Paging::new(),
         runs: Runs::default(),
-        short: false,
     })
 }
 

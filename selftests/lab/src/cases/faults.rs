@@ -78,25 +78,34 @@ fn delay(context: &Context) -> Result<()> {
 }
 
 /// Plays pingpong with every byte compared, and the bandwidth programs, under each set of faults.
-pub fn with_faults(context: &Context, client: Kind, server: Kind, sets: &[Value], programs: &[&str]) -> Result<()> {
+fn with_faults(context: &Context, client: Kind, server: Kind, sets: &[Value], programs: &[&str]) -> Result<()> {
     let lab = context.lab()?;
     let pair = Pair::add(lab, client, server)?;
+    under_faults(context, &pair, sets, programs)?;
+    pair.delete(lab)
+}
+
+/// As [`with_faults`], on a pair that stays.
+pub fn under_faults(context: &Context, pair: &Pair, sets: &[Value], programs: &[&str]) -> Result<()> {
+    let lab = context.lab()?;
+    let with_rxe = [&pair.client, &pair.server]
+        .iter()
+        .any(|device| device.name.starts_with(Kind::Rxe.link_type()));
     // Address resolution happens before the faults: a lost neighbour reply is not what is tested here.
     lab.ok(0, &["ping", "-c", "1", "-W", "5", &pair.server.ipv4])?;
     for set in sets {
         let before = injected(&lab.stat()?);
         lab.faults(set.clone(), context.seed)?;
         let count = 1000;
-        validated(lab, &pair, client == Kind::Rxe || server == Kind::Rxe, count)?;
+        validated(lab, pair, with_rxe, count)?;
         for program in programs {
-            super::data::bandwidth(lab, &pair, program, 65536, 200, LIMIT)?;
+            super::data::bandwidth(lab, pair, program, 65536, 200, LIMIT)?;
         }
         lab.clear_faults()?;
         let hit = injected(&lab.stat()?) - before;
         ensure!(hit > 0, "the fabric injected no fault of {set}: see usb4lab stat");
     }
-    pair.pingpong(lab, "-c -n 100 -e", Duration::from_secs(60))?;
-    pair.delete(lab)
+    pair.pingpong(lab, "-c -n 100 -e", Duration::from_secs(60)).map(drop)
 }
 
 /// Pingpong with every byte compared. rxe forgets its queue pair at once when it is done: if the ACK of our last message was

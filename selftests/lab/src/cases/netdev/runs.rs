@@ -93,7 +93,11 @@ fn damaged(context: &Context) -> Result<()> {
     // A ring does not reorder, so a frame that is late is a train lost, and of trains of 16 frames soon every one.
     let sets = [json!({"drop": 0.01}), json!({"corrupt": 0.01}), json!({"dup": 0.02})];
     let programs = ["ib_write_bw", "ib_read_bw", "ib_send_bw"];
-    faults::with_faults(context, context.ours, context.ours, &sets, &programs)
+    let lab = context.lab()?;
+    let pair = Pair::add(lab, context.ours, context.ours)?;
+    faults::under_faults(context, &pair, &sets, &programs)?;
+    ensure_runs(lab, &pair, true)?;
+    pair.delete(lab)
 }
 
 fn behind(context: &Context) -> Result<()> {
