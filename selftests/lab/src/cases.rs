@@ -25,7 +25,6 @@ mod tools;
 mod virtual_time;
 
 pub use data::{check_operations, devinfo};
-pub use life::{memory, Memory};
 
 use crate::lab::Lab;
 use crate::spec::{Kernel, LabSpec, NetDriver, Profile, Tier, Topology};

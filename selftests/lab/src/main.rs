@@ -21,6 +21,7 @@ mod lab;
 mod log;
 mod matrix;
 mod measure;
+mod memory;
 mod netbench;
 mod page;
 mod parse;

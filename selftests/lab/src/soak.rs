@@ -4,8 +4,8 @@
 //!
 //! `guest/soak.py` is what runs in the guests. Here are the schedule of cuts and the judgement of the reports.
 
-use crate::cases::Memory;
 use crate::lab::Lab;
+use crate::memory::Memory;
 use crate::runner::kernel_trouble;
 use crate::spec::{ipv4, Kernel, LabSpec, NetDriver};
 use crate::verbs;

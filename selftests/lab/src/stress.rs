@@ -5,10 +5,10 @@
 //!
 //! It goes in rounds. A round's seed follows from the run's, so a round can be played by itself.
 
-use crate::cases::{self, Memory};
 use crate::control::Output;
 use crate::lab::{Lab, USUAL};
 use crate::log::Mark;
+use crate::memory::Memory;
 use crate::paths;
 use crate::runner::kernel_trouble;
 use crate::spec::{ipv4, ipv6, Kernel, LabSpec, NetDriver};
@@ -34,8 +34,6 @@ const GRACE: u64 = 60;
 const STALL: u32 = 30;
 /// Objects of a slab cache that may come and go by themselves.
 const SLACK: i64 = 60;
-/// Time in which what the last round has ended is freed.
-const SETTLE: Duration = Duration::from_secs(20);
 /// Status of a program that was killed.
 const KILLED: i32 = 137;
 
@@ -162,18 +160,11 @@ impl Plan {
                 );
             }
         }
-        // The kernel's workers end namespaces and sockets some time after their last user; what has leaked stays.
-        let settled = Instant::now() + SETTLE;
-        loop {
-            let after = self.memory(lab)?;
-            let grown = [0, 1].map(|host| before[host].compare(&after[host], SLACK).err());
-            let Some((host, error)) = grown.into_iter().enumerate().find_map(|(host, e)| Some((host, e?))) else {
-                break;
-            };
-            if Instant::now() > settled {
-                return Err(error.context(format!("host {host} at the end{}", self.allocations(lab, host))));
-            }
-            lab.sh(host, "sleep 2")?;
+        self.clear(lab)?;
+        for (host, before) in before.iter().enumerate() {
+            before
+                .returns(lab, host, SLACK)
+                .with_context(|| format!("host {host} at the end"))?;
         }
         if let Some(leaks) = tiers::leaks(lab)? {
             bail!("kmemleak lists\n{leaks}");
@@ -200,8 +191,8 @@ impl Plan {
         Ok(outcome)
     }
 
-    /// What the kernels hold with no link and no program.
-    fn memory(&self, lab: &Lab) -> Result<[Memory; 2]> {
+    /// Ends every program and link, and what the kernels keep of them for a time.
+    fn clear(&self, lab: &Lab) -> Result<()> {
         for host in 0..2 {
             lab.sh(
                 host,
@@ -211,28 +202,21 @@ impl Plan {
                  for s in all noarp; do ip -4 neigh flush nud $s; ip -6 neigh flush nud $s; done",
             )?;
         }
+        Ok(())
+    }
+
+    /// What the kernels hold with no link and no program.
+    fn memory(&self, lab: &Lab) -> Result<[Memory; 2]> {
+        self.clear(lab)?;
         // What the kernel frees by kfree_rcu may wait for 5 s to be freed with others.
         thread::sleep(Duration::from_secs(8));
-        let both = [cases::memory(lab, 0)?, cases::memory(lab, 1)?];
+        let both = [Memory::of(lab, 0)?, Memory::of(lab, 1)?];
         // KASAN keeps each stack that allocated or freed, once and for good, in pages that are gone from the free ones. A
         // minute took 9 MiB so, it is believed: no cache of objects had grown.
         Ok(match self.kernel {
             Kernel::Kasan => both.map(Memory::of_objects),
             Kernel::Lab | Kernel::Smp => both,
         })
-    }
-
-    /// Keeps who allocated what lives, if the guests were started with `--append slab_debug=U`; where it is.
-    fn allocations(&self, lab: &Lab, host: usize) -> String {
-        let line = "cd /sys/kernel/debug/slab && grep -H . kmalloc*/alloc_traces";
-        match lab.sh(host, line) {
-            Ok(text) if !text.is_empty() => {
-                let path = lab.state.join(format!("h{host}.allocations.log"));
-                let _ = fs::write(&path, text);
-                format!(", who allocated what is in {}", path.display())
-            }
-            _ => String::new(),
-        }
     }
 
     /// One round: programs on both hosts, changes from outside until they end.

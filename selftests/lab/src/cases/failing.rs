@@ -2,9 +2,9 @@
 //! Allocations that fail, one after the other: no report of the kernel's, no leak, no hang, the right errno, and it works the
 //! next time. On a kernel with fault injection (`--kernel kasan`); on others the cases say that they were skipped.
 
-use super::life::memory;
 use super::{long, pair, Case, Context, Skip};
 use crate::lab::Lab;
+use crate::memory::Memory;
 use crate::verbs::Device;
 use anyhow::{ensure, Context as _, Result};
 use serde_json::Value;
@@ -42,11 +42,11 @@ fn play(context: &Context, parts: &str, rounds: usize) -> Result<()> {
     once()?;
     if rounds > 0 {
         // Caches fill in the first round.
-        let before = memory(lab, 0)?;
+        let before = Memory::of(lab, 0)?;
         for round in 0..rounds {
             once().with_context(|| format!("round {round}"))?;
         }
-        before.compare(&memory(lab, 0)?, SLACK)?;
+        before.returns(lab, 0, SLACK)?;
     }
     leaks(lab)
 }

@@ -3,9 +3,10 @@
 //!
 //! `USB4LAB_FUZZ_SECONDS` makes them long; selftests/fuzz/README.md has the record.
 
-use super::life::{memory, unload};
+use super::life::unload;
 use super::{pair, Case, Context};
 use crate::lab::Lab;
+use crate::memory::Memory;
 use crate::paths;
 use crate::verbs::Device;
 use anyhow::{ensure, Context as _, Result};
@@ -60,7 +61,7 @@ fn play(context: &Context, mode: &str) -> Result<()> {
     let seed = context.seed * 1_000_000;
     run(WARM, seed)?;
     forget_neighbours(lab)?;
-    let before = memory(lab, 0)?;
+    let before = Memory::of(lab, 0)?;
     let cpu = lab.cpu_seconds()?;
     let said = run(seconds, seed + 1000)?;
     println!(
@@ -69,7 +70,7 @@ fn play(context: &Context, mode: &str) -> Result<()> {
         lab.cpu_seconds()? - cpu
     );
     forget_neighbours(lab)?;
-    before.compare(&memory(lab, 0)?, SLACK)
+    before.returns(lab, 0, SLACK)
 }
 
 /// Addresses that the fuzzer made up stay in the tables of neighbours, up to a limit of the kernel's.

@@ -2,8 +2,9 @@
 //! The network device where memory is short, and from contexts that may not wait.
 
 use super::{only_ours, xdomain, BOTH, MINUTE};
-use crate::cases::life::{both_up, memory};
+use crate::cases::life::both_up;
 use crate::cases::{about_net, long, Case, Context, Skip};
+use crate::memory::Memory;
 use crate::spec::ipv4;
 use anyhow::{ensure, Context as _, Result};
 use serde_json::Value;
@@ -51,11 +52,11 @@ fn fail_net(context: &Context) -> Result<()> {
     };
     once()?;
     // Caches fill in the first round.
-    let before = memory(lab, 0)?;
+    let before = Memory::of(lab, 0)?;
     for round in 0..ROUNDS {
         once().with_context(|| format!("round {round}"))?;
     }
-    before.compare(&memory(lab, 0)?, SLACK)
+    before.returns(lab, 0, SLACK)
 }
 
 /// Lines that are written to the log, and those of them that have to arrive: the network may lose some under load.

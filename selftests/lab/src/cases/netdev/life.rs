@@ -4,12 +4,13 @@
 use super::{
     both_ways, load, load_traffic, paths_in_use, stop_traffic, unload, wait_no_netdev, wait_ping, xdomain, BOTH,
 };
-use crate::cases::life::{both_up, memory};
+use crate::cases::life::both_up;
 use crate::cases::{about_net, long, Case, Context};
 use crate::lab::Lab;
+use crate::memory::Memory;
 use crate::spec::ipv4;
 use anyhow::{ensure, Context as _, Result};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub const CASES: &[Case] = &[
     about_net(
@@ -133,7 +134,7 @@ fn rounds(context: &Context) -> Result<()> {
     }
     let paths = [paths_in_use(lab, 0)?, paths_in_use(lab, 1)?];
     ensure!(!paths[0].is_empty(), "debugfs shows no path of a link that is up");
-    let before = [memory(lab, 0)?, memory(lab, 1)?];
+    let before = [Memory::of(lab, 0)?, Memory::of(lab, 1)?];
     for n in 0..ROUNDS {
         round(context, n).with_context(|| format!("round {n}"))?;
     }
@@ -142,11 +143,9 @@ fn rounds(context: &Context) -> Result<()> {
         lab.cable(0, "plug", None)?;
         works(lab).with_context(|| format!("cable round {n}"))?;
     }
-    // What a driver frees late.
-    std::thread::sleep(Duration::from_secs(1));
     for host in 0..2 {
         before[host]
-            .compare(&memory(lab, host)?, ROUNDS as i64 - 2)
+            .returns(lab, host, ROUNDS as i64 - 2)
             .with_context(|| format!("host {host} after {ROUNDS} rounds"))?;
         let now = paths_in_use(lab, host)?;
         ensure!(
