@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! What crosses the border between the engine and its caller: work requests in, transmits out, and
-//! the [`Host`] through which the engine reaches queues and memory.
+//! the [`Host`] through which the engine reaches queues and memory. How a work request is read out of the bytes that a
+//! user wrote is in [`crate::abi`].
 
 use crate::attrs::{Mtu, QpKind};
 use crate::keys::{Access, Key};

@@ -6,6 +6,8 @@
 //! another's item as its own (`pub use`) is a signpost: who names the item there gets an arrow to the file that has it.
 //! A *circle* is a set of files each of which leads to every other: a strongly connected component.
 
+pub mod calls;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

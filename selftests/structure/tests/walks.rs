@@ -1,21 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! docs/walks.md names only files and functions that exist.
+//! docs/walks.md names only files and functions that exist, and a step leads to the next.
 
-use std::{fs, path::PathBuf};
-use structure::top;
+use std::fs;
+use structure::{calls::Calls, top, Crate};
 
-/// The file that a step names: `qp`, `kapi/timer`, `roce::retry` or `tbip::cut`, in one of the two halves.
-fn files(name: &str) -> Vec<PathBuf> {
+/// The file that a step names, by path from the top of the checkout: `qp`, `kapi/timer`, `roce::retry` or `tbip::cut`,
+/// in one of the two halves.
+fn files(name: &str) -> Vec<String> {
     let places = match name.split_once("::") {
         Some(("roce", rest)) => vec![format!("rdma/engine/{}.rs", rest.replace("::", "/"))],
         Some(("tbip", rest)) => vec![format!("net/proto/{}.rs", rest.replace("::", "/"))],
         _ => ["rdma", "net"].map(|half| format!("{half}/{name}.rs")).to_vec(),
     };
-    places
-        .into_iter()
-        .map(|place| top().join(place))
-        .filter(|place| place.exists())
-        .collect()
+    places.into_iter().filter(|place| top().join(place).exists()).collect()
 }
 
 /// Whether `text` defines `item`: a function, a type, a trait, a variant's type or a constant.
@@ -65,7 +62,7 @@ fn fault(code: &str) -> Option<String> {
     };
     let missing: Vec<_> = files
         .iter()
-        .map(|file| missing(&fs::read_to_string(file).expect("a file that exists")))
+        .map(|file| missing(&fs::read_to_string(top().join(file)).expect("a file that exists")))
         .collect();
     if missing.iter().any(Option::is_none) {
         return None;
@@ -91,6 +88,73 @@ fn walks_name_only_files_and_functions_that_exist() {
     }
     assert!(steps > 100, "only {steps} steps were read");
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// The functions that `text` names as steps: files, of which one is meant, and a name.
+fn steps(text: &str) -> Vec<(Vec<String>, String)> {
+    let codes = text.split('`').skip(1).step_by(2);
+    codes
+        .filter_map(|code| code.split_once(": "))
+        .filter(|(name, item)| is_name(name) && is_name(item))
+        .filter_map(|(name, item)| Some((files(name), item.rsplit("::").next()?.to_owned())))
+        .collect()
+}
+
+/// The walks whose arrows lead where the code does not, and the number of arrows between two functions. A sentence may
+/// name several functions before an arrow: one of them has to lead to the first that it names after the arrow.
+fn astray(calls: &Calls, text: &str) -> (Vec<String>, usize) {
+    let mut faults = vec![];
+    let mut arrows = 0;
+    for walk in text.split("\n\n").filter(|walk| walk.starts_with("**")) {
+        let name = walk.split("**").nth(1).unwrap_or_default();
+        let parts: Vec<_> = walk.split("->").map(|part| part.replace('\n', " ")).collect();
+        for pair in parts.windows(2) {
+            let [before, after] = pair else { continue };
+            let before = steps(before.rsplit(". ").next().unwrap_or_default());
+            let after = steps(after.split(". ").next().unwrap_or_default());
+            let is_function = |(files, name): &&(Vec<String>, String)| files.iter().any(|file| calls.has(file, name));
+            let Some((_, to)) = after.first().filter(is_function) else {
+                continue;
+            };
+            let from: Vec<_> = before.iter().filter(is_function).collect();
+            if from.is_empty() {
+                continue;
+            }
+            arrows += 1;
+            let leads = |(files, from): &&(Vec<String>, String)| files.iter().any(|file| calls.lead(file, from, to));
+            if !from.iter().any(leads) {
+                let from: Vec<_> = from.iter().map(|(_, name)| name).collect();
+                faults.push(format!("docs/walks.md: {name} {from:?} leads to no {to}"));
+            }
+        }
+    }
+    (faults, arrows)
+}
+
+#[test]
+fn a_walk_goes_from_step_to_step_as_the_code_does() {
+    let roots: [(&str, &[&str]); 4] = [
+        ("rdma/engine/roce.rs", &[]),
+        ("rdma/usb4_rdma.rs", &["rdma/engine"]),
+        ("net/tbnet.rs", &["net/proto", "net/sys"]),
+        ("net/proto/tbip.rs", &[]),
+    ];
+    let crates = roots.map(|(root, apart)| Crate::read(root, apart));
+    let calls = Calls::read(crates.iter().flat_map(|krate| krate.arrows.keys()));
+    let text = fs::read_to_string(top().join("docs/walks.md")).expect("docs/walks.md");
+    let (faults, arrows) = astray(&calls, &text);
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(arrows > 40, "only {arrows} arrows were read");
+    // Names alone would prove nothing if each function led to every other: of the arrows turned round many lead nowhere.
+    let parts: Vec<&str> = text.split("->").collect();
+    let turned = parts
+        .windows(2)
+        .map(|pair| format!("**Turned.** {} -> {}", pair[1], pair[0]));
+    let turned: Vec<_> = turned.map(|walk| astray(&calls, &walk.replace("\n\n", " "))).collect();
+    let read: usize = turned.iter().map(|(_, arrows)| arrows).sum();
+    let found = turned.iter().filter(|(faults, _)| !faults.is_empty()).count();
+    println!("{arrows} arrows; of {read} turned ones {found} are found");
+    assert!(found * 3 > read, "of {read} arrows turned round only {found} are found");
 }
 
 #[test]
