@@ -6,6 +6,7 @@ use crate::{
     early::Waiting,
     kapi::netdev::{KeptFrame, TxFrame},
     memory::Memory,
+    mr::Lenders,
     payload::Payload,
     wire::udp::run::Bytes,
     wq::{RecvQueue, SendQueue},
@@ -61,12 +62,12 @@ impl Bytes for PayloadOf<'_, '_> {
         self.0.gather(self.1, to)
     }
 
-    fn lend(&self, to: &mut TxFrame) -> Result<bool, Fault> {
+    fn lend(&self, to: &mut TxFrame, lenders: &mut Lenders) -> Result<bool, Fault> {
         let (memory, len) = (self.0.memory, self.1.byte_len() as usize);
         match self.1 {
             Source::None => Ok(true),
-            Source::Send { slot, offset, .. } => self.0.own.sq.lend(slot, offset, len, to, memory),
-            Source::Region { rkey, va, .. } => memory.lend(rkey, va, len, Access::REMOTE_READ, to),
+            Source::Send { slot, offset, .. } => self.0.own.sq.lend(slot, offset, len, to, lenders, memory),
+            Source::Region { rkey, va, .. } => memory.lend(rkey, va, len, Access::REMOTE_READ, to, lenders),
         }
     }
 }

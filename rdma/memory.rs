@@ -4,7 +4,7 @@
 use crate::{
     fast::{Ask, Fast},
     kapi::{ibdev::IbDev, netdev::TxFrame, pure::random, sync::lock_class},
-    mr::{Change, Region},
+    mr::{Change, Lenders, Region},
     needs::Needs,
     table::Table,
     window::{self, Kind, Life, Window},
@@ -167,11 +167,23 @@ impl Memory<'_> {
         done.map_err(|fault| self.note(&region, at, to.len(), false, fault))
     }
 
-    /// Lends a range of a region to a frame that sends it. See [`crate::backing::Backing::lend`].
-    pub(crate) fn lend(&self, key: Key, va: u64, len: usize, needed: Access, to: &mut TxFrame) -> Result<bool, Fault> {
+    /// Lends a range of a region to a frame that sends it. See [`crate::backing::Backing::lend`]. False for what a window
+    /// opens as well: it ends by a request, which cannot wait until the frame has been read.
+    pub(crate) fn lend(
+        &self,
+        key: Key,
+        va: u64,
+        len: usize,
+        needed: Access,
+        to: &mut TxFrame,
+        lenders: &mut Lenders,
+    ) -> Result<bool, Fault> {
+        if window::is_window(key) {
+            return Ok(false);
+        }
         let ask = self.ask(key, va, length(len)?, needed);
         let (region, at) = self.reach(&ask)?;
-        region.lend(&ask, at, len, to)
+        Region::lend(&region, &ask, at, len, to, lenders)
     }
 
     /// Copies into a region.

@@ -10,7 +10,7 @@ use crate::{
         kernel_memory::AllMemory,
         netdev::TxFrame,
         paged::PagedMemory,
-        revoke::{Revocable, Use},
+        revoke::{Gate, Gated, Lease, Revocable, Use},
         umem::Umem,
         uverbs::Detail,
     },
@@ -351,9 +351,18 @@ impl Region {
         self.enter(ask)?.word(ask, at, act)
     }
 
-    /// Lends `len` bytes of what was admitted as `ask`. See [`Backing::lend`].
-    pub(crate) fn lend(&self, ask: &Ask, at: usize, len: usize, to: &mut TxFrame) -> Result<bool, Fault> {
-        Ok(self.enter(ask)?.lend(at, len, to))
+    /// Lends `len` bytes of what was admitted as `ask`. See [`Backing::lend`]. The region does not end before `lenders` is
+    /// dropped.
+    pub(crate) fn lend(
+        this: &Arc<Self>,
+        ask: &Ask,
+        at: usize,
+        len: usize,
+        to: &mut TxFrame,
+        lenders: &mut Lenders,
+    ) -> Result<bool, Fault> {
+        let lent = this.enter(ask)?.lend(at, len, to);
+        Ok(lent && lenders.add(this))
     }
 
     /// Whether the first `len` bytes of what was admitted as `ask` are there.
@@ -373,6 +382,34 @@ impl Region {
         };
         self.with_fast(|fast| fast.register(&wanted, pd))
             .unwrap_or(Err(Fault::Bind))
+    }
+}
+
+impl Gated for Region {
+    fn gate(&self) -> &Gate {
+        self.memory.gate()
+    }
+}
+
+/// Regions that one frame borrows from at most. Scatter-gather lists mostly lie in one.
+const LENDERS: usize = 4;
+
+/// The regions that a frame borrows from. None of them ends before this is dropped, so what the frame carries is what the
+/// owner had there while it was registered.
+#[derive(Default)]
+pub(crate) struct Lenders([Option<Lease<Region>>; LENDERS]);
+
+impl Lenders {
+    /// Adds a region. False if it is ending, or there are too many.
+    fn add(&mut self, region: &Arc<Region>) -> bool {
+        if self.0.iter().flatten().any(|lease| lease.is_of(region)) {
+            return true;
+        }
+        let free = self.0.iter_mut().find(|place| place.is_none());
+        free.is_some_and(|place| {
+            *place = Lease::enter(region);
+            place.is_some()
+        })
     }
 }
 

@@ -103,6 +103,8 @@ struct State {
     kept: KeptAttr,
     paging: Paging,
     runs: Runs,
+    /// Frames that borrow from memory, of this life of the QP, are inside.
+    loans: Arc<Gate>,
 }
 
 /// What has a QP work.
@@ -179,6 +181,8 @@ pub(crate) struct Qp {
     flight: Flight,
     /// 1 once the peer was late with an answer: its Ethernet address may have changed.
     late: Atomic<i32>,
+    /// 1 while completions in ERR wait for frames that borrow from memory.
+    awaits: Atomic<i32>,
     /// 1 while receives are flushed as they are posted.
     flushes: Atomic<i32>,
     /// Withdrawn where one may sleep.
@@ -512,7 +516,9 @@ impl Qp {
                 ip_id: state.ip_id,
             };
             let built = if runs {
-                run::build(&transmit, &way, &PayloadOf(&host, transmit.payload), self.clone())
+                // UC completes what is built, and then the memory is the program's again.
+                let life = (self.kind == QpKind::Rc).then_some(&state.loans);
+                run::build(&transmit, &way, &PayloadOf(&host, transmit.payload), life, self.clone())
             } else {
                 let gather = |to: &mut [u8]| host.gather(transmit.payload, to);
                 let heard = |gid: &[u8; 16]| self.device.groups.has(gid);
@@ -574,11 +580,27 @@ impl Qp {
         }
     }
 
+    /// Whether no frame borrows from memory any more. If not, [`FrameDone::on_frame_done`] has the QP look again.
+    ///
+    /// In ERR completions say that requests were not carried out and that their memory is the program's again. A frame that
+    /// still reads there would bring the peer, which knows of no error, what the program writes next.
+    fn is_read(&self, loans: &Gate) -> bool {
+        if loans.is_empty() {
+            return true;
+        }
+        self.awaits.xchg(1, Full);
+        // The last frame may have come back before it could see the mark.
+        loans.is_empty()
+    }
+
     /// Writes completions and raises events. Whether somebody was woken by it.
     fn settle(&self, state: &mut State) -> bool {
         let Some(mark) = state.phase.handle().map(QpHandle::mark) else {
             return false;
         };
+        if state.engine.state() == QpState::Err && !self.is_read(&state.loans) {
+            return false;
+        }
         let mut woke = false;
         // What is flushed needs no memory.
         let needs = Needs::deaf();
@@ -681,6 +703,9 @@ impl Qp {
         }
         let mut parked = KVec::new();
         let mut ended = None;
+        let mut loans = None;
+        let resets = has(c::ib_qp_attr_mask_IB_QP_STATE) && wanted.fields().qp_state == c::ib_qp_state_IB_QPS_RESET;
+        let mut fresh = resets.then(|| Arc::pin_init(Gate::new(), GFP_KERNEL)).transpose()?;
         {
             let mut guard = this.state.lock();
             let state = &mut *guard;
@@ -732,9 +757,13 @@ impl Qp {
                 state.kept.forget();
                 parked = state.paging.renew();
                 ended = this.life.renew(this.device.new_serial());
+                loans = fresh.take().map(|fresh| core::mem::replace(&mut state.loans, fresh));
             }
         }
         drop(parked);
+        if let Some(loans) = loans {
+            loans.close();
+        }
         if let Some(life) = ended {
             this.device.keyed.end_life(life);
         }
@@ -780,15 +809,17 @@ impl Qp {
         if self.kind == QpKind::Gsi {
             self.device.set_gsi(0);
         }
-        let (buried, parked, ended) = {
+        let (buried, parked, ended, loans) = {
             let mut state = self.state.lock();
             state.phase.on_close();
             state.count_stuck(false);
             state.own.early.retain(|_| false);
             let buried = state.wire.zip(state.engine.tombstone());
-            (buried, state.paging.renew(), self.life.renew(self.device.new_serial()))
+            let ended = self.life.renew(self.device.new_serial());
+            (buried, state.paging.renew(), ended, state.loans.clone())
         };
         drop(parked);
+        loans.close();
         if let Some(life) = ended {
             self.device.keyed.end_life(life);
         }
@@ -817,7 +848,10 @@ fn is_ours(packet: &Packet) -> bool {
 
 impl FrameDone for Qp {
     fn on_frame_done(&self) {
-        if self.flight.on_done(&self.device.in_flight) {
+        let sends = self.flight.on_done(&self.device.in_flight);
+        // The count above is a full barrier after the frame's loan has ended: see `is_read`.
+        let completes = self.awaits.load(Relaxed) != 0 && self.awaits.xchg(0, Full) != 0;
+        if sends || completes {
             self.after.schedule();
         }
     }

@@ -19,6 +19,7 @@ use crate::{
         uverbs::Udata,
     },
     memory::Memory,
+    mr::Lenders,
     post::Poster,
 };
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -220,12 +221,13 @@ impl SendQueue {
         offset: u32,
         len: usize,
         to: &mut TxFrame,
+        lenders: &mut Lenders,
         memory: Memory<'_>,
     ) -> Result<bool, Fault> {
         let mut lent = !self.places.is_inline(slot);
         if lent {
             self.places.parts(slot, offset, len, |key, va, len| {
-                lent = lent && memory.lend(key, va, len, Access::NONE, to)?;
+                lent = lent && memory.lend(key, va, len, Access::NONE, to, lenders)?;
                 Ok(())
             })?;
         }

@@ -118,6 +118,12 @@ enum usb4_trace {
 };
 
 /* One of our own attributes of an object that `rdma resource show -dd` lists. */
+/* What a frame has borrowed. */
+struct usb4_loan {
+	struct ubuf_info ubuf;
+	void (*back)(struct usb4_loan *loan);
+};
+
 struct usb4_detail {
 	const char *name;
 	u64 value;
@@ -262,6 +268,7 @@ u8 *usb4_skb_put(struct sk_buff *skb, u32 len);
 void *usb4_skb_credit(const struct sk_buff *skb);
 void usb4_skb_send_prepare(struct sk_buff *skb, u32 network_offset, u32 transport_offset,
 			   void (*done)(struct sk_buff *skb), void *credit);
+void usb4_skb_borrow(struct sk_buff *skb, struct usb4_loan *loan, void (*back)(struct usb4_loan *loan));
 int usb4_skb_xmit(struct sk_buff *skb);
 bool usb4_skb_is_in_vlan(const struct sk_buff *skb);
 struct sk_buff *usb4_skb_clone(struct sk_buff *skb);

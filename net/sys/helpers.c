@@ -686,6 +686,29 @@ void usb4_skb_send_prepare(struct sk_buff *skb, u32 network_offset, u32 transpor
 	skb->destructor = done;
 }
 
+static void usb4_loan_complete(struct sk_buff *skb, struct ubuf_info *ubuf, bool read_in_place)
+{
+	struct usb4_loan *loan = container_of(ubuf, struct usb4_loan, ubuf);
+
+	if (refcount_dec_and_test(&ubuf->refcnt))
+		loan->back(loan);
+}
+
+static const struct ubuf_info_ops usb4_loan_ops = { .complete = usb4_loan_complete };
+
+/*
+ * Has the stack call back once nobody reads the frame's pages any more: neither the frame nor a copy of its head. Whoever
+ * keeps such a copy for longer than the way out, as a packet socket does, is given the bytes instead.
+ */
+void usb4_skb_borrow(struct sk_buff *skb, struct usb4_loan *loan, void (*back)(struct usb4_loan *loan))
+{
+	loan->ubuf.ops = &usb4_loan_ops;
+	loan->ubuf.flags = SKBFL_ZEROCOPY_FRAG;
+	refcount_set(&loan->ubuf.refcnt, 1);
+	loan->back = back;
+	skb_zcopy_init(skb, &loan->ubuf);
+}
+
 int usb4_skb_xmit(struct sk_buff *skb) { return dev_queue_xmit(skb); }
 
 bool usb4_skb_is_in_vlan(const struct sk_buff *skb) { return is_vlan_dev(skb->dev); }

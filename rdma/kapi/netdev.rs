@@ -493,6 +493,24 @@ impl Drop for KeptFrame {
     }
 }
 
+/// What is kept of those whose pages a frame has borrowed, until it has been read.
+#[repr(C)]
+pub(crate) struct Lent<L> {
+    head: Opaque<c::usb4_loan>,
+    pub(crate) kept: L,
+}
+
+// SAFETY: The head is the stack's until it calls back.
+unsafe impl<L: Send> Send for Lent<L> {}
+
+impl<L> Lent<L> {
+    /// Keeps `kept`; `None` when memory is short, and it is dropped.
+    pub(crate) fn new(kept: L) -> Option<KBox<Self>> {
+        let head = Opaque::uninit();
+        KBox::new(Self { head, kept }, GFP_ATOMIC | __GFP_NOWARN).ok()
+    }
+}
+
 /// A frame being built, then sent. Dropped unsent, it is freed.
 pub(crate) struct TxFrame {
     skb: NonNull<c::sk_buff>,
@@ -552,6 +570,30 @@ impl TxFrame {
             c::usb4_skb_send_prepare(self.skb.as_ptr(), network, transport, Some(Self::done::<C>), credit);
         }
         ReadyFrame(self)
+    }
+
+    /// As [`Self::finish`], of a frame with pages that are lent: `loan` is dropped when the stack has read the last of
+    /// them.
+    pub(crate) fn finish_lent<L: Send>(self, network: u32, transport: u32, loan: KBox<Lent<L>>) -> ReadyFrame {
+        OUTSTANDING.fetch_add(1, Relaxed);
+        let loan = KBox::into_raw(loan).cast();
+        // SAFETY: The skb is ours. The loan begins with its head and is alive until `back` takes it, which the skb calls once.
+        unsafe {
+            c::usb4_skb_send_prepare(self.skb.as_ptr(), network, transport, None, ptr::null_mut());
+            c::usb4_skb_borrow(self.skb.as_ptr(), loan, Some(Self::back::<L>));
+        }
+        ReadyFrame(self)
+    }
+
+    /// Nobody reads the pages of a frame any more.
+    ///
+    /// # Safety
+    ///
+    /// `head` is that of a `Lent<L>` that [`Self::finish_lent`] has prepared, and this is called once for it.
+    unsafe extern "C" fn back<L: Send>(head: *mut c::usb4_loan) {
+        // SAFETY: By the caller's promise; the head is the first field.
+        drop(unsafe { KBox::from_raw(head.cast::<Lent<L>>()) });
+        OUTSTANDING.fetch_sub(1, Release);
     }
 
     /// The destructor of an skb: the stack is done with it.

@@ -6,12 +6,12 @@
 //!
 //! `roce::uses` has the rules of the count, and goes through all interleavings. C header: `include/linux/completion.h`.
 
-use core::{cell::UnsafeCell, ops::Deref};
+use core::{cell::UnsafeCell, mem, ops::Deref};
 use kernel::{
     prelude::*,
     sync::{
         atomic::{Acquire, Atomic, Full, Relaxed, Release},
-        Completion,
+        Arc, Completion,
     },
 };
 use roce::uses::{self, CLOSED, ENTER};
@@ -41,6 +41,11 @@ impl Gate {
         (!uses::refused(before)).then_some(inside)
     }
 
+    /// Whether nobody is inside now.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count.load(Acquire) & !CLOSED == 0
+    }
+
     /// Nobody enters from now on. True for the first call, on return of which nobody is inside. Sleeps, if somebody is.
     pub(crate) fn close(&self) -> bool {
         let mut before = self.count.load(Relaxed);
@@ -68,6 +73,42 @@ impl Drop for Inside<'_> {
         if uses::is_last(self.0.count.fetch_sub(ENTER, Release)) {
             self.0.left.complete_all();
         }
+    }
+}
+
+/// What has a gate, or is one.
+pub(crate) trait Gated {
+    fn gate(&self) -> &Gate;
+}
+
+impl Gated for Gate {
+    fn gate(&self) -> &Gate {
+        self
+    }
+}
+
+/// Somebody inside, for as long as he likes and wherever he goes: the close waits for him as well. He holds on to what has
+/// the gate.
+pub(crate) struct Lease<T: Gated>(Arc<T>);
+
+impl<T: Gated> Lease<T> {
+    /// `None` once the gate is closed. Any context.
+    pub(crate) fn enter(what: &Arc<T>) -> Option<Self> {
+        let inside = what.gate().enter()?;
+        // Left by the drop below.
+        mem::forget(inside);
+        Some(Self(what.clone()))
+    }
+
+    /// Whether it is the gate of `what`.
+    pub(crate) fn is_of(&self, what: &Arc<T>) -> bool {
+        Arc::ptr_eq(&self.0, what)
+    }
+}
+
+impl<T: Gated> Drop for Lease<T> {
+    fn drop(&mut self) {
+        drop(Inside(self.0.gate()));
     }
 }
 
@@ -102,6 +143,11 @@ impl<T> Revocable<T> {
         // SAFETY: The gate was open and we are inside, so by the invariant nobody changes the value before we leave.
         let value = unsafe { &*self.value.get() }.as_ref()?;
         Some(Use { value, _inside: inside })
+    }
+
+    /// Its gate.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// Takes the value back once nobody uses it. It is the first caller's, who drops it where that may sleep. Sleeps, if

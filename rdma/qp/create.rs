@@ -143,6 +143,7 @@ impl Qp {
                 after <- new_tasklet!(c"usb4_qp_tasklet"),
                 flight: Flight::new(),
                 late: Atomic::new(0),
+                awaits: Atomic::new(0),
                 flushes: Atomic::new(0),
                 mappings <- new_mutex!(mappings, "usb4_qp_mappings"),
                 sends <- new_irq_lock!(sends, c"usb4_sends"),
@@ -224,6 +225,7 @@ fn state(config: QpConfig, own: Own, handle: QpHandle, cap: c::ib_qp_cap) -> Res
     let reads = KVVec::new();
     let mut kept = KeptAttr::default();
     kept.fields().cap = cap;
+    let loans = Arc::pin_init(Gate::new(), GFP_KERNEL)?;
     Ok(State {
         engine: engine(config, Slots { sends, reads })?,
         own,
@@ -236,6 +238,7 @@ fn state(config: QpConfig, own: Own, handle: QpHandle, cap: c::ib_qp_cap) -> Res
         kept,
         paging: Paging::new(),
         runs: Runs::default(),
+        loans,
     })
 }
 

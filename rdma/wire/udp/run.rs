@@ -1,10 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The way out in runs: frames of many packets without an ICRC, for a cable whose other end is the peer ([`Bth::run`],
-//! `roce::runs`). A long payload is not copied: the netdev reads it in the pages of the region, to which the frame holds
-//! on.
+//! `roce::runs`). A long payload is not copied: the netdev reads it in the pages of the region.
+//!
+//! Until it has done so the memory is lent, and neither the region nor what the QP does then comes to an end: a frame that
+//! waits for the cable would carry to the peer, as a message or as an answer, what the program has put there since. The
+//! region's deregistration waits for it, and so do RESET, destruction, and in ERR the completions ([`Loan`]).
 
 use super::send::{offsets, Frame, NotBuilt, Way};
-use crate::kapi::netdev::{FrameDone, To, TxFrame};
+use crate::{
+    kapi::{
+        netdev::{FrameDone, Lent, To, TxFrame},
+        revoke::{Gate, Lease},
+    },
+    mr::Lenders,
+};
 use kernel::sync::Arc;
 use roce::{
     wire::{udp::PathHeaders, Bth},
@@ -25,21 +34,51 @@ pub(crate) trait Bytes {
     /// Copies it.
     fn gather(&self, to: &mut [u8]) -> Result<(), Fault>;
     /// Lends it. False if it cannot be lent; then the frame is spoiled.
-    fn lend(&self, to: &mut TxFrame) -> Result<bool, Fault>;
+    fn lend(&self, to: &mut TxFrame, lenders: &mut Lenders) -> Result<bool, Fault>;
 }
 
-/// Builds the frame of a run; `credit` is told its end. The way is not by a VLAN.
+/// What a frame with a lent payload keeps until it has been read.
+struct Loan<C: FrameDone> {
+    lenders: Lenders,
+    /// Of the life of the QP that has sent it.
+    life: Option<Lease<Gate>>,
+    /// Who is told then, once the frame is complete.
+    credit: Option<Arc<C>>,
+}
+
+impl<C: FrameDone> Drop for Loan<C> {
+    fn drop(&mut self) {
+        // Whoever hears of it finds the memory given back.
+        self.lenders = Lenders::default();
+        self.life = None;
+        if let Some(credit) = &self.credit {
+            credit.on_frame_done();
+        }
+    }
+}
+
+/// Builds the frame of a run; `credit` is told its end. The way is not by a VLAN. The frame may borrow its payload where
+/// `life` is given, in which it then is until the payload has been read.
 pub(crate) fn build<C: FrameDone>(
     transmit: &Transmit,
     way: &Way<'_>,
     bytes: &impl Bytes,
+    life: Option<&Arc<Gate>>,
     credit: Arc<C>,
 ) -> Result<Frame, NotBuilt> {
     let payload = transmit.payload.byte_len() as usize;
-    if payload > COPIED {
+    if let Some(life) = life.filter(|_| payload > COPIED) {
         let (mut frame, _) = start(transmit, way, 0)?;
-        if bytes.lend(&mut frame).map_err(NotBuilt::Fault)? {
-            return finish(frame, way, credit);
+        let mut loan = Loan::<C> {
+            lenders: Lenders::default(),
+            life: Lease::enter(life),
+            credit: None,
+        };
+        if loan.life.is_some() && bytes.lend(&mut frame, &mut loan.lenders).map_err(NotBuilt::Fault)? {
+            let (network, transport) = offsets(&way.path)?;
+            let mut loan = Lent::new(loan).ok_or(NotBuilt::Lost)?;
+            loan.kept.credit = Some(credit);
+            return Ok(Frame::new(frame.finish_lent(network, transport, loan), To::Wire));
         }
     }
     let (mut frame, front) = start(transmit, way, payload)?;

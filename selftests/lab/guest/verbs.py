@@ -9,6 +9,7 @@ The two sides exchange addresses and keys over TCP, play the scene and print one
 completion statuses seen and the queue pair's final state. A wrong result is for the caller to judge; this
 program fails only when it cannot play.
 """
+import ctypes
 import errno
 import json
 import socket
@@ -376,7 +377,63 @@ def unmapped_source(side, calling):
     side.report()
 
 
-SCENES = {f.__name__: f for f in (bad_rkey, out_of_bounds, wrong_pd, no_remote_right, bad_read_rkey, wrong_local_pd,
+def lent(side, calling, end, reads=False):
+    """The caller's frames wait below the queue pair. `end` ends what they belong to; what the caller writes into the
+    memory after that is nobody's business: the other end gets what was there before, or nothing."""
+    length = 16384
+    buffer = mmap(length=SIZE, flags=MAP_ANONYMOUS_ | MAP_PRIVATE_)
+    region = MR(side.pd, SIZE, ACCESS, address=buffer)
+    before, after = pattern(1, length), pattern(2, length)
+    side.mr.write(bytes(length), length)
+    side.connect(mtu=4096, timeout=18, rkey_of=region)
+    if calling:
+        ctypes.memmove(buffer, before, length)
+        side.exchange(ready=True)
+        if reads:
+            # Until the request is here and answered, the answer not yet gone.
+            time.sleep(0.1)
+        else:
+            side.send(e.IBV_WR_SEND, length, lkey=region.lkey, addr=buffer)
+        end(side, region)
+        ctypes.memmove(buffer, after, length)
+        side.exchange(done=True)
+        print("{}")
+        return
+    if not reads:
+        side.receive(length=length)
+    side.exchange(ready=True)
+    if reads:
+        side.send(e.IBV_WR_RDMA_READ, length)
+    side.exchange(done=True)
+    got = side.completions(1, patience=3)
+    arrived = side.mr.read(length, 0)
+    wrong = [n for n in range(length) if arrived[n] != before[n]]
+    side.report(came=bool(got) and got[0].status == 0, wrong=wrong[:1] if any(arrived) else [])
+
+
+def error(side, region):
+    side.qp.modify(QPAttr(qp_state=e.IBV_QPS_ERR), e.IBV_QP_STATE)
+    side.completions(1)
+
+
+def reset(side, region):
+    side.qp.modify(QPAttr(qp_state=e.IBV_QPS_RESET), e.IBV_QP_STATE)
+
+
+def destroy(side, region):
+    side.qp.close()
+
+
+def deregister(side, region):
+    region.close()
+
+
+LENT = {f"lent_{f.__name__}": lambda side, calling, f=f: lent(side, calling, f)
+        for f in (error, reset, destroy, deregister)}
+LENT |= {f"lent_read_{f.__name__}": lambda side, calling, f=f: lent(side, calling, f, reads=True)
+         for f in (reset, destroy, deregister)}
+
+SCENES = LENT | {f.__name__: f for f in (bad_rkey, out_of_bounds, wrong_pd, no_remote_right, bad_read_rkey, wrong_local_pd,
                                   bad_lkey, missing_receive, late_receive, short_receive, dead_peer, idle, operations,
                                   paged, unmapped_source)}
 

@@ -702,12 +702,18 @@ impl World<'_, '_> {
         if self.loose.is_empty() {
             return Ok(());
         }
-        if self.hand.call("dealloc_pd in use", || self.pd.close()).is_ok() && self.hand.run.session_goes_on() {
+        if self.hand.call("dealloc_pd in use", || self.pd.close()).is_err() {
+            return Ok(());
+        }
+        // Once the device is gone the kernel answers EIO to all, which the library takes for the end of what is destroyed,
+        // and the thread that hears of events may hear of it later than this one.
+        let there = Pd::new(&self.context).map(drop);
+        if there.is_ok() {
             self.hand
                 .run
                 .violation("a domain was given back with regions in it".into());
         }
-        Ok(())
+        there.and(Err(libc::EIO))
     }
 
     /// A child that has the device open, and all this process has mapped, and goes after a while.

@@ -24,6 +24,12 @@ pub const CASES: &[Case] = &[
         damaged,
     ),
     about_net(
+        "runs_lent",
+        "a frame that waits for the cable carries what was sent, whatever ends before it has gone",
+        BOTH,
+        lent,
+    ),
+    about_net(
         "runs_behind",
         "the host at the cable's other end only routes: the queue pair finds out and sends packets",
         BOTH,
@@ -96,6 +102,38 @@ fn damaged(context: &Context) -> Result<()> {
     let lab = context.lab()?;
     let pair = Pair::add(lab, context.ours, context.ours)?;
     faults::under_faults(context, &pair, &sets, &programs)?;
+    ensure_runs(lab, &pair, true)?;
+    pair.delete(lab)
+}
+
+/// Milliseconds that frames wait on their way out.
+const WAIT_MS: u32 = 400;
+
+fn lent(context: &Context) -> Result<()> {
+    only_ours(context, "runs")?;
+    let lab = context.lab()?;
+    let pair = Pair::add(lab, context.ours, context.ours)?;
+    lab.sh(
+        0,
+        &format!("tc qdisc add dev {} root netem delay {WAIT_MS}ms", pair.client.netdev),
+    )?;
+    let mut came = 0;
+    for scene in [
+        "lent_error",
+        "lent_reset",
+        "lent_destroy",
+        "lent_deregister",
+        "lent_read_reset",
+        "lent_read_destroy",
+        "lent_read_deregister",
+    ] {
+        let (_, served) = pair.scene(lab, scene)?;
+        ensure!(served["wrong"] == json!([]), "{scene}: {served}");
+        came += usize::from(served["came"] == json!(true));
+    }
+    // Else nothing waited when the ends came, and nothing was tried.
+    ensure!(came > 3, "only {came} messages came");
+    lab.sh(0, &format!("tc qdisc del dev {} root", pair.client.netdev))?;
     ensure_runs(lab, &pair, true)?;
     pair.delete(lab)
 }
