@@ -18,8 +18,9 @@ KNOBS = {"failslab": {"ignore-gfp-wait": "N", "cache-filter": "N", "verbose": "0
 # What a healthy kernel does not say. A stack trace alone is what the allocators print when they fail.
 SIGNS = re.compile("BUG:|Oops|WARNING:|KASAN|UBSAN|hung task|blocked for more than|refcount_t|Kernel panic|leaked|"
                    "soft lockup|self-detected|general protection fault|kmemleak:|DMA-API:|locking dep|lock state|list_(add|del) corruption")
-# What the kernel says of a program's own page fault that found no memory and is tried again.
-FINE = "VM_FAULT_OOM leaked out to the #PF handler"
+# What the kernel says of a program's own page fault that found no memory and is tried again; and of any exporter of a dma-buf
+# that has no memory for a mapping (dma_buf_vmap warns of every error of its `vmap`, once), which any user of it meets.
+FINE = re.compile(r"VM_FAULT_OOM leaked out to the #PF handler|WARNING: drivers/dma-buf/dma-buf\.c:\d+ at dma_buf_vmap\+")
 # What a failing allocation is; ENOBUFS, which the neighbour table says (net/core/neighbour.c), asked by the core for a path; and a failing copy from or to user space, which the kernel counts with them.
 CODES = (errno.ENOMEM, errno.ENOBUFS, errno.EFAULT)
 # An act that has more allocations is not one act.
@@ -67,7 +68,7 @@ class Complaints:
             except BrokenPipeError:
                 continue  # Lines were overwritten before they were read; the next are there.
             lines.append(record.split(";", 1)[-1].split("\n")[0])
-        bad = next((n for n, line in enumerate(lines) if SIGNS.search(line) and FINE not in line), None)
+        bad = next((n for n, line in enumerate(lines) if SIGNS.search(line) and not FINE.search(line)), None)
         return lines[bad:bad + 60] if bad is not None else []
 
     def end(self):
