@@ -81,8 +81,8 @@ fn odp_caps() -> c::ib_odp_caps {
     }
 }
 
-/// Answers `query_port` of a device over `netdev`, or of one whose netdev has gone.
-pub(crate) fn query_port(netdev: Option<&Netdev>, attr: &mut c::ib_port_attr) {
+/// Answers `query_port` of a device over `netdev` of so many Mb/s, or of one whose netdev has gone.
+pub(crate) fn query_port(netdev: Option<&Netdev>, mbps: u32, attr: &mut c::ib_port_attr) {
     attr.max_mtu = code(4096);
     attr.gid_tbl_len = caps::GID_TABLE_LEN;
     attr.port_cap_flags = c::ib_port_capability_mask_bits_IB_PORT_CM_SUP;
@@ -108,7 +108,7 @@ pub(crate) fn query_port(netdev: Option<&Netdev>, attr: &mut c::ib_port_attr) {
     } else {
         c::ib_port_phys_state_IB_PORT_PHYS_STATE_DISABLED as u8
     };
-    let (speed, width) = rate(netdev.speed());
+    let (speed, width) = rate(mbps);
     (attr.active_speed, attr.active_width) = (speed as u16, width as u8);
 }
 

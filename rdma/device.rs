@@ -7,8 +7,9 @@ use crate::{
     graves::Graves,
     kapi::{
         ibdev::IbDev,
-        netdev::{Hook, Netdev},
+        netdev::{Hook, Netdev, Rtnl},
         sync::{lock_class, new_bh_lock, new_irq_lock, BhLock, IrqLock},
+        timer::now,
         uverbs::is_our_gid,
     },
     mcast::Groups,
@@ -30,6 +31,10 @@ use roce::{hops::Hops, wire::udp::Path};
 /// QPs by QPN: 17 bits of slot, 6 random bits and the top bit, which keeps our numbers away from those of an rxe
 /// device over the same netdev.
 pub(crate) type Qps = Table<Qp, 17>;
+
+/// Nanoseconds that a netdev's speed is believed; not every change of it is an event (`ethtool -s`, a bond's cables).
+const SPEED_AGE: u64 = 1_000_000_000;
+
 /// The QPs of a device, as a file that lists them.
 struct Listing(Arc<Device>);
 
@@ -83,6 +88,9 @@ pub(crate) struct Device {
     /// Times that the port went down, and whether it is.
     downs: Atomic<u64>,
     down: Atomic<u32>,
+    /// Mb/s of the netdev, and until when, in nanoseconds, that is believed.
+    speed: Atomic<u32>,
+    speed_until: Atomic<u64>,
     /// Frames of its QPs in the stack.
     pub(crate) in_flight: Atomic<i32>,
     /// Counts of QPs that are no more.
@@ -117,6 +125,8 @@ impl Device {
                 icrc_errors: Atomic::new(0),
                 downs: Atomic::new(0),
                 down: Atomic::new(1),
+                speed: Atomic::new(0),
+                speed_until: Atomic::new(0),
                 in_flight: Atomic::new(0),
                 retired <- new_bh_lock!([0; counters::NAMES.len()], c"usb4_counters"),
             }),
@@ -264,6 +274,28 @@ impl Device {
         if !up && !was_down {
             self.downs.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Mb/s of the netdev. Whoever asks, and as often as he likes, RTNL is taken for it once in [`SPEED_AGE`] at most,
+    /// and not waited for: while others have it, what was known is the answer. Sleeps.
+    pub(crate) fn speed(&self, netdev: &Netdev) -> u32 {
+        if self.speed_until.load(Relaxed) <= now() {
+            if let Some(rtnl) = Rtnl::try_lock() {
+                self.note_speed(&rtnl, netdev);
+            }
+        }
+        self.speed.load(Relaxed)
+    }
+
+    /// Looks how fast the netdev is. Sleeps.
+    pub(crate) fn note_speed(&self, rtnl: &Rtnl, netdev: &Netdev) {
+        self.speed_until.store(now().saturating_add(SPEED_AGE), Relaxed);
+        self.speed.store(netdev.speed(rtnl), Relaxed);
+    }
+
+    /// The netdev may be faster or slower from now on.
+    pub(crate) fn doubt_speed(&self) {
+        self.speed_until.store(0, Relaxed);
     }
 
     /// Keeps the counts of a QP that goes.

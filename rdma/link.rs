@@ -87,7 +87,7 @@ pub(crate) fn add(name: &CStr, netdev: &Netdev) -> Result {
 /// registered. Under RTNL from the look at the netdev on: it can neither go nor change its namespace unseen.
 fn prepare(netdev: &Netdev) -> Result<(Fresh, Arc<Device>)> {
     let asked_in = netdev.namespace();
-    let _rtnl = Rtnl::lock();
+    let rtnl = Rtnl::lock();
     if !netdev.is_registered() || netdev.namespace() != asked_in {
         return Err(ENODEV);
     }
@@ -100,6 +100,7 @@ fn prepare(netdev: &Netdev) -> Result<(Fresh, Arc<Device>)> {
     let mut fresh = Fresh::new(netdev)?;
     let device = Device::new(fresh.ib(), netdev)?;
     fresh.keep(device.clone());
+    device.note_speed(&rtnl, netdev);
     match introduce(&device, netdev) {
         Ok(()) => Ok((fresh, device)),
         Err(err) => {
@@ -212,6 +213,7 @@ fn netdev_event_at(device: &Device, event: u32, netdev: &Netdev) {
         | c::netdev_cmd_NETDEV_CHANGE
         | c::netdev_cmd_NETDEV_CHANGEMTU => {
             device.on_port(is_active(netdev));
+            device.doubt_speed();
             device.ib().tell_port_state(netdev);
         }
         _ => {}

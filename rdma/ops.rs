@@ -182,7 +182,10 @@ unsafe extern "C" fn usb4_op_query_device(
 unsafe extern "C" fn usb4_op_query_port(ib: *mut c::ib_device, _port: u32, attr: *mut c::ib_port_attr) -> c_int {
     let call = Call::begin();
     // SAFETY: The core passes a device of ours and its answer's place.
-    unsafe { context::query_port(call.device(ib).netdev().as_ref(), &mut *attr) };
+    let (device, attr) = unsafe { (call.device(ib), &mut *attr) };
+    let netdev = device.netdev();
+    let mbps = netdev.as_ref().map_or(0, |netdev| device.speed(netdev));
+    context::query_port(netdev.as_ref(), mbps, attr);
     0
 }
 

@@ -618,15 +618,12 @@ struct net_device *usb4_netdev_vlan(struct net_device *ndev, u32 tag)
 	return vlan;
 }
 
-/* Mb/s, or 0 where the netdev does not say. */
+/* Mb/s, or 0 where the netdev does not say. Under RTNL, and without the netdev's own lock. */
 u32 usb4_netdev_speed(struct net_device *ndev)
 {
 	struct ethtool_link_ksettings settings = {};
-	int err;
+	int err = __ethtool_get_link_ksettings(ndev, &settings);
 
-	rtnl_lock();
-	err = __ethtool_get_link_ksettings(ndev, &settings);
-	rtnl_unlock();
 	return err || settings.base.speed == (u32)SPEED_UNKNOWN ? 0 : settings.base.speed;
 }
 

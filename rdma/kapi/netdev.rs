@@ -75,6 +75,13 @@ impl Rtnl {
         unsafe { c::rtnl_lock() };
         Self(NotThreadSafe)
     }
+
+    /// If nobody has it, this thread neither.
+    pub(crate) fn try_lock() -> Option<Self> {
+        // SAFETY: Process context; `drop` unlocks.
+        let locked = unsafe { c::rtnl_trylock() } != 0;
+        locked.then(|| Self(NotThreadSafe))
+    }
 }
 
 impl Drop for Rtnl {
@@ -210,9 +217,9 @@ impl Netdev {
         unsafe { c::usb4_netdev_mtu(self.as_ptr()) }
     }
 
-    /// Mb/s; 0 where the device does not say. Sleeps, takes RTNL.
-    pub(crate) fn speed(&self) -> u32 {
-        // SAFETY: Valid by the invariant.
+    /// Mb/s; 0 where the device does not say. Sleeps; not in an event of the netdev, whose own lock may be held there.
+    pub(crate) fn speed(&self, _rtnl: &Rtnl) -> u32 {
+        // SAFETY: Valid by the invariant; RTNL is held.
         unsafe { c::usb4_netdev_speed(self.as_ptr()) }
     }
 
