@@ -198,8 +198,8 @@ impl Device {
         netdev.is_some_and(|netdev| is_our_gid(&self.ib, &netdev, gid))
     }
 
-    /// Has the paths of queue pairs and address handles lead to where their next hops are now: `all`, or those of queue
-    /// pairs whose peer was late.
+    /// Has the paths of queue pairs, address handles and graves lead to where their next hops are now: `all`, or those of
+    /// queue pairs whose peer was late.
     pub(crate) fn renew(&self, all: bool) {
         let Some(netdev) = self.netdev() else {
             return;
@@ -216,6 +216,9 @@ impl Device {
         while let Some((next, ah)) = self.ahs.next_from(slot).filter(|_| all) {
             ah.renew(&mut look_up);
             slot = next;
+        }
+        if all {
+            self.graves.renew(&mut look_up);
         }
     }
 

@@ -106,6 +106,29 @@ impl Graves {
         true
     }
 
+    /// Leads to where the next hops are now. A grave of whose peer's change nobody was told keeps the old address: it
+    /// lasts for [`AGE`] only, and unlike a QP it has no timeout that would have it look.
+    pub(crate) fn renew(&self, look_up: &mut impl FnMut(&Path, bool) -> Option<[u8; 6]>) {
+        let now = now();
+        for at in 0..COUNT {
+            let found = match self.ring.lock().graves.get(at) {
+                Some(grave) if grave.until < now => continue,
+                Some(grave) => grave.path,
+                None => return,
+            };
+            // Without the lock: a look-up may send.
+            let Some(hop) = look_up(&found, false) else {
+                continue;
+            };
+            // Another may lie there since.
+            if let Some(grave) = self.ring.lock().graves.get_mut(at) {
+                if grave.path.leads_as(&found) {
+                    grave.path.dst_mac = hop;
+                }
+            }
+        }
+    }
+
     /// Whether a QP of this number is remembered.
     pub(crate) fn has(&self, number: u32) -> bool {
         self.ring.lock().graves.iter().any(|grave| grave.number == number)
