@@ -16,7 +16,7 @@ use kernel::{
 };
 use roce::{
     abi::{bytes_at, u32_at, u64_at},
-    completion::{Completion, Queue, WcStatus},
+    completion::{retain, Completion, Queue, WcStatus},
 };
 
 /// `struct ib_uverbs_wc`.
@@ -262,6 +262,31 @@ impl Cq {
                 .and_then(|tag| u16::try_from(tag & 0xfff).ok()),
             qp: QpMark(u64_at(&raw, CQE_LEN)),
         }))
+    }
+
+    /// Takes out what a kernel caller has not read yet of a QP that is destroyed: each completion names the core's QP by
+    /// its address, where something else may be by the time it is read. User space gets numbers. Any
+    /// context.
+    pub(crate) fn forget(&self, qp: QpMark) {
+        let mut state = self.state.lock();
+        if state.is_shared {
+            return;
+        }
+        let ring = &state.ring;
+        let at = |slot: u32| {
+            let mut raw = [0; KERNEL_CQE_LEN];
+            ring.read(slot, 0, &mut raw);
+            raw
+        };
+        let end = retain(
+            state.consumer,
+            state.producer,
+            |slot| ring.next(slot),
+            |slot| u64_at(&at(slot), CQE_LEN) != qp.0,
+            |from, to| ring.write(to, 0, &at(from)),
+        );
+        state.producer = end;
+        state.ring.publish_producer(end);
     }
 
     /// Our own attributes in `rdma resource show cq -dd`.

@@ -235,9 +235,14 @@ impl Device {
         out.next_hop(&path.addresses, doubt)
     }
 
-    /// Who is queue pair 1 from now on; 0: nobody.
+    /// Who is queue pair 1 from now on.
     pub(crate) fn set_gsi(&self, number: u32) {
         self.gsi.store(number, Relaxed);
+    }
+
+    /// A QP goes. If it is queue pair 1 there is none from now on; if another has come after it, that one stays.
+    pub(crate) fn leave_gsi(&self, number: u32) {
+        let _ = self.gsi.cmpxchg(number, 0, Relaxed);
     }
 
     /// Who is queue pair 1 for packets of the netdev. Nobody while an rxe device that was there first is over it as

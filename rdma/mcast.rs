@@ -85,7 +85,8 @@ impl Groups {
             group::of(&members, gid).is_empty()
         };
         if last {
-            *count -= 1;
+            // Counted by the first `attach` of the group, under the same lock: it never is 0 here.
+            *count = count.saturating_sub(1);
             if let (Some(netdev), Some(mac)) = (netdev, multicast_mac(gid)) {
                 netdev.ignore(&mac);
             }

@@ -807,8 +807,9 @@ impl Qp {
     /// The end: on return nobody works on this QP any more. Frames in the stack may still hold it, inert.
     pub(crate) fn close(&self) {
         if self.kind == QpKind::Gsi {
-            self.device.set_gsi(0);
+            self.device.leave_gsi(self.number);
         }
+        let mark = self.state.lock().phase.handle().map(QpHandle::mark);
         let (buried, parked, ended, loans) = {
             let mut state = self.state.lock();
             state.phase.on_close();
@@ -820,6 +821,11 @@ impl Qp {
         };
         drop(parked);
         loans.close();
+        if let Some(mark) = mark {
+            // Nothing is added any more. What a kernel caller has not read yet would lead it to the core's QP, which goes.
+            self.send_cq.forget(mark);
+            self.recv_cq.forget(mark);
+        }
         if let Some(life) = ended {
             self.device.keyed.end_life(life);
         }

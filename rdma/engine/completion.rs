@@ -133,9 +133,71 @@ impl Events {
     }
 }
 
+/// Keeps those of the entries of a ring, from `consumer` up to `producer`, that stay, in their order. `next` is the slot
+/// after a slot, `moves` copies an entry to an earlier slot. The result is the new producer.
+pub fn retain(
+    consumer: u32,
+    producer: u32,
+    next: impl Fn(u32) -> u32,
+    stays: impl Fn(u32) -> bool,
+    mut moves: impl FnMut(u32, u32),
+) -> u32 {
+    let (mut from, mut to) = (consumer, consumer);
+    while from != producer {
+        if stays(from) {
+            if from != to {
+                moves(from, to);
+            }
+            to = next(to);
+        }
+        from = next(from);
+    }
+    to
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::RefCell;
+
+    #[test]
+    fn what_stays_in_a_ring_keeps_its_order_over_the_wrap() {
+        let next = |slot: u32| (slot + 1) % 8;
+        let read = |ring: &[u32; 8], mut at: u32, end: u32| {
+            let mut list = Vec::new();
+            while at != end {
+                list.push(ring[at as usize]);
+                at = next(at);
+            }
+            list
+        };
+        for consumer in 0..8 {
+            for count in 0..8_u32 {
+                // Every choice of those that go: the odd ones.
+                for choice in 0..1_u32 << count {
+                    let ring = RefCell::new([0; 8]);
+                    let mut producer = consumer;
+                    for n in 0..count {
+                        ring.borrow_mut()[producer as usize] = 2 * n + (choice >> n & 1);
+                        producer = next(producer);
+                    }
+                    let mut kept = read(&ring.borrow(), consumer, producer);
+                    kept.retain(|entry| entry % 2 == 0);
+                    let end = retain(
+                        consumer,
+                        producer,
+                        next,
+                        |slot| ring.borrow()[slot as usize] % 2 == 0,
+                        |from, to| {
+                            let entry = ring.borrow()[from as usize];
+                            ring.borrow_mut()[to as usize] = entry;
+                        },
+                    );
+                    assert_eq!(read(&ring.borrow(), consumer, end), kept);
+                }
+            }
+        }
+    }
 
     #[test]
     fn an_event_is_reported_once() {
