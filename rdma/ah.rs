@@ -18,84 +18,44 @@ use crate::{
     table::Table,
 };
 use kernel::{prelude::*, sync::Arc};
-use roce::wire::udp::Path;
+use roce::{
+    abi::{self, Network},
+    wire::udp::Path,
+};
 use usb4_bindings as c;
 
 /// Handles have it in their number, so that none is 0, which means "none".
 const NUMBER_FLAG: u32 = 1 << 31;
-/// `RXE_NETWORK_TYPE_IPV4`; the other one is IPv6.
-const NETWORK_IPV4: u8 = 1;
-const NETWORK_IPV6: u8 = 2;
-
 /// Address handles of user space, by number.
 pub(crate) type Ahs = Table<Ah, 16>;
 
-/// `struct rxe_av` as far as we look at it.
+/// The address vector in a send.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Vector {
-    network: u8,
-    dmac: [u8; 6],
-    dgid: [u8; 16],
-    flow_label: u32,
-    sgid_index: u8,
-    hop_limit: u8,
-    traffic_class: u8,
-}
+pub(crate) struct Vector(abi::Vector);
 
 impl Vector {
-    /// Bytes in a send.
-    pub(crate) const LEN: usize = 88;
-
     /// Reads the vector of a send. Anything may be in it.
-    pub(crate) fn parse(raw: &[u8; Self::LEN]) -> Self {
-        let &[_, network, m0, m1, m2, m3, m4, m5, ref rest @ ..] = raw;
-        let mut this = Self {
-            network,
-            dmac: [m0, m1, m2, m3, m4, m5],
-            ..Self::default()
-        };
-        if let Some((dgid, &[f0, f1, f2, f3, sgid_index, hop_limit, traffic_class, ..])) = rest.split_first_chunk() {
-            this.dgid = *dgid;
-            this.flow_label = u32::from_ne_bytes([f0, f1, f2, f3]);
-            this.sgid_index = sgid_index;
-            this.hop_limit = hop_limit;
-            this.traffic_class = traffic_class;
-        }
-        this
-    }
-
-    /// The bytes that [`Self::parse`] reads; the rest is zero.
-    pub(crate) fn bytes(&self) -> [u8; Self::LEN] {
-        let mut out = [0; Self::LEN];
-        let mut put = |at: usize, bytes: &[u8]| {
-            if let Some(to) = out.get_mut(at..at + bytes.len()) {
-                to.copy_from_slice(bytes);
-            }
-        };
-        put(0, &[1, self.network]);
-        put(2, &self.dmac);
-        put(8, &self.dgid);
-        put(24, &self.flow_label.to_ne_bytes());
-        put(28, &[self.sgid_index, self.hop_limit, self.traffic_class]);
-        out
+    pub(crate) fn parse(raw: &[u8; abi::Vector::LEN]) -> Self {
+        Self(abi::Vector::parse(raw))
     }
 
     /// The path it means, if its source is an address of the device now and of the same family as its destination.
     /// Its Ethernet address may be older than the peer's.
     pub(crate) fn path(&self, ib: &IbDev, netdev: &Netdev, src_port: u16) -> Option<Path> {
+        let Self(vector) = self;
         let wanted = c::usb4_path {
-            dmac: self.dmac,
-            hop_limit: self.hop_limit,
-            traffic_class: self.traffic_class,
-            flow_label: self.flow_label & 0x000f_ffff,
-            sgid_index: u32::from(self.sgid_index),
-            dgid: self.dgid,
+            dmac: vector.dmac,
+            hop_limit: vector.hop_limit,
+            traffic_class: vector.traffic_class,
+            flow_label: vector.flow_label & 0x000f_ffff,
+            sgid_index: u32::from(vector.sgid_index),
+            dgid: vector.dgid,
             ..Default::default()
         };
         let flat = path_of(ib, &wanted, netdev)?;
-        let is_v4 = self.dgid.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
-        let network = if is_v4 { NETWORK_IPV4 } else { NETWORK_IPV6 };
-        (self.network == network && (flat.ipv6 == 0) == is_v4).then(|| attr::path(&flat, src_port))
+        let is_v4 = vector.dgid.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
+        let network = if is_v4 { Network::IPV4 } else { Network::IPV6 };
+        (vector.network == network && (flat.ipv6 == 0) == is_v4).then(|| attr::path(&flat, src_port))
     }
 }
 
@@ -214,10 +174,10 @@ impl Ah {
     }
 
     /// As a vector in a send.
-    pub(crate) fn vector(&self) -> Option<Vector> {
+    pub(crate) fn vector(&self) -> Option<abi::Vector> {
         let flat = self.state.lock().flat;
-        Some(Vector {
-            network: if flat.ipv6 == 0 { NETWORK_IPV4 } else { NETWORK_IPV6 },
+        Some(abi::Vector {
+            network: if flat.ipv6 == 0 { Network::IPV4 } else { Network::IPV6 },
             dmac: flat.dmac,
             dgid: flat.dgid,
             flow_label: flat.flow_label,

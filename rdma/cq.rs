@@ -15,26 +15,9 @@ use kernel::{
     sync::{Arc, Mutex},
 };
 use roce::{
-    abi::{bytes_at, u32_at, u64_at},
-    completion::{retain, Completion, Queue, WcStatus},
+    abi::{cqe, cqe_tail, KernelCqe, CQE_LEN, KERNEL_CQE_LEN},
+    completion::{retain, Completion, WcStatus},
 };
-
-/// `struct ib_uverbs_wc`.
-const CQE_LEN: usize = 48;
-/// In a kernel caller's queue, the handle of the QP and the VLAN follow.
-const KERNEL_CQE_LEN: usize = CQE_LEN + 16;
-/// See [`KERNEL_CQE_LEN`].
-const TAG_AT: usize = CQE_LEN + 8;
-/// `IBV_WC_WITH_INV`.
-const WITH_INV: u32 = 1 << 3;
-/// `IBV_WC_GRH`.
-const GRH: u32 = 1 << 0;
-/// What the service level of a datagram says to those who do not see its headers (UCX): IPv4 or IPv6, with UDP.
-const SL_IPV4: u8 = 0xa;
-/// See [`SL_IPV4`].
-const SL_IPV6: u8 = 0x9;
-/// `IBV_WC_WITH_IMM`.
-const WITH_IMM: u32 = 1 << 1;
 
 /// How the last datagram came.
 #[derive(Clone, Copy, Default)]
@@ -50,23 +33,6 @@ pub(crate) struct Extra {
     /// How the last datagram came.
     pub(crate) sender: Sender,
     /// What a kernel caller knows the QP by.
-    pub(crate) qp: QpMark,
-}
-
-/// A completion of a kernel caller's queue.
-pub(crate) struct KernelCqe {
-    pub(crate) wr_id: u64,
-    pub(crate) status: u32,
-    pub(crate) opcode: u32,
-    pub(crate) byte_len: u32,
-    pub(crate) ex: [u8; 4],
-    pub(crate) src_qp: u32,
-    pub(crate) has_imm: bool,
-    pub(crate) has_invalidated: bool,
-    pub(crate) has_grh: bool,
-    pub(crate) ipv6: bool,
-    /// The number of the VLAN that brought the datagram.
-    pub(crate) vlan: Option<u16>,
     pub(crate) qp: QpMark,
 }
 
@@ -199,12 +165,10 @@ impl Cq {
             }
             return false;
         }
-        state.ring.write(state.producer, 0, &cqe(completion, extra));
+        let Extra { sender, qp } = extra;
+        state.ring.write(state.producer, 0, &cqe(completion, sender.ipv6));
         if !state.is_shared {
-            state.ring.write(state.producer, CQE_LEN, &extra.qp.0.to_ne_bytes());
-            state
-                .ring
-                .write(state.producer, TAG_AT, &extra.sender.tag.to_ne_bytes());
+            state.ring.write(state.producer, CQE_LEN, &cqe_tail(qp.0, sender.tag));
         }
         state.producer = next;
         state.ring.publish_producer(next);
@@ -244,29 +208,11 @@ impl Cq {
         state.consumer = state.ring.next(state.consumer);
         state.ring.publish_consumer(state.consumer);
         drop(state);
-        let flags = u32_at(&raw, 36);
-        Ok(Some(KernelCqe {
-            wr_id: u64_at(&raw, 0),
-            status: u32_at(&raw, 8),
-            opcode: u32_at(&raw, 12),
-            byte_len: u32_at(&raw, 20),
-            ex: bytes_at(&raw, 24),
-            src_qp: u32_at(&raw, 32),
-            has_imm: flags & WITH_IMM != 0,
-            has_invalidated: flags & WITH_INV != 0,
-            has_grh: flags & GRH != 0,
-            ipv6: raw.get(44) == Some(&SL_IPV6),
-            vlan: (flags & GRH != 0)
-                .then(|| u32_at(&raw, TAG_AT))
-                .filter(|tag| *tag != 0)
-                .and_then(|tag| u16::try_from(tag & 0xfff).ok()),
-            qp: QpMark(u64_at(&raw, CQE_LEN)),
-        }))
+        Ok(Some(KernelCqe::parse(&raw)))
     }
 
     /// Takes out what a kernel caller has not read yet of a QP that is destroyed: each completion names the core's QP by
-    /// its address, where something else may be by the time it is read. User space gets numbers. Any
-    /// context.
+    /// its address, where something else may be by the time it is read. User space gets numbers. Any context.
     pub(crate) fn forget(&self, qp: QpMark) {
         let mut state = self.state.lock();
         if state.is_shared {
@@ -282,7 +228,7 @@ impl Cq {
             state.consumer,
             state.producer,
             |slot| ring.next(slot),
-            |slot| u64_at(&at(slot), CQE_LEN) != qp.0,
+            |slot| KernelCqe::parse(&at(slot)).mark != qp.0,
             |from, to| ring.write(to, 0, &at(from)),
         );
         state.producer = end;
@@ -308,36 +254,4 @@ impl Cq {
         let mapping = self.mapping.lock().take();
         drop(mapping);
     }
-}
-
-/// The bytes of `struct ib_uverbs_wc`.
-fn cqe(completion: &Completion, extra: &Extra) -> [u8; CQE_LEN] {
-    let mut out = [0; CQE_LEN];
-    let mut put = |at: usize, bytes: &[u8]| {
-        if let Some(to) = out.get_mut(at..at + bytes.len()) {
-            to.copy_from_slice(bytes);
-        }
-    };
-    put(0, &completion.wr_id.to_ne_bytes());
-    put(8, &u32::from(completion.status as u8).to_ne_bytes());
-    put(12, &u32::from(completion.opcode as u8).to_ne_bytes());
-    put(20, &completion.byte_len.to_ne_bytes());
-    put(28, &completion.qpn.value().to_ne_bytes());
-    let mut flags = 0;
-    if let (Queue::Recv, Some(imm)) = (completion.queue, completion.imm) {
-        put(24, &imm);
-        flags |= WITH_IMM;
-    }
-    if let Some(key) = completion.invalidated {
-        put(24, &key.0.to_ne_bytes());
-        flags |= WITH_INV;
-    }
-    if let Some(sender) = completion.src_qpn {
-        put(32, &sender.value().to_ne_bytes());
-        flags |= GRH;
-        put(44, &[if extra.sender.ipv6 { SL_IPV6 } else { SL_IPV4 }]);
-    }
-    put(36, &flags.to_ne_bytes());
-    put(46, &[1]);
-    out
 }

@@ -5,37 +5,13 @@
 //! interrupts off and under the caller's locks: it writes the ring and kicks the QP's timer, and everything else
 //! happens in that softirq.
 
-use crate::{
-    ah::Vector,
-    kapi::{kernel_memory::Inline, queue::Ring},
-};
+use crate::kapi::{kernel_memory::Inline, queue::Ring};
 use kernel::prelude::*;
-use roce::abi::{RECV_HEADER, SEND_HEADER, SEND_LENGTH, SGE_LEN, VECTOR};
+use roce::{
+    abi::{recv_header, Destination, SendHeader, Sge, SGE_LEN},
+    keys::Key,
+};
 use usb4_bindings as c;
-
-/// Where a send of the kernel's goes.
-pub(crate) enum Destination {
-    /// To the peer as a message.
-    Peer,
-    /// To the peer's memory.
-    Remote { va: u64, rkey: u32 },
-    /// To eight bytes of the peer's memory.
-    Atomic {
-        va: u64,
-        compare_add: u64,
-        swap: u64,
-        rkey: u32,
-    },
-    /// To this host alone: memory is put under a key.
-    Register {
-        key: u32,
-        base: u64,
-        length: u64,
-        access: u32,
-    },
-    /// As a datagram.
-    Datagram { qpn: u32, qkey: u32, vector: Vector },
-}
 
 /// What a send of the kernel's carries.
 pub(crate) enum Data<'a> {
@@ -77,57 +53,21 @@ impl Poster {
 
     /// Posts a send.
     pub(crate) fn send(&mut self, send: &Send<'_>) -> Result {
-        let mut raw = [0; SEND_HEADER];
-        let mut put = |at: usize, bytes: &[u8]| {
-            if let Some(to) = raw.get_mut(at..at + bytes.len()) {
-                to.copy_from_slice(bytes);
-            }
-        };
-        put(0, &send.wr_id.to_ne_bytes());
-        put(12, &send.opcode.to_ne_bytes());
-        put(16, &send.flags.to_ne_bytes());
-        put(20, &send.ex);
-        match &send.to {
-            Destination::Peer => {}
-            Destination::Remote { va, rkey } => {
-                put(24, &va.to_ne_bytes());
-                put(32, &rkey.to_ne_bytes());
-            }
-            Destination::Atomic {
-                va,
-                compare_add,
-                swap,
-                rkey,
-            } => {
-                put(24, &va.to_ne_bytes());
-                put(32, &compare_add.to_ne_bytes());
-                put(40, &swap.to_ne_bytes());
-                put(48, &rkey.to_ne_bytes());
-            }
-            Destination::Register {
-                key,
-                base,
-                length,
-                access,
-            } => {
-                put(20, &key.to_ne_bytes());
-                put(24, &base.to_ne_bytes());
-                put(32, &length.to_ne_bytes());
-                put(52, &access.to_ne_bytes());
-            }
-            Destination::Datagram { qpn, qkey, vector } => {
-                put(24, &qpn.to_ne_bytes());
-                put(28, &qkey.to_ne_bytes());
-                put(VECTOR, &vector.bytes());
-            }
-        }
         let entries = match &send.data {
             Data::Named(entries) => entries,
             Data::Inline(inline) => inline.entries(),
         };
         let length = entries.iter().map(|sge| u64::from(sge.length)).sum::<u64>();
-        put(SEND_LENGTH, &u32::try_from(length).map_err(|_| EINVAL)?.to_ne_bytes());
-        put(196, &u32::try_from(entries.len())?.to_ne_bytes());
+        let header = SendHeader {
+            wr_id: send.wr_id,
+            opcode: send.opcode,
+            flags: send.flags,
+            ex: send.ex,
+            to: send.to,
+            length: u32::try_from(length).map_err(|_| EINVAL)?,
+            sges: u32::try_from(entries.len())?,
+        };
+        let raw = header.bytes();
         match &send.data {
             Data::Named(entries) => self.post(&raw, entries),
             Data::Inline(inline) => self.post_inline(&raw, usize::try_from(length)?, inline),
@@ -166,14 +106,7 @@ impl Poster {
 
     /// Posts a receive.
     pub(crate) fn recv(&mut self, wr_id: u64, sges: &[c::ib_sge]) -> Result {
-        let mut raw = [0; RECV_HEADER];
-        let mut put = |at: usize, bytes: &[u8]| {
-            if let Some(to) = raw.get_mut(at..at + bytes.len()) {
-                to.copy_from_slice(bytes);
-            }
-        };
-        put(0, &wr_id.to_ne_bytes());
-        put(28, &u32::try_from(sges.len())?.to_ne_bytes());
+        let raw = recv_header(wr_id, u32::try_from(sges.len())?);
         self.post(&raw, sges)
     }
 
@@ -184,13 +117,13 @@ impl Poster {
         let next = self.room()?;
         self.ring.write(self.producer, 0, header);
         for (index, sge) in sges.iter().enumerate() {
-            let mut raw = [0; SGE_LEN];
-            let (addr, rest) = raw.split_at_mut(8);
-            addr.copy_from_slice(&sge.addr.to_ne_bytes());
-            let (length, lkey) = rest.split_at_mut(4);
-            length.copy_from_slice(&sge.length.to_ne_bytes());
-            lkey.copy_from_slice(&sge.lkey.to_ne_bytes());
-            self.ring.write(self.producer, header.len() + index * SGE_LEN, &raw);
+            let entry = Sge {
+                addr: sge.addr,
+                len: sge.length,
+                lkey: Key(sge.lkey),
+            };
+            let at = header.len() + index * SGE_LEN;
+            self.ring.write(self.producer, at, &entry.bytes());
         }
         self.publish(next);
         Ok(())

@@ -1,15 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Work requests as user space writes them into its queues: rxe's `rxe_send_wqe` and `rxe_recv_wqe`
-//! (C header: `rdma/rdma_user_rxe.h`). Anything may be in them, and may change while it is read.
+//! The bytes in queues that user space maps: work requests, rxe's `rxe_send_wqe` and `rxe_recv_wqe` with the address
+//! vectors in them (C header: `rdma/rdma_user_rxe.h`), and completions. All layouts are here, read and written: callers
+//! in the kernel have queues of the same form.
 //!
-//! The caller copies a request's header out of shared memory once and hands it in; what lies behind it
-//! is read here once, through the caller. What is kept stays in a [`Places`] until the completion, so
-//! user space may write its slot as it likes afterwards.
+//! Anything may be in a work request, and may change while it is read. The caller copies a request's header out of shared
+//! memory once and hands it in; what lies behind it is read here once, through the caller. What is kept stays in a
+//! [`Places`] until the completion, so user space may write its slot as it likes afterwards.
 
+mod completion;
 mod places;
+mod recv;
 mod send;
+mod vector;
 
+pub use completion::{cqe, cqe_tail, KernelCqe, CQE_LEN, KERNEL_CQE_LEN};
 pub use places::{Place, Places, Sge};
+pub use recv::recv_header;
+pub use send::{Destination, SendHeader};
+pub use vector::{Network, Vector};
 
 use crate::fast::Registration;
 use crate::keys::Key;
@@ -74,16 +82,21 @@ pub fn bytes_at<const N: usize>(raw: &[u8], at: usize) -> [u8; N] {
 
 /// The 32-bit word at `at`, in this CPU's order.
 #[inline]
-#[must_use]
-pub fn u32_at(raw: &[u8], at: usize) -> u32 {
+fn u32_at(raw: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes(bytes_at(raw, at))
 }
 
 /// The 64-bit word at `at`, in this CPU's order.
 #[inline]
-#[must_use]
-pub fn u64_at(raw: &[u8], at: usize) -> u64 {
+fn u64_at(raw: &[u8], at: usize) -> u64 {
     u64::from_ne_bytes(bytes_at(raw, at))
+}
+
+/// Writes `bytes` at `at`, if they fit there.
+fn put(out: &mut [u8], at: usize, bytes: &[u8]) {
+    if let Some(to) = out.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len())) {
+        to.copy_from_slice(bytes);
+    }
 }
 
 #[cfg(test)]

@@ -6,16 +6,21 @@
 use super::{errno, mr::new_mr, share, Call};
 use crate::{
     ah::Ah,
-    cq::{Cq, KernelCqe},
+    cq::Cq,
     kapi::kernel_memory::{AllMemory, Inline},
     mr::Region,
-    post::{Data, Destination, Send},
+    post::{Data, Send},
     qp::Qp,
     srq::Srq,
 };
 use core::{ptr, slice};
 use kernel::{ffi::c_int, prelude::*};
-use roce::abi::INLINE;
+use roce::{
+    abi::{Destination, KernelCqe, INLINE},
+    fast::Registration,
+    keys::{Access, Key},
+    psn::Qpn,
+};
 use usb4_bindings as c;
 
 /// The scatter list of a request.
@@ -50,7 +55,7 @@ unsafe fn send<'a>(wr: &'a c::ib_send_wr, is_datagram: bool) -> Result<Send<'a>>
             // SAFETY: The caller keeps the handle, which is one of ours, during the call.
             let ah = unsafe { call.attached::<Ah>((*ud.ah.cast::<c::usb4_ah>()).inner) };
             Destination::Datagram {
-                qpn: ud.remote_qpn,
+                qpn: Qpn::new(ud.remote_qpn),
                 qkey: ud.remote_qkey,
                 vector: ah.vector().ok_or(EINVAL)?,
             }
@@ -66,7 +71,7 @@ unsafe fn send<'a>(wr: &'a c::ib_send_wr, is_datagram: bool) -> Result<Send<'a>>
             let rdma = unsafe { &*raw.cast::<c::ib_rdma_wr>() };
             Destination::Remote {
                 va: rdma.remote_addr,
-                rkey: rdma.rkey,
+                rkey: Key(rdma.rkey),
             }
         }
         c::ib_wr_opcode_IB_WR_ATOMIC_CMP_AND_SWP | c::ib_wr_opcode_IB_WR_ATOMIC_FETCH_AND_ADD => {
@@ -76,7 +81,7 @@ unsafe fn send<'a>(wr: &'a c::ib_send_wr, is_datagram: bool) -> Result<Send<'a>>
                 va: atomic.remote_addr,
                 compare_add: atomic.compare_add,
                 swap: atomic.swap,
-                rkey: atomic.rkey,
+                rkey: Key(atomic.rkey),
             }
         }
         c::ib_wr_opcode_IB_WR_REG_MR => {
@@ -85,12 +90,12 @@ unsafe fn send<'a>(wr: &'a c::ib_send_wr, is_datagram: bool) -> Result<Send<'a>>
                 let reg = &*raw.cast::<c::ib_reg_wr>();
                 (reg, reg.mr.as_ref().ok_or(EINVAL)?)
             };
-            Destination::Register {
-                key: reg.key,
+            Destination::Register(Registration {
+                key: Key(reg.key),
                 base: mr.iova,
                 length: mr.length,
-                access: u32::from_ne_bytes(reg.access.to_ne_bytes()),
-            }
+                access: Access(u32::from_ne_bytes(reg.access.to_ne_bytes())),
+            })
         }
         _ => return Err(EOPNOTSUPP),
     };
@@ -247,7 +252,7 @@ fn work_completion(cqe: &KernelCqe) -> c::ib_wc {
         status: cqe.status,
         opcode: cqe.opcode,
         byte_len: cqe.byte_len,
-        qp: ptr::with_exposed_provenance_mut(cqe.qp.0 as usize),
+        qp: ptr::with_exposed_provenance_mut(cqe.mark as usize),
         src_qp: cqe.src_qp,
         wc_flags: flags as c_int,
         port_num: 1,

@@ -1,19 +1,47 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! What is kept of requests that are taken and not yet complete.
 
-use super::{bytes_at, u32_at, u64_at, Local, RECV_HEADER, SGE_LEN};
+use super::{put, u32_at, u64_at, Local, SGE_LEN};
 use crate::fault::Fault;
 use crate::keys::Key;
 use crate::limits::MAX_MESSAGE_LEN;
-use crate::wqe::RecvWqe;
 use core::ops::DerefMut;
 
-/// One scatter entry.
-#[derive(Clone, Copy, Debug, Default)]
+/// One scatter entry: `rxe_sge`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sge {
-    addr: u64,
-    len: u32,
-    lkey: Key,
+    /// First address.
+    pub addr: u64,
+    /// Length in bytes.
+    pub len: u32,
+    /// The key of the memory.
+    pub lkey: Key,
+}
+
+impl Sge {
+    const ADDR: usize = 0;
+    const LENGTH: usize = 8;
+    const LKEY: usize = 12;
+
+    /// Reads an entry. Anything may be in it.
+    #[must_use]
+    pub fn parse(raw: &[u8; SGE_LEN]) -> Self {
+        Self {
+            addr: u64_at(raw, Self::ADDR),
+            len: u32_at(raw, Self::LENGTH),
+            lkey: Key(u32_at(raw, Self::LKEY)),
+        }
+    }
+
+    /// The bytes that [`Self::parse`] reads.
+    #[must_use]
+    pub fn bytes(&self) -> [u8; SGE_LEN] {
+        let mut out = [0; SGE_LEN];
+        put(&mut out, Self::ADDR, &self.addr.to_ne_bytes());
+        put(&mut out, Self::LENGTH, &self.len.to_ne_bytes());
+        put(&mut out, Self::LKEY, &self.lkey.0.to_ne_bytes());
+        out
+    }
 }
 
 /// What is kept of a taken request, beside its scatter list or inline data.
@@ -119,22 +147,6 @@ where
             .is_some_and(|place| place.inline_len.is_some())
     }
 
-    /// Takes a receive into the next place. `raw` is its header, `read` copies bytes from further on in it.
-    /// The caller has seen that there is room.
-    pub fn take_recv(&mut self, raw: &[u8; RECV_HEADER], read: impl FnMut(usize, &mut [u8])) -> RecvWqe {
-        let slot = self.take();
-        // A buffer larger than any message is fine.
-        let kept = self
-            .keep_sges(slot, u32_at(raw, 28), RECV_HEADER, read)
-            .map(|total| u32::try_from(total).unwrap_or(u32::MAX));
-        RecvWqe {
-            wr_id: u64_at(raw, 0),
-            length: kept.unwrap_or(0),
-            slot,
-            fault: kept.err(),
-        }
-    }
-
     pub(super) fn keep_local(&mut self, slot: u32, local: Option<Local>) {
         if let Some(place) = self.places.get_mut(slot as usize) {
             *place = Place {
@@ -185,11 +197,7 @@ where
         for sge in list.ok_or(Fault::LocalQpOp)? {
             let mut raw = [0; SGE_LEN];
             read(at, &mut raw);
-            *sge = Sge {
-                addr: u64_at(&raw, 0),
-                len: u32_at(&raw, 8),
-                lkey: Key(u32::from_ne_bytes(bytes_at(&raw, 12))),
-            };
+            *sge = Sge::parse(&raw);
             total = total.saturating_add(u64::from(sge.len));
             at = at.wrapping_add(SGE_LEN);
         }

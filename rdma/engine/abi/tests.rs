@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-use super::{Bind, Local, Place, Places, Sge, RECV_HEADER, SEND_HEADER};
+use super::{
+    cqe, cqe_tail, recv_header, Bind, Destination, KernelCqe, Local, Network, Place, Places, SendHeader, Sge, Vector,
+    CQE_LEN, RECV_HEADER, SEND_HEADER, VECTOR,
+};
+use crate::completion::{Completion, Queue, WcOpcode, WcStatus};
 use crate::fast::Registration;
 use crate::fault::Fault;
 use crate::keys::{Access, Key};
+use crate::psn::Qpn;
 use crate::wqe::{AtomicOp, SendOp};
 use proptest::prelude::*;
 
@@ -33,10 +38,8 @@ fn raw<const N: usize>(words: &[(usize, u32)]) -> [u8; N] {
 
 fn sges(list: &[(u64, u32, u32)]) -> Vec<u8> {
     let entry = |&(addr, len, key): &(u64, u32, u32)| {
-        let mut out = addr.to_ne_bytes().to_vec();
-        out.extend(len.to_ne_bytes());
-        out.extend(key.to_ne_bytes());
-        out
+        let lkey = Key(key);
+        Sge { addr, len, lkey }.bytes()
     };
     list.iter().flat_map(entry).collect()
 }
@@ -164,6 +167,159 @@ fn memory_that_is_too_short_makes_faults() {
         assert_eq!(wqe.fault, Some(Fault::LocalQpOp));
     }
     assert!(held.is_full());
+}
+
+/// The layouts by hand, as the C headers have them: what writes and reads could be wrong in the same way.
+#[test]
+fn layouts_are_those_of_the_headers() {
+    let entry = Sge {
+        addr: 0x0102_0304_0506_0708,
+        len: 9,
+        lkey: Key(0x0a0b_0c0d),
+    };
+    let words = raw::<16>(&[(0, 0x0506_0708), (4, 0x0102_0304), (8, 9), (12, 0x0a0b_0c0d)]);
+    assert_eq!((entry.bytes(), Sge::parse(&words)), (words, entry));
+    assert_eq!(recv_header(7, 2), raw(&[(0, 7), (28, 2)]));
+    let completion = Completion {
+        queue: Queue::Recv,
+        wr_id: 7,
+        slot: 0,
+        status: WcStatus::Success,
+        opcode: WcOpcode::Recv,
+        byte_len: 9,
+        imm: Some([1, 0, 0, 0]),
+        invalidated: None,
+        src_qpn: Some(Qpn::new(5)),
+        solicited: false,
+        signalled: true,
+        qpn: Qpn::new(6),
+    };
+    let written = raw::<CQE_LEN>(&[
+        (0, 7),
+        (12, 128),
+        (20, 9),
+        (24, u32::from_ne_bytes([1, 0, 0, 0])),
+        (28, 6),
+        (32, 5),
+        (36, 3),
+        (44, u32::from_ne_bytes([9, 0, 1, 0])),
+    ]);
+    assert_eq!(cqe(&completion, true), written);
+}
+
+#[test]
+fn a_vector_is_read_as_it_was_written() {
+    let vector = Vector {
+        network: Network::IPV6,
+        dmac: [1, 2, 3, 4, 5, 6],
+        dgid: *b"sixteen bytes of",
+        flow_label: 7,
+        sgid_index: 8,
+        hop_limit: 9,
+        traffic_class: 10,
+    };
+    let bytes = vector.bytes();
+    assert_eq!(bytes[..8], [1, 2, 1, 2, 3, 4, 5, 6]);
+    assert_eq!(bytes[24..31], [7, 0, 0, 0, 8, 9, 10]);
+    assert_eq!(Vector::parse(&bytes), vector);
+}
+
+#[test]
+fn a_send_is_taken_as_it_was_written() {
+    let vector = Vector {
+        sgid_index: 3,
+        ..Vector::default()
+    };
+    let registration = Registration {
+        key: Key(0x105),
+        base: 1 << 40,
+        length: 1 << 33,
+        access: Access(7),
+    };
+    let (va, rkey) = (1 << 50, Key(0x77));
+    for (opcode, to) in [
+        (2, Destination::Peer),
+        (0, Destination::Remote { va, rkey }),
+        (
+            5,
+            Destination::Atomic {
+                va,
+                compare_add: 1,
+                swap: 2,
+                rkey,
+            },
+        ),
+        (0x20, Destination::Register(registration)),
+        (
+            2,
+            Destination::Datagram {
+                qpn: Qpn::new(4),
+                qkey: 6,
+                vector,
+            },
+        ),
+    ] {
+        let header = SendHeader {
+            wr_id: 1 << 60,
+            opcode,
+            flags: 2,
+            ex: [9; 4],
+            to,
+            length: 8,
+            sges: 1,
+        };
+        let bytes = header.bytes();
+        let mut held = places().for_kernel();
+        let tail = sges(&[(0, 8, 1)]);
+        let wqe = held.take_send(&bytes, false, behind(&tail, SEND_HEADER));
+        assert_eq!((wqe.wr_id, wqe.signalled, wqe.fault), (1 << 60, true, None));
+        match to {
+            Destination::Peer => assert_eq!((wqe.op, wqe.length, wqe.imm), (SendOp::Send, 8, [9; 4])),
+            Destination::Remote { .. } => assert_eq!((wqe.op, wqe.remote_va, wqe.rkey), (SendOp::Write, va, rkey)),
+            Destination::Atomic { .. } => {
+                let op = SendOp::Atomic(AtomicOp::CompareSwap { compare: 1, swap: 2 });
+                assert_eq!((wqe.op, wqe.remote_va, wqe.rkey), (op, va, rkey));
+            }
+            Destination::Register(_) => assert_eq!(held.local(wqe.slot), Some(Local::Register(registration))),
+            Destination::Datagram { .. } => {
+                assert_eq!((wqe.datagram.dest, wqe.datagram.qkey), (Qpn::new(4), 6));
+                assert_eq!(Vector::parse(&super::bytes_at(&bytes, VECTOR)), vector);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_kernel_callers_completion_is_read_as_it_was_written() {
+    let mut completion = Completion {
+        queue: Queue::Recv,
+        wr_id: 1 << 60,
+        slot: 0,
+        status: WcStatus::Success,
+        opcode: WcOpcode::RecvWithImm,
+        byte_len: 10,
+        imm: None,
+        invalidated: Some(Key(0x55)),
+        src_qpn: None,
+        solicited: false,
+        signalled: true,
+        qpn: Qpn::new(6),
+    };
+    let read = |completion: &Completion, ipv6, tag| {
+        let whole = [&cqe(completion, ipv6)[..], &cqe_tail(1 << 62, tag)[..]].concat();
+        KernelCqe::parse(&whole.try_into().unwrap())
+    };
+    let connected = read(&completion, true, 0x8100_0005);
+    assert_eq!((connected.wr_id, connected.mark), (1 << 60, 1 << 62));
+    assert_eq!((connected.status, connected.opcode, connected.byte_len), (0, 129, 10));
+    assert_eq!((connected.has_invalidated, connected.ex), (true, 0x55u32.to_ne_bytes()));
+    assert!(!connected.has_imm && !connected.has_grh && !connected.ipv6 && connected.vlan.is_none());
+    completion.src_qpn = Some(Qpn::new(3));
+    let datagram = read(&completion, true, 0x8100_0005);
+    assert_eq!((datagram.has_grh, datagram.ipv6, datagram.src_qp), (true, true, 3));
+    assert_eq!(datagram.vlan, Some(5));
+    let untagged = read(&completion, false, 0);
+    assert_eq!((untagged.ipv6, untagged.vlan), (false, None));
 }
 
 proptest! {
