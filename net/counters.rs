@@ -32,6 +32,8 @@ pub(crate) struct TxCounters {
     pub(crate) credits: u64,
     /// Frames that asked for credit.
     pub(crate) probes: u64,
+    /// Frames of the test of round trips, and answers to the peer's.
+    pub(crate) echoes: u64,
     /// Frames that were to raise an interrupt when sent.
     pub(crate) interrupts: u64,
     /// Times the stack complained that nothing went out.
@@ -102,6 +104,7 @@ pub(crate) const NAMES: &[&str] = &[
     "tx_no_credit",
     "tx_credit_frames",
     "tx_probe_frames",
+    "tx_echo_frames",
     "tx_interrupt_frames",
     "tx_timeouts",
     "rx_packets",
@@ -144,6 +147,7 @@ pub(crate) fn fill(to: &mut [u64], tx: &TxCounters, rx: &RxCounters, cable: &Cab
         tx.no_credit,
         tx.credits,
         tx.probes,
+        tx.echoes,
         tx.interrupts,
         tx.timeouts,
         rx.packets,
@@ -168,7 +172,7 @@ pub(crate) fn fill(to: &mut [u64], tx: &TxCounters, rx: &RxCounters, cable: &Cab
         usecs,
         u64::from(native),
     ];
-    const _: () = assert!(NAMES.len() == 37);
+    const _: () = assert!(NAMES.len() == 38);
     for (to, value) in to.iter_mut().zip(values) {
         *to = value;
     }

@@ -25,6 +25,7 @@ use crate::{
         napi::{Napi, Polls},
         ndo::{Coalesce, Xmit},
         netdev::Netdev,
+        random::random_u64,
         ring::{Ring, Wake},
         skb::{Batch, TxSkb},
         sync::{lock_in_any_context, new_bh_lock, BhLock},
@@ -36,15 +37,20 @@ use crate::{
     tx::{Refused, Tx},
 };
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU8, Ordering};
-use kernel::{prelude::*, sync::Arc};
+use kernel::{
+    prelude::*,
+    sync::Arc,
+    time::{delay::fsleep, Delta},
+};
 use tbip::{
-    frame::Seq,
+    echo::{self, Outcome, Trial},
+    frame::{Ctrl, Seq},
     limits::{MAX_PACKET, MAX_SUPER_PACKET},
     moderate::{self, Load},
     native::Features,
     reaper::{Look, LOOK_AFTER},
     stock::Settings,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Nanoseconds after which a ring that could not be filled for want of memory is filled again.
@@ -63,6 +69,12 @@ enum Peer {
     /// Ours.
     Native = 3,
 }
+
+/// How long a measured round trip is waited for without sleeping.
+const SPIN: Duration = Duration::from_micros(200);
+
+/// Pause between two looks for an answer that takes longer.
+const PAUSE: Delta = Delta::from_micros(50);
 
 /// Shortest time between two transmit interrupts, which are few and never urgent.
 const TX_USECS: u32 = 64;
@@ -120,6 +132,9 @@ pub(crate) struct Lane {
     peer: AtomicU8,
     /// Packets have come since the session last asked.
     traffic: AtomicBool,
+    /// Round trips that are being measured.
+    #[pin]
+    trial: BhLock<Option<Trial<KVVec<u32>>>>,
 }
 
 impl Lane {
@@ -159,6 +174,7 @@ impl Lane {
                 credit: AtomicU32::new(0),
                 peer: AtomicU8::new(Peer::None as u8),
                 traffic: AtomicBool::new(false),
+                trial <- new_bh_lock!(None, c"usb4_lane_trial"),
             }),
             GFP_KERNEL,
         )?;
@@ -375,6 +391,65 @@ impl Lane {
         Ok(())
     }
 
+    /// Measures round trips to the peer's poll and back. A second at most. Sleeps, under RTNL, so one at a time.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` with a peer that is not ours, `ENETDOWN` while the cable does not carry, `ENOMEM`.
+    pub(crate) fn measure(&self) -> Result<Outcome> {
+        let mut samples = KVVec::new();
+        samples.resize(echo::ROUNDS, 0, GFP_KERNEL)?;
+        *self.trial.lock() = Some(Trial::new(samples, random_u64()));
+        let done = self.rounds();
+        let trial = self.trial.lock().take();
+        done?;
+        Ok(trial.map_or_else(Outcome::default, |mut trial| trial.outcome()))
+    }
+
+    fn rounds(&self) -> Result {
+        loop {
+            {
+                let mut side = self.tx.lock();
+                let TxSide {
+                    path, live, counters, ..
+                } = &mut *side;
+                let tx = path.as_mut().filter(|_| *live).ok_or(ENETDOWN)?;
+                if !self.is_native() {
+                    return Err(EOPNOTSUPP);
+                }
+                let begun = match &mut *self.trial.lock() {
+                    Some(trial) => trial.begin(Instant(timer::now())),
+                    None => None,
+                };
+                let Some(token) = begun else {
+                    return Ok(());
+                };
+                let credit = Seq(self.credit.load(Ordering::Relaxed));
+                tx.reap(&self.netdev, false);
+                if tx.send_echo(Ctrl::Echo, token, credit, counters) {
+                    tx.doorbell(counters);
+                }
+            }
+            let begun = Instant(timer::now());
+            loop {
+                let now = Instant(timer::now());
+                let waits = match &*self.trial.lock() {
+                    Some(trial) => trial.is_waiting(now),
+                    None => false,
+                };
+                if !waits {
+                    break;
+                }
+                // As a program that polls: whoever sleeps measures how long it takes to wake him.
+                if now.since(begun) < SPIN {
+                    core::hint::spin_loop();
+                } else {
+                    fsleep(PAUSE);
+                }
+            }
+        }
+    }
+
     // The poll. -----------------------------------------------------------------------------------------------------
 
     /// The transmit side's part of a poll; `napi`: not netpoll's.
@@ -400,6 +475,10 @@ impl Lane {
         }
         tx.reap(&self.netdev, napi);
         if *live {
+            if let Some(token) = found.echo {
+                let credit = Seq(self.credit.load(Ordering::Relaxed));
+                tx.send_echo(Ctrl::Answer, token, credit, counters);
+            }
             if let Some(give) = found.give {
                 tx.give_credit(give, found.give_now, counters);
                 if let Some(at) = tx.probe_at() {
@@ -470,6 +549,11 @@ impl Polls for Lane {
             }
             found
         };
+        if let Some(token) = found.answer {
+            if let Some(trial) = &mut *self.trial.lock() {
+                trial.handle_answer(Instant(timer::now()), token);
+            }
+        }
         self.serve_tx(&found, true);
         if found.packets != 0 {
             self.traffic.store(true, Ordering::Relaxed);

@@ -83,6 +83,13 @@ impl Netif {
 
 impl NetDevice for Netif {
     const STATISTICS: &'static [&'static str] = counters::NAMES;
+    const TESTS: &'static [&'static str] = &[
+        "round trip, shortest, ns",
+        "round trip, median, ns",
+        "round trip, p99, ns",
+        "round trips begun",
+        "round trips ended",
+    ];
     const MAX_RING_SIZE: u32 = RING_SIZE_MAX;
 
     fn open(&self) {
@@ -146,6 +153,18 @@ impl NetDevice for Netif {
         let (tx, rx) = self.lane.counters();
         let usecs = u64::from(self.lane.coalesce().rx_usecs);
         counters::fill(to, &tx, &rx, &self.cable.counters(), usecs, self.lane.is_native());
+    }
+
+    fn test(&self, to: &mut [u64]) -> bool {
+        let outcome = self.lane.measure().inspect_err(|err| {
+            pr_info!("{}: no round trips were measured: {:?}\n", self.name(), err);
+        });
+        let found = outcome.unwrap_or_default();
+        let numbers = [found.min.0, found.median.0, found.p99.0, found.sent, found.answered];
+        for (to, number) in to.iter_mut().zip(numbers) {
+            *to = number;
+        }
+        found.sent != 0 && found.answered == found.sent
     }
 
     fn set_coalesce(&self, to: Coalesce) -> Result {

@@ -23,7 +23,7 @@ use crate::{
 };
 use kernel::{prelude::*, sync::Arc};
 use tbip::{
-    frame::{Head, Header, Seq},
+    frame::{Ctrl, Head, Header, Seq},
     limits::MAX_PAGES,
     stock::{
         self,
@@ -100,6 +100,10 @@ pub(crate) struct Polled {
     pub(crate) give: Option<Seq>,
     /// It is worth a frame of its own.
     pub(crate) give_now: bool,
+    /// What the peer wants back, the last if it wants several: one answer a poll.
+    pub(crate) echo: Option<u64>,
+    /// What the peer has sent back.
+    pub(crate) answer: Option<u64>,
     /// Descriptors could not be posted for want of memory.
     pub(crate) starved: bool,
 }
@@ -315,6 +319,14 @@ impl Sink<'_> {
     fn train(&mut self, header: &Header, held: &mut Held, page: &mut RxPage, len: usize) {
         let (meta, front) = match Head::parse(header, page.bytes(len)) {
             Ok(Head::Eth(meta, front)) => (meta, front),
+            Ok(Head::Ctrl(Ctrl::Echo, rest)) => {
+                self.found.echo = Ctrl::token(rest).or(self.found.echo);
+                return;
+            }
+            Ok(Head::Ctrl(Ctrl::Answer, rest)) => {
+                self.found.answer = Ctrl::token(rest).or(self.found.answer);
+                return;
+            }
             Ok(Head::Ctrl(..)) => return,
             Ok(Head::Roce(..)) => {
                 self.counters.other_kind += 1;

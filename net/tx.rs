@@ -133,18 +133,22 @@ impl Tx {
         posted
     }
 
-    /// Sends a head frame without a packet.
-    fn send_bare(&mut self, seq: Seq, credit: Seq, probe: bool) {
-        let mut train = Train::new(Kind::Ctrl, seq, Ctrl::LEN as u16, 0, 0, credit);
+    /// Sends a head frame without a packet: an operation, and a token behind it if it has one.
+    fn send_bare(&mut self, seq: Seq, credit: Seq, probe: bool, (what, token): (Ctrl, Option<u64>)) {
+        let body = Ctrl::LEN + token.map_or(0, |_| Ctrl::TOKEN);
+        let mut train = Train::new(Kind::Ctrl, seq, body as u16, 0, 0, credit);
         train.header.probe = probe;
         let slot = self.next;
         if let Some((header, rest)) = self.slots.bytes(slot).split_first_chunk_mut::<{ Header::LEN }>() {
             *header = train.header.bytes();
-            if let Some((body, _)) = rest.split_first_chunk_mut::<{ Ctrl::LEN }>() {
-                *body = Ctrl::Credit.bytes();
+            if let Some((operation, rest)) = rest.split_first_chunk_mut::<{ Ctrl::LEN }>() {
+                *operation = what.bytes();
+                if let (Some(token), Some(to)) = (token, rest.first_chunk_mut::<{ Ctrl::TOKEN }>()) {
+                    *to = token.to_le_bytes();
+                }
             }
         }
-        let len = Header::LEN + Ctrl::LEN;
+        let len = Header::LEN + body;
         let address = self.slots.ready(slot, len);
         let _ = self.post(address, len, frame::EOF_HEAD, false, Owner::Nothing);
         if let Mode::Native { shown, .. } = &mut self.mode {
@@ -167,8 +171,25 @@ impl Tx {
         if let Some(seq) = spender.take_control() {
             counters.credits += 1;
             counters.frames += 1;
-            self.send_bare(seq, credit, false);
+            self.send_bare(seq, credit, false, (Ctrl::Credit, None));
         }
+    }
+
+    /// Sends an echo, or the answer to one. False if there is no room now, or the peer is not ours.
+    pub(crate) fn send_echo(&mut self, what: Ctrl, token: u64, credit: Seq, counters: &mut TxCounters) -> bool {
+        let Mode::Native { spender, .. } = &mut self.mode else {
+            return false;
+        };
+        if self.ring.room() == 0 || spender.room() == 0 {
+            return false;
+        }
+        let Some(seq) = spender.take(Instant(0), 1) else {
+            return false;
+        };
+        counters.echoes += 1;
+        counters.frames += 1;
+        self.send_bare(seq, credit, false, (what, Some(token)));
+        true
     }
 
     /// Sends a probe, if one is due.
@@ -182,7 +203,7 @@ impl Tx {
         if let Some(seq) = spender.take_probe(now) {
             counters.probes += 1;
             counters.frames += 1;
-            self.send_bare(seq, credit, true);
+            self.send_bare(seq, credit, true, (Ctrl::Credit, None));
         }
     }
 

@@ -75,6 +75,8 @@ pub(crate) struct RingSizes {
 pub(crate) trait NetDevice: Send + Sync {
     /// Names for `ethtool -S`, at most 31 bytes each.
     const STATISTICS: &'static [&'static str];
+    /// Names of what `ethtool -t` finds, at most 31 bytes each.
+    const TESTS: &'static [&'static str];
     /// Most descriptors of a ring.
     const MAX_RING_SIZE: u32;
 
@@ -100,6 +102,8 @@ pub(crate) trait NetDevice: Send + Sync {
     fn lanes(&self) -> u32;
     /// Numbers for `ethtool -S`, in the order of [`NetDevice::STATISTICS`].
     fn statistics(&self, to: &mut [u64]);
+    /// Runs the test of `ethtool -t`: numbers in the order of [`NetDevice::TESTS`]. Whether it is passed. Sleeps.
+    fn test(&self, to: &mut [u64]) -> bool;
     /// What `ethtool -c` shows.
     fn coalesce(&self) -> Coalesce;
     /// What `ethtool -C` sets.
@@ -179,6 +183,19 @@ fn errno(result: Result) -> c_int {
     result.map_or_else(|err| err.to_errno(), |()| 0)
 }
 
+/// Writes names, [`NAME`] bytes each.
+///
+/// # Safety
+///
+/// `to` is zeroed and has room for them all.
+unsafe fn put_names(names: &[&str], to: *mut u8) {
+    for (index, name) in names.iter().enumerate() {
+        let len = name.len().min(NAME - 1);
+        // SAFETY: By the caller's promise.
+        unsafe { ptr::copy_nonoverlapping(name.as_ptr(), to.add(index * NAME), len) };
+    }
+}
+
 /// Lets `act` at the object behind a device.
 ///
 /// # Safety
@@ -217,6 +234,9 @@ impl<T: NetDevice> Tables<T> {
         stat_count: Some(Self::stat_count),
         stat_names: Some(Self::stat_names),
         stats: Some(Self::stats),
+        test_count: Some(Self::test_count),
+        test_names: Some(Self::test_names),
+        test: Some(Self::test),
         get_coalesce: Some(Self::get_coalesce),
         set_coalesce: Some(Self::set_coalesce),
         get_rings: Some(Self::get_rings),
@@ -317,10 +337,24 @@ impl<T: NetDevice> Tables<T> {
     }
 
     unsafe extern "C" fn stat_names(_inner: *mut c_void, to: *mut u8) {
-        for (index, name) in T::STATISTICS.iter().enumerate() {
-            let len = name.len().min(NAME - 1);
-            // SAFETY: The caller has zeroed room for `stat_count` names.
-            unsafe { ptr::copy_nonoverlapping(name.as_ptr(), to.add(index * NAME), len) };
+        // SAFETY: The caller has zeroed room for `stat_count` names.
+        unsafe { put_names(T::STATISTICS, to) }
+    }
+
+    unsafe extern "C" fn test_count(_inner: *mut c_void) -> u32 {
+        T::TESTS.len() as u32
+    }
+
+    unsafe extern "C" fn test_names(_inner: *mut c_void, to: *mut u8) {
+        // SAFETY: The caller has zeroed room for `test_count` names.
+        unsafe { put_names(T::TESTS, to) }
+    }
+
+    unsafe extern "C" fn test(inner: *mut c_void, to: *mut u64) -> bool {
+        // SAFETY: As above; the caller has room for `test_count` numbers.
+        unsafe {
+            let to = slice::from_raw_parts_mut(to, T::TESTS.len());
+            with(inner, |device: &T| device.test(to))
         }
     }
 

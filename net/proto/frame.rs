@@ -472,6 +472,10 @@ pub enum Ctrl {
     Grant,
     /// 2: request to send by a direct lane. Reserved.
     RequestToSend,
+    /// 4: to be sent back, with the 8 bytes that follow, as [`Ctrl::Answer`], by the poll that finds it.
+    Echo,
+    /// 5: what follows was sent as [`Ctrl::Echo`].
+    Answer,
     /// Any other.
     Unknown(u8),
 }
@@ -479,6 +483,14 @@ pub enum Ctrl {
 impl Ctrl {
     /// Length on the wire.
     pub const LEN: usize = 4;
+    /// Length of what follows [`Ctrl::Echo`] and [`Ctrl::Answer`].
+    pub const TOKEN: usize = 8;
+
+    /// The token in what follows the operation, if it is there.
+    #[must_use]
+    pub fn token(rest: &[u8]) -> Option<u64> {
+        rest.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+    }
 
     /// Decode the operation.
     #[must_use]
@@ -487,6 +499,8 @@ impl Ctrl {
             0 => Self::Credit,
             1 => Self::Grant,
             2 => Self::RequestToSend,
+            4 => Self::Echo,
+            5 => Self::Answer,
             other => Self::Unknown(other),
         }
     }
@@ -498,6 +512,8 @@ impl Ctrl {
             Self::Credit => 0,
             Self::Grant => 1,
             Self::RequestToSend => 2,
+            Self::Echo => 4,
+            Self::Answer => 5,
             Self::Unknown(op) => op,
         };
         [op, 0, 0, 0]

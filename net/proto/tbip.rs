@@ -45,6 +45,7 @@
 
 pub mod credit;
 pub mod cut;
+pub mod echo;
 pub mod fifo;
 pub mod frame;
 pub mod ledger;

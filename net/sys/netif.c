@@ -156,6 +156,8 @@ static int usb4_nd_link_ksettings(struct net_device *ndev, struct ethtool_link_k
 
 static int usb4_nd_sset_count(struct net_device *ndev, int set)
 {
+	if (set == ETH_SS_TEST)
+		return CALL(ndev, test_count);
 	return set == ETH_SS_STATS ? CALL(ndev, stat_count) : -EOPNOTSUPP;
 }
 
@@ -163,6 +165,14 @@ static void usb4_nd_strings(struct net_device *ndev, u32 set, u8 *to)
 {
 	if (set == ETH_SS_STATS)
 		CALL(ndev, stat_names, to);
+	if (set == ETH_SS_TEST)
+		CALL(ndev, test_names, to);
+}
+
+static void usb4_nd_self_test(struct net_device *ndev, struct ethtool_test *test, u64 *to)
+{
+	if (!CALL(ndev, test, to))
+		test->flags |= ETH_TEST_FL_FAILED;
 }
 
 static void usb4_nd_stats(struct net_device *ndev, struct ethtool_stats *stats, u64 *to)
@@ -223,6 +233,7 @@ static const struct ethtool_ops usb4_nd_ethtool_ops = {
 	.get_sset_count = usb4_nd_sset_count,
 	.get_strings = usb4_nd_strings,
 	.get_ethtool_stats = usb4_nd_stats,
+	.self_test = usb4_nd_self_test,
 	.get_coalesce = usb4_nd_get_coalesce,
 	.set_coalesce = usb4_nd_set_coalesce,
 	.get_ringparam = usb4_nd_get_rings,

@@ -81,6 +81,9 @@ struct usb4_nd_calls {
 	u32 (*stat_count)(void *inner);
 	void (*stat_names)(void *inner, u8 *to);
 	void (*stats)(void *inner, u64 *to);
+	u32 (*test_count)(void *inner);
+	void (*test_names)(void *inner, u8 *to);
+	bool (*test)(void *inner, u64 *to);
 	void (*get_coalesce)(void *inner, struct usb4_nd_coalesce *to);
 	int (*set_coalesce)(void *inner, const struct usb4_nd_coalesce *from);
 	void (*get_rings)(void *inner, struct usb4_nd_rings *to);

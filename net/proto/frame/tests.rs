@@ -170,6 +170,23 @@ fn a_head_frame_is_viewed_by_its_kind() {
 }
 
 #[test]
+fn an_echo_is_these_bytes() {
+    let head = Header {
+        inline_len: (Ctrl::LEN + Ctrl::TOKEN) as u16,
+        ..header(Kind::Ctrl, 0, 0, 0)
+    };
+    let mut frame = head.bytes().to_vec();
+    frame.extend(Ctrl::Echo.bytes());
+    frame.extend(0x0102_0304_0506_0708u64.to_le_bytes());
+    assert_eq!(frame[16..], [4, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1]);
+    let Ok(Head::Ctrl(Ctrl::Echo, rest)) = Head::parse(&head, &frame) else {
+        panic!("no echo");
+    };
+    assert_eq!(Ctrl::token(rest), Some(0x0102_0304_0506_0708));
+    assert_eq!(Ctrl::token(&rest[..7]), None);
+}
+
+#[test]
 fn every_operation_decodes_to_itself() {
     for op in 0..=255 {
         assert_eq!(Ctrl::parse(&[op, 0, 0, 0]).bytes()[0], op);

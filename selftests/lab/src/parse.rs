@@ -110,6 +110,15 @@ pub fn ping_times_us(text: &str) -> Vec<f64> {
     text.lines().filter_map(time).collect()
 }
 
+/// Nanoseconds of the median round trip that `ethtool -t` printed.
+pub fn round_trip(text: &str) -> Result<f64> {
+    let line = text.lines().find(|line| line.starts_with("round trip, median, ns"));
+    let number = line.and_then(|line| line.split_whitespace().last());
+    number
+        .and_then(|number| number.parse().ok())
+        .with_context(|| format!("no median round trip in\n{text}"))
+}
+
 /// Counters that `ethtool -S` printed.
 pub fn ethtool_counters(text: &str) -> BTreeMap<String, u64> {
     text.lines()
@@ -215,6 +224,9 @@ mod tests {
 
     #[test]
     fn ping_and_ethtool_lines_are_read() {
+        let test = "The test result is PASS\nThe test extra info:\nround trip, median, ns\t 33536\n";
+        assert_eq!(round_trip(test).unwrap(), 33536.0);
+        assert!(round_trip("The test result is FAIL\n").is_err());
         let ping =
             "64 bytes from 10.90.0.2: icmp_seq=1 ttl=64 time=1.26 ms\n64 bytes: time=0.519 ms\n2 packets, time 3ms\n";
         assert_eq!(ping_times_us(ping), [1260.0, 519.0]);

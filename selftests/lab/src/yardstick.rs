@@ -6,6 +6,7 @@ use crate::lab::Lab;
 use crate::measure::{figure, median, Metric};
 use crate::netbench;
 use crate::page;
+use crate::parse;
 use crate::spec::{LabSpec, NetDriver};
 use crate::verbs::{Kind, Pair};
 use anyhow::{ensure, Context, Result};
@@ -58,6 +59,9 @@ const HOW: &str = "RDMA on our device, one TCP stream (iperf3) and stock rxe ove
 network devices, in turns; medians. Guests pinned, each on a processor of the machine. The CPU column is the time of
 both guests for each GiB.";
 
+/// The row of the bare rings, which all latencies stand on.
+const FLOOR: &str = "bare rings (ethtool -t), half a round trip, us";
+
 /// What `usb4lab yardstick` is asked to do.
 pub struct Yardstick {
     pub runs: usize,
@@ -95,6 +99,7 @@ impl Yardstick {
         )?;
         let mut rdma: [[Series; METRICS.len()]; 2] = Default::default();
         let mut tcp = Series::default();
+        let mut floor = Vec::new();
         for run in 0..self.runs {
             for (side, kind) in [Kind::Usb4, Kind::Rxe].into_iter().enumerate() {
                 eprintln!("run {} of {}: {}", run + 1, self.runs, kind.link_type());
@@ -107,6 +112,9 @@ impl Yardstick {
             }
             let (gbit, cpu) = netbench::tcp(&lab, TCP_S)?;
             note(&mut tcp, gbit * MIB_OF_GBIT, Some(cpu));
+            let trips = lab.sh(0, &format!("ethtool -t {}", lab.netdev(0, 0)?))?;
+            // As perftest counts: half of a round trip.
+            floor.push(parse::round_trip(&trips)? / 2000.0);
         }
         lab.discard();
         let mut rows = Vec::new();
@@ -126,6 +134,9 @@ impl Yardstick {
                 rxe_cpu,
             ]);
         }
+        let mut bare = vec![FLOOR.into(), median(&floor).map_or_else(|| "-".into(), figure)];
+        bare.resize(7, "-".into());
+        rows.push(bare);
         let heading = [
             "",
             "ours",

@@ -6,6 +6,7 @@ use crate::cases::life::both_up;
 use crate::cases::{about_net, Case, Context};
 use crate::lab::Lab;
 use crate::netbench;
+use crate::parse;
 use crate::spec::{ipv4, NetDriver};
 use anyhow::{ensure, Context as _, Result};
 
@@ -44,6 +45,12 @@ fn ethtool(context: &Context) -> Result<()> {
             "host {host} counted {moved} bytes ({way}) of a transfer of 16 MiB"
         );
     }
+
+    let trips = tool("-t DEV")?;
+    ensure!(
+        trips.contains("PASS") && parse::round_trip(&trips)? > 0.0,
+        "round trips over the rings:\n{trips}"
+    );
 
     let rings = tool("-g DEV")?;
     ensure!(rings.contains("RX:") && rings.contains("TX:"), "ring sizes:\n{rings}");
