@@ -20,6 +20,7 @@ use crate::{
 use kernel::{prelude::*, sync::Arc};
 use roce::{
     abi::{self, Network},
+    keys::Pd,
     wire::udp::Path,
 };
 use usb4_bindings as c;
@@ -79,7 +80,7 @@ struct State {
 /// An address handle.
 #[pin_data]
 pub(crate) struct Ah {
-    pd: u64,
+    pd: Pd,
     /// 0: none.
     number: u32,
     #[pin]
@@ -91,7 +92,7 @@ impl Ah {
     pub(crate) fn create(
         ahs: &Ahs,
         over: &Over<'_>,
-        pd: u64,
+        pd: Pd,
         wanted: &mut c::rdma_ah_attr,
         sleeps: bool,
         udata: Option<&Udata>,
@@ -155,7 +156,7 @@ impl Ah {
     }
 
     /// The path for a QP in `pd`.
-    pub(crate) fn path(&self, pd: u64, src_port: u16) -> Option<Path> {
+    pub(crate) fn path(&self, pd: Pd, src_port: u16) -> Option<Path> {
         let flat = self.state.lock().flat;
         (self.pd == pd).then(|| attr::path(&flat, src_port))
     }

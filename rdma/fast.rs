@@ -14,7 +14,7 @@ use core::sync::atomic::AtomicU64;
 use kernel::prelude::*;
 use roce::{
     fast::{FastRegion, Pages, Registration},
-    keys::{Access, Key},
+    keys::{Access, Key, Pd},
     wqe::Fault,
 };
 
@@ -25,7 +25,7 @@ pub(crate) const MAX_PAGES: u32 = 1024;
 #[derive(Clone, Copy)]
 pub(crate) struct Ask {
     pub(crate) key: Key,
-    pub(crate) pd: u64,
+    pub(crate) pd: Pd,
     pub(crate) va: u64,
     pub(crate) len: u32,
     pub(crate) needed: Access,
@@ -68,7 +68,7 @@ pub(crate) struct Fast {
 
 impl Fast {
     /// A free region for `most` pages.
-    pub(crate) fn new(key: Key, pd: u64, most: u32) -> Result<Pin<KBox<Self>>> {
+    pub(crate) fn new(key: Key, pd: Pd, most: u32) -> Result<Pin<KBox<Self>>> {
         if most == 0 || most > MAX_PAGES {
             return Err(EINVAL);
         }
@@ -108,7 +108,7 @@ impl Fast {
     }
 
     /// Carries a registration out, with the newest list. Under a QP's lock.
-    pub(crate) fn register(&self, wanted: &Registration, pd: u64) -> Result<(), Fault> {
+    pub(crate) fn register(&self, wanted: &Registration, pd: Pd) -> Result<(), Fault> {
         let mut guard = self.active.lock();
         let active = &mut *guard;
         let mut staged = self.staged.lock();
@@ -124,7 +124,7 @@ impl Fast {
     }
 
     /// Takes the key back. Under a QP's lock.
-    pub(crate) fn invalidate(&self, key: Key, pd: u64) -> Result<(), Fault> {
+    pub(crate) fn invalidate(&self, key: Key, pd: Pd) -> Result<(), Fault> {
         self.active.lock().region.invalidate(key, pd)
     }
 

@@ -21,7 +21,7 @@ use roce::{
     abi::{Bind, Local},
     fast::Registration,
     fault::Fault,
-    keys::{Access, Key},
+    keys::{Access, Key, Pd},
     mw::Holder,
 };
 
@@ -98,7 +98,7 @@ impl Keyed {
     }
 
     /// Publishes an unbound window in domain `pd`.
-    pub(crate) fn publish_window(&self, pd: u64, kind: Kind) -> Result<Arc<Window>> {
+    pub(crate) fn publish_window(&self, pd: Pd, kind: Kind) -> Result<Arc<Window>> {
         let slot = self.windows.reserve(random())?;
         let number = window::number(Windows::number(slot, random()));
         match Window::new(pd, kind, Key(number << 8 | random() & 0xff)) {
@@ -135,7 +135,7 @@ pub(crate) struct Memory<'a> {
     /// Of the device.
     pub(crate) keyed: &'a Keyed,
     /// In which protection domain.
-    pub(crate) pd: u64,
+    pub(crate) pd: Pd,
     /// In which life of the QP.
     pub(crate) life: &'a Life,
     /// Takes note of pages that are not there.

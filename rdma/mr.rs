@@ -27,7 +27,7 @@ use roce::{
     abi::Bind,
     fast::Registration,
     fault::Fault,
-    keys::{self, Access, Key, RegionView},
+    keys::{self, Access, Key, Pd, RegionView},
 };
 use usb4_bindings as c;
 
@@ -68,7 +68,7 @@ pub(crate) struct Region {
 /// What a region is to be from now on.
 pub(crate) struct Change {
     /// The protection domain.
-    pub(crate) pd: u64,
+    pub(crate) pd: Pd,
     /// Other user memory: start, length, and the address that peers know.
     pub(crate) range: Option<(u64, u64, u64)>,
     /// Other rights.
@@ -89,7 +89,7 @@ impl Region {
     pub(crate) fn of_user(
         ib: &IbDev,
         key: Key,
-        pd: u64,
+        pd: Pd,
         (start, length, iova): (u64, u64, u64),
         access: i32,
     ) -> Result<Arc<Self>> {
@@ -109,7 +109,7 @@ impl Region {
     /// A range of a dma-buf: offset, length, and the address that peers know.
     pub(crate) fn of_dmabuf(
         key: Key,
-        pd: u64,
+        pd: Pd,
         fd: i32,
         (offset, length, iova): (u64, u64, u64),
         access: i32,
@@ -190,13 +190,13 @@ impl Region {
     }
 
     /// For fast registration of up to `pages` pages of a kernel caller's memory.
-    pub(crate) fn for_fast(key: Key, pd: u64, pages: u32) -> Result<Arc<Self>> {
+    pub(crate) fn for_fast(key: Key, pd: Pd, pages: u32) -> Result<Arc<Self>> {
         let memory = Fast::new(key, pd, pages)?;
         Self::new(view(key, pd, (0, 0), Access::NONE), Backing::Fast(memory))
     }
 
     /// The kernel's memory for local use in `pd`, which is a kernel caller's.
-    pub(crate) fn of_kernel(key: Key, pd: u64, memory: AllMemory, access: i32) -> Result<Arc<Self>> {
+    pub(crate) fn of_kernel(key: Key, pd: Pd, memory: AllMemory, access: i32) -> Result<Arc<Self>> {
         let asked = u32::from_ne_bytes(access.to_ne_bytes());
         if asked & !c::ib_access_flags_IB_ACCESS_OPTIONAL & !c::ib_access_flags_IB_ACCESS_LOCAL_WRITE != 0 {
             // A key for all of this host's memory is not given to peers.
@@ -257,7 +257,7 @@ impl Region {
     /// # Errors
     ///
     /// `EOPNOTSUPP` for a region that is not paged, `EFAULT` outside of it, `EPERM` to write what is read-only.
-    pub(crate) fn advise(&self, pd: u64, va: u64, len: u32, write: bool, fault: bool) -> Result {
+    pub(crate) fn advise(&self, pd: Pd, va: u64, len: u32, write: bool, fault: bool) -> Result {
         let memory = self.memory.enter().ok_or(EINVAL)?;
         let Backing::Paged(paged) = &*memory else {
             return Err(EOPNOTSUPP);
@@ -274,7 +274,7 @@ impl Region {
         [
             Detail::hex(c"base", self.view.base),
             Detail::hex(c"access", u64::from(self.view.access.0)),
-            Detail::hex(c"pd", self.view.pd),
+            Detail::hex(c"pd", self.view.pd.0),
             Detail::dec(c"windows", u64::try_from(self.windows.load(Relaxed)).unwrap_or(0)),
         ]
     }
@@ -285,7 +285,7 @@ impl Region {
     }
 
     /// A window is to be bound as `wanted`. True if the region admits it; then [`Self::on_unbind`] is owed.
-    pub(crate) fn on_bind(&self, wanted: &Bind, pd: u64, access: Access) -> bool {
+    pub(crate) fn on_bind(&self, wanted: &Bind, pd: Pd, access: Access) -> bool {
         let writes = Access::REMOTE_WRITE.with(Access::REMOTE_ATOMIC);
         let may_write = access.0 & writes.0 == 0 || self.view.access.allows(Access::LOCAL_WRITE);
         let bindable = self.view.access.0 & c::ib_access_flags_IB_ACCESS_MW_BIND != 0;
@@ -371,7 +371,7 @@ impl Region {
     }
 
     /// Carries a fast registration out, of a region that is for it.
-    pub(crate) fn on_register(&self, wanted: &Registration, pd: u64) -> Result<(), Fault> {
+    pub(crate) fn on_register(&self, wanted: &Registration, pd: Pd) -> Result<(), Fault> {
         let optional = c::ib_access_flags_IB_ACCESS_OPTIONAL;
         if wanted.access.0 & !FAST_RIGHTS & !optional != 0 {
             return Err(Fault::Bind);
@@ -414,7 +414,7 @@ impl Lenders {
 }
 
 /// What names a region.
-const fn view(key: Key, pd: u64, (base, length): (u64, u64), access: Access) -> RegionView {
+const fn view(key: Key, pd: Pd, (base, length): (u64, u64), access: Access) -> RegionView {
     RegionView {
         key,
         pd,

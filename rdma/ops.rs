@@ -39,7 +39,7 @@ use kernel::{
     str::as_char_ptr_in_const_context,
     sync::Arc,
 };
-use roce::qp::QpKind;
+use roce::{keys::Pd, qp::QpKind};
 use usb4_bindings as c;
 
 /// A call from outside, on the stack of the function that was called. What is borrowed of the objects that came with it
@@ -59,6 +59,16 @@ impl Call {
     unsafe fn device(&self, ib: *mut c::ib_device) -> &Device {
         // SAFETY: By the caller's promise; all our devices keep a `Device`.
         unsafe { ibdev::kept(ib) }
+    }
+
+    /// The device and the number of a domain.
+    ///
+    /// # Safety
+    ///
+    /// `pd` is a domain of a device as [`Self::device`] takes it.
+    unsafe fn domain(&self, pd: *mut c::ib_pd) -> (&Device, Pd) {
+        // SAFETY: By the caller's promise; all our domains are a `usb4_pd`, numbered by `usb4_op_alloc_pd`.
+        unsafe { (self.device((*pd).device), Pd((*pd.cast::<c::usb4_pd>()).number)) }
     }
 
     /// Borrows what [`attach`] gave.
@@ -374,7 +384,7 @@ unsafe extern "C" fn usb4_op_create_qp(
     let new = unsafe {
         NewQp {
             device: ibdev::share(ours.ib.device),
-            pd: (*ours.ib.pd.cast::<c::usb4_pd>()).number,
+            pd: Pd((*ours.ib.pd.cast::<c::usb4_pd>()).number),
             send_cq: share::<Cq>((*init.send_cq.cast::<c::usb4_cq>()).inner),
             recv_cq: share::<Cq>((*init.recv_cq.cast::<c::usb4_cq>()).inner),
             srq: (!init.srq.is_null()).then(|| share::<Srq>((*init.srq.cast::<c::usb4_srq>()).inner)),

@@ -58,6 +58,7 @@ use kernel::{
 use roce::{
     completion::{self, Queue, WcStatus},
     counters::Counters,
+    keys::Pd,
     limits,
     parking::Errand,
     qp::{ModifyError, Mtu, QpKind, ReadResource, SendMessage, Slots, State as QpState},
@@ -160,7 +161,7 @@ impl State {
 pub(crate) struct Qp {
     number: u32,
     device: Arc<Device>,
-    pd: u64,
+    pd: Pd,
     send_cq: Arc<Cq>,
     recv_cq: Arc<Cq>,
     kind: QpKind,

@@ -19,7 +19,7 @@ use kernel::{
     prelude::*,
     sync::{Arc, Mutex},
 };
-use roce::wqe::RecvWqe;
+use roce::{keys::Pd, wqe::RecvWqe};
 use usb4_bindings as c;
 
 /// Guarded by the queue's lock, which is taken under a QP's.
@@ -35,7 +35,7 @@ struct State {
 /// A shared receive queue.
 #[pin_data]
 pub(crate) struct Srq {
-    pd: u64,
+    pd: Pd,
     max_sge: u32,
     #[pin]
     state: BhLock<State>,
@@ -59,7 +59,7 @@ impl Srq {
     /// A queue in domain `pd`, called `number`. `attr` becomes what it really has.
     pub(crate) fn create(
         handle: SrqHandle,
-        pd: u64,
+        pd: Pd,
         number: u32,
         attr: &mut c::ib_srq_attr,
         caller: Caller<'_>,
@@ -103,7 +103,7 @@ impl Srq {
     }
 
     /// The protection domain of its buffers.
-    pub(crate) fn pd(&self) -> u64 {
+    pub(crate) fn pd(&self) -> Pd {
         self.pd
     }
 

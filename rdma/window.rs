@@ -19,7 +19,7 @@ use kernel::{
 use roce::{
     abi::Bind,
     fault::Fault,
-    keys::{Access, Key},
+    keys::{Access, Key, Pd},
     mw::{self, Holder},
 };
 
@@ -95,7 +95,7 @@ pub(crate) struct Window {
 
 impl Window {
     /// An unbound window in domain `pd`.
-    pub(crate) fn new(pd: u64, kind: Kind, key: Key) -> Result<Arc<Self>> {
+    pub(crate) fn new(pd: Pd, kind: Kind, key: Key) -> Result<Arc<Self>> {
         let window = mw::Window::new(pd, kind, key);
         Arc::pin_init(
             pin_init!(Self {

@@ -13,7 +13,7 @@
 //! [`FastRegion`] says what a key admits, [`Pages`] where its bytes are. The memory itself is the host's.
 
 use crate::fault::Fault;
-use crate::keys::{self, Access, Key, RegionView};
+use crate::keys::{self, Access, Key, Pd, RegionView};
 
 /// The bits of a key that belong to its owner; the rest says which region is meant.
 const OWNED: u32 = 0xff;
@@ -40,7 +40,7 @@ pub struct FastRegion {
 impl FastRegion {
     /// A free region of domain `pd` that will answer to `key`.
     #[must_use]
-    pub const fn new(key: Key, pd: u64) -> Self {
+    pub const fn new(key: Key, pd: Pd) -> Self {
         Self {
             view: RegionView {
                 key,
@@ -72,8 +72,8 @@ impl FastRegion {
     ///
     /// [`Fault::Bind`] (memory management operation error), and nothing has changed: the region is not free, the key
     /// is another region's, the domain differs, or the range does not fit.
-    pub const fn register(&mut self, wanted: &Registration, pd: u64, room: u64) -> Result<(), Fault> {
-        let ours = self.view.key.0 & !OWNED == wanted.key.0 & !OWNED && self.view.pd == pd;
+    pub const fn register(&mut self, wanted: &Registration, pd: Pd, room: u64) -> Result<(), Fault> {
+        let ours = self.view.key.0 & !OWNED == wanted.key.0 & !OWNED && self.view.pd.0 == pd.0;
         if self.view.valid || !ours || wanted.length > room || wanted.base.checked_add(wanted.length).is_none() {
             return Err(Fault::Bind);
         }
@@ -93,7 +93,7 @@ impl FastRegion {
     /// # Errors
     ///
     /// [`Fault::RemoteInvalid`]: another key, or another domain.
-    pub fn invalidate(&mut self, key: Key, pd: u64) -> Result<(), Fault> {
+    pub fn invalidate(&mut self, key: Key, pd: Pd) -> Result<(), Fault> {
         if self.view.key != key || self.view.pd != pd {
             return Err(Fault::RemoteInvalid);
         }
@@ -106,7 +106,7 @@ impl FastRegion {
     /// # Errors
     ///
     /// As [`keys::check`].
-    pub const fn check(&self, key: Key, pd: u64, va: u64, length: u32, needed: Access) -> Result<u64, Fault> {
+    pub const fn check(&self, key: Key, pd: Pd, va: u64, length: u32, needed: Access) -> Result<u64, Fault> {
         keys::check(&self.view, key, pd, va, length, needed)
     }
 }
@@ -165,7 +165,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PD: u64 = 3;
+    const PD: Pd = Pd(3);
+    const OTHER: Pd = Pd(PD.0 + 1);
     const KEY: Key = Key(0x0012_3400);
     const WANTED: Registration = Registration {
         key: Key(0x0012_3401),
@@ -201,9 +202,7 @@ mod tests {
         assert!(ask(0x1234, 0x2001, Access::REMOTE_READ).is_err());
         assert!(ask(0x1233, 1, Access::REMOTE_READ).is_err());
         assert!(ask(0x1234, 1, Access::REMOTE_WRITE).is_err());
-        assert!(region
-            .check(WANTED.key, PD + 1, 0x1234, 1, Access::REMOTE_READ)
-            .is_err());
+        assert!(region.check(WANTED.key, OTHER, 0x1234, 1, Access::REMOTE_READ).is_err());
     }
 
     #[test]
@@ -215,7 +214,7 @@ mod tests {
             assert_eq!(region.register(&wanted, pd, room), Err(Fault::Bind));
             assert_eq!(region.key(), WANTED.key);
         };
-        refused(WANTED, PD + 1, u64::MAX);
+        refused(WANTED, OTHER, u64::MAX);
         refused(WANTED, PD, 0x1fff);
         refused(
             Registration {
@@ -234,7 +233,7 @@ mod tests {
             u64::MAX,
         );
         assert_eq!(region.invalidate(KEY, PD), Err(Fault::RemoteInvalid));
-        assert_eq!(region.invalidate(WANTED.key, PD + 1), Err(Fault::RemoteInvalid));
+        assert_eq!(region.invalidate(WANTED.key, OTHER), Err(Fault::RemoteInvalid));
     }
 
     #[test]

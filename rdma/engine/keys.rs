@@ -10,6 +10,10 @@ use crate::fault::Fault;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Key(pub u32);
 
+/// A protection domain: a number that no other ever has, and that is no address, length or life beside it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Pd(pub u64);
+
 /// Access rights, or the rights an operation needs: a set of bits with the values of
 /// `enum ib_access_flags`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -61,7 +65,7 @@ pub struct RegionView {
     /// The full key the region answers to (lkey or rkey, whichever was presented).
     pub key: Key,
     /// Protection domain, as the caller numbers them.
-    pub pd: u64,
+    pub pd: Pd,
     /// First address of the region in the address space the key names.
     pub base: u64,
     /// Length in bytes.
@@ -79,13 +83,13 @@ pub struct RegionView {
 ///
 /// [`Fault::RemoteAccess`] if a remote right was asked for, else [`Fault::LocalProtection`]: key or
 /// domain differ, a right is missing, or the range leaves the region.
-pub const fn check(region: &RegionView, key: Key, pd: u64, va: u64, length: u32, needed: Access) -> Result<u64, Fault> {
+pub const fn check(region: &RegionView, key: Key, pd: Pd, va: u64, length: u32, needed: Access) -> Result<u64, Fault> {
     let refused = Err(if needed.is_remote() {
         Fault::RemoteAccess
     } else {
         Fault::LocalProtection
     });
-    if !region.valid || region.key.0 != key.0 || region.pd != pd || !region.access.allows(needed) {
+    if !region.valid || region.key.0 != key.0 || region.pd.0 != pd.0 || !region.access.allows(needed) {
         return refused;
     }
     let Some(offset) = va.checked_sub(region.base) else {
@@ -107,7 +111,7 @@ mod tests {
 
     const REGION: RegionView = RegionView {
         key: Key(0x1234),
-        pd: 7,
+        pd: Pd(7),
         base: 0x1000,
         length: 0x100,
         access: Access::LOCAL_WRITE.with(Access::REMOTE_READ),
@@ -116,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_whole_region_is_reachable_and_not_a_byte_more() {
-        let read = |va, len| check(&REGION, Key(0x1234), 7, va, len, Access::REMOTE_READ);
+        let read = |va, len| check(&REGION, Key(0x1234), Pd(7), va, len, Access::REMOTE_READ);
         assert_eq!(read(0x1000, 0x100), Ok(0));
         assert_eq!(read(0x10ff, 1), Ok(0xff));
         assert_eq!(read(0x1100, 0), Ok(0x100));
@@ -127,20 +131,20 @@ mod tests {
 
     #[test]
     fn a_refusal_is_local_or_remote_by_what_was_asked() {
-        let by = |pd, key, needed| check(&REGION, key, pd, 0x1000, 1, needed);
+        let by = |pd, key, needed| check(&REGION, key, Pd(pd), 0x1000, 1, needed);
         assert_eq!(by(8, Key(0x1234), Access::REMOTE_READ), Err(Fault::RemoteAccess));
         assert_eq!(by(7, Key(0x1235), Access::LOCAL_WRITE), Err(Fault::LocalProtection));
         assert_eq!(by(7, Key(0x1234), Access::REMOTE_WRITE), Err(Fault::RemoteAccess));
         assert_eq!(by(7, Key(0x1234), Access::LOCAL_WRITE), Ok(0));
         let dead = RegionView { valid: false, ..REGION };
-        assert!(check(&dead, Key(0x1234), 7, 0x1000, 1, Access::NONE).is_err());
+        assert!(check(&dead, Key(0x1234), Pd(7), 0x1000, 1, Access::NONE).is_err());
     }
 
     proptest! {
         #[test]
         fn an_admitted_range_lies_inside(base: u64, length: u64, va: u64, len: u32) {
             let region = RegionView { base, length, ..REGION };
-            if let Ok(offset) = check(&region, Key(0x1234), 7, va, len, Access::NONE) {
+            if let Ok(offset) = check(&region, Key(0x1234), Pd(7), va, len, Access::NONE) {
                 prop_assert!(u128::from(offset) + u128::from(len) <= u128::from(length));
                 prop_assert_eq!(base.wrapping_add(offset), va);
             }

@@ -11,7 +11,7 @@
 
 use crate::abi::Bind;
 use crate::fault::Fault;
-use crate::keys::{Access, Key};
+use crate::keys::{Access, Key, Pd};
 
 /// Rights that a window may give. The owner's own, which changes nothing, may be asked for.
 const RIGHTS: u32 = Access::REMOTE_WRITE
@@ -34,7 +34,7 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// The protection domain.
-    pub pd: u64,
+    pub pd: Pd,
     /// The queue pair's life, which ends with its destruction or RESET.
     pub life: u64,
 }
@@ -53,7 +53,7 @@ struct Bound<R> {
 /// A memory window over regions, which are held as `R`.
 #[derive(Debug)]
 pub struct Window<R> {
-    pd: u64,
+    pd: Pd,
     kind: Kind,
     key: Key,
     bound: Option<Bound<R>>,
@@ -63,7 +63,7 @@ pub struct Window<R> {
 
 impl<R> Window<R> {
     /// An unbound window of a domain.
-    pub const fn new(pd: u64, kind: Kind, key: Key) -> Self {
+    pub const fn new(pd: Pd, kind: Kind, key: Key) -> Self {
         Self {
             pd,
             kind,
@@ -159,7 +159,7 @@ mod tests {
     use std::rc::Rc;
 
     const KEY: Key = Key(0x8000_1200);
-    const PD: u64 = 3;
+    const PD: Pd = Pd(3);
     const LIFE: u64 = 40;
     const OWNER: Holder = Holder { pd: PD, life: LIFE };
 
@@ -194,9 +194,9 @@ mod tests {
             let (window, _region, key) = bound(kind);
             assert!(reads(&window, key, OWNER));
             assert_eq!(reads(&window, key, Holder { life: 41, ..OWNER }), others);
-            assert!(!reads(&window, key, Holder { pd: 4, life: 41 }));
+            assert!(!reads(&window, key, Holder { pd: Pd(4), life: 41 }));
             assert!(
-                !reads(&window, key, Holder { pd: 4, ..OWNER }),
+                !reads(&window, key, Holder { pd: Pd(4), ..OWNER }),
                 "{kind:?} asks for the domain"
             );
             assert!(!reads(&window, KEY, OWNER), "the key before the bind");
@@ -239,7 +239,7 @@ mod tests {
     fn only_who_bound_a_window_takes_its_key_back() {
         let (mut window, region, key) = bound(Kind::Type2);
         assert!(!window.invalidate(key, Holder { life: 41, ..OWNER }));
-        assert!(!window.invalidate(key, Holder { pd: 4, ..OWNER }));
+        assert!(!window.invalidate(key, Holder { pd: Pd(4), ..OWNER }));
         assert!(!window.invalidate(KEY, OWNER));
         assert!(window.invalidate(key, OWNER) && !window.invalidate(key, OWNER));
         assert_eq!(Rc::strong_count(&region), 1);
@@ -268,7 +268,7 @@ mod tests {
         assert!(reads(&window, key, OWNER), "bound already, and still");
         let mut free = Window::new(PD, Kind::Type2, KEY);
         refused(&mut free, wanted(Key(KEY.0 + 1), 1), OWNER);
-        refused(&mut free, wanted(KEY, 1), Holder { pd: 4, ..OWNER });
+        refused(&mut free, wanted(KEY, 1), Holder { pd: Pd(4), ..OWNER });
         refused(
             &mut free,
             Bind {

@@ -22,13 +22,7 @@ unsafe extern "C" fn usb4_op_create_ah(
     // SAFETY: The core passes a zeroed handle of our size in a PD of ours, its wishes, and the caller's data or null.
     let (ours, init, udata) = unsafe { (&mut *ah.cast::<c::usb4_ah>(), &*init, Udata::new(udata)) };
     // SAFETY: The parents are alive during the call, and the vector is the core's.
-    let (device, pd, attr) = unsafe {
-        (
-            call.device(ours.ib.device),
-            (*ours.ib.pd.cast::<c::usb4_pd>()).number,
-            &mut *init.ah_attr,
-        )
-    };
+    let ((device, pd), attr) = unsafe { (call.domain(ours.ib.pd), &mut *init.ah_attr) };
     let sleeps = init.flags & c::rdma_create_ah_flags_RDMA_CREATE_AH_SLEEPABLE != 0;
     let made = device.netdev().ok_or(ENODEV).and_then(|netdev| {
         let over = Over {

@@ -15,7 +15,7 @@ use usb4_bindings as c;
 unsafe extern "C" fn usb4_op_alloc_mr(pd: *mut c::ib_pd, kind: c::ib_mr_type, pages: u32) -> *mut c::ib_mr {
     let call = Call::begin();
     // SAFETY: The core passes a PD of ours.
-    let (device, number) = unsafe { (call.device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
+    let (device, number) = unsafe { call.domain(pd) };
     new_mr(|| {
         if kind != c::ib_mr_type_IB_MR_TYPE_MEM_REG {
             return Err(EOPNOTSUPP);

@@ -270,7 +270,7 @@ fn work_completion(cqe: &KernelCqe) -> c::ib_wc {
 unsafe extern "C" fn usb4_op_get_dma_mr(pd: *mut c::ib_pd, access: c_int) -> *mut c::ib_mr {
     let call = Call::begin();
     // SAFETY: The core passes a PD of ours.
-    let (device, number) = unsafe { (call.device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
+    let (device, number) = unsafe { call.domain(pd) };
     new_mr(|| {
         // SAFETY: Only callers in the kernel have such a PD, and they name buffers that they keep until completion. The
         // region uses the memory for accesses that its key admits, which are those of their requests.

@@ -4,8 +4,12 @@
 #![allow(clippy::missing_safety_doc, reason = "the contract of all ops, in ops.rs")]
 
 use super::{attach, detach, errno, Call};
-use crate::mr::{Change, Region};
+use crate::{
+    kapi::ibdev::IbDev,
+    mr::{Change, Region},
+};
 use kernel::{ffi::c_int, prelude::*, sync::Arc};
+use roce::keys::{Key, Pd};
 use usb4_bindings as c;
 
 /// An object of the core with the region that `make` makes, at `(iova, length)` for whom the core tells that; or why not,
@@ -35,16 +39,35 @@ unsafe extern "C" fn usb4_op_reg_user_mr(
     dmah: *mut c::ib_dmah,
     _udata: *mut c::ib_udata,
 ) -> *mut c::ib_mr {
-    let call = Call::begin();
+    let range = (start, length, iova);
     // SAFETY: The core passes a PD of ours.
-    let (device, number) = unsafe { (call.device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
+    unsafe {
+        register(pd, dmah, (0, 0), |ib, key, number| {
+            Region::of_user(ib, key, number, range, access)
+        })
+    }
+}
+
+/// Registers what `make` makes, in a domain, at `told`; see [`new_mr`]. Hints for DMA mean nothing where the CPU copies.
+///
+/// # Safety
+///
+/// `pd` is a PD of ours.
+unsafe fn register(
+    pd: *mut c::ib_pd,
+    dmah: *mut c::ib_dmah,
+    told: (u64, u64),
+    make: impl FnOnce(&IbDev, Key, Pd) -> Result<Arc<Region>>,
+) -> *mut c::ib_mr {
+    let call = Call::begin();
+    // SAFETY: By the caller's promise.
+    let (device, number) = unsafe { call.domain(pd) };
     new_mr(|| {
         if !dmah.is_null() {
             return Err(EOPNOTSUPP);
         }
-        let range = (start, length, iova);
-        let make = |key| Region::of_user(device.ib(), key, number, range, access);
-        Ok((device.keyed.publish(make)?, (0, 0)))
+        let region = device.keyed.publish(|key| make(device.ib(), key, number))?;
+        Ok((region, told))
     })
 }
 
@@ -66,13 +89,7 @@ unsafe extern "C" fn usb4_op_advise_mr(
         _ => return EOPNOTSUPP.to_errno(),
     };
     // SAFETY: The core passes a PD of ours, and a list of so many entries.
-    let (device, number, list) = unsafe {
-        (
-            call.device((*pd).device),
-            (*pd.cast::<c::usb4_pd>()).number,
-            core::slice::from_raw_parts(list, count as usize),
-        )
-    };
+    let ((device, number), list) = unsafe { (call.domain(pd), core::slice::from_raw_parts(list, count as usize)) };
     errno(list.iter().try_for_each(|sge| {
         let region = device.keyed.region(sge.lkey).ok_or(EINVAL)?;
         region.advise(number, sge.addr, sge.length, write, fault)
@@ -106,17 +123,13 @@ unsafe extern "C" fn usb4_op_reg_user_mr_dmabuf(
     dmah: *mut c::ib_dmah,
     _attrs: *mut c::uverbs_attr_bundle,
 ) -> *mut c::ib_mr {
-    let call = Call::begin();
+    let range = (offset, length, iova);
     // SAFETY: The core passes a PD of ours.
-    let (device, number) = unsafe { (call.device((*pd).device), (*pd.cast::<c::usb4_pd>()).number) };
-    new_mr(|| {
-        if !dmah.is_null() {
-            return Err(EOPNOTSUPP);
-        }
-        let range = (offset, length, iova);
-        let make = |key| Region::of_dmabuf(key, number, fd, range, access);
-        Ok((device.keyed.publish(make)?, (iova, length)))
-    })
+    unsafe {
+        register(pd, dmah, (iova, length), |_, key, number| {
+            Region::of_dmabuf(key, number, fd, range, access)
+        })
+    }
 }
 
 /// The result is a new object, and the core ends the old one.
@@ -133,12 +146,11 @@ unsafe extern "C" fn usb4_op_rereg_user_mr(
 ) -> *mut c::ib_mr {
     let call = Call::begin();
     // SAFETY: The core passes a region and a PD of ours.
-    let (device, old, range, number) = unsafe {
+    let ((device, number), old, range) = unsafe {
         (
-            call.device((*mr).device),
+            call.domain(pd),
             call.attached::<Region>((*mr.cast::<c::usb4_mr>()).inner),
             ((*mr).iova, (*mr).length),
-            (*pd.cast::<c::usb4_pd>()).number,
         )
     };
     let has = |flag: u32| flags.unsigned_abs() & flag != 0;

@@ -23,7 +23,7 @@ unsafe extern "C" fn usb4_op_alloc_mw(mw: *mut c::ib_mw, udata: *mut c::ib_udata
         _ => return EOPNOTSUPP.to_errno(),
     };
     // SAFETY: As above.
-    let (device, pd) = unsafe { (call.device(ours.ib.device), (*ours.ib.pd.cast::<c::usb4_pd>()).number) };
+    let (device, pd) = unsafe { call.domain(ours.ib.pd) };
     match device.keyed.publish_window(pd, kind) {
         Ok(new) => {
             ours.ib.rkey = new.key();

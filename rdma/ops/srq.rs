@@ -26,13 +26,7 @@ unsafe extern "C" fn usb4_op_create_srq(
         return EOPNOTSUPP.to_errno();
     }
     // SAFETY: The PD is alive while the SRQ is. `usb4_op_destroy_srq` closes the SRQ, which drops the handle.
-    let (device, pd, handle) = unsafe {
-        (
-            call.device(ours.ib.device),
-            (*ours.ib.pd.cast::<c::usb4_pd>()).number,
-            SrqHandle::new(handle),
-        )
-    };
+    let ((device, pd), handle) = unsafe { (call.domain(ours.ib.pd), SrqHandle::new(handle)) };
     let caller = match &udata {
         Some(udata) => Caller::User(udata),
         None => Caller::Kernel,

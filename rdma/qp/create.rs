@@ -38,6 +38,7 @@ use kernel::{
     },
 };
 use roce::{
+    keys::Pd,
     psn::Qpn,
     qp::{QpConfig, QpKind, ReadResource, SendMessage, Slots},
     runs::Runs,
@@ -47,7 +48,7 @@ use usb4_bindings as c;
 /// What a QP is made of.
 pub(crate) struct NewQp {
     pub(crate) device: Arc<Device>,
-    pub(crate) pd: u64,
+    pub(crate) pd: Pd,
     pub(crate) send_cq: Arc<Cq>,
     pub(crate) recv_cq: Arc<Cq>,
     pub(crate) srq: Option<Arc<Srq>>,

@@ -14,7 +14,7 @@ impl Qp {
         };
         [
             Detail::hex(c"number", u64::from(self.number)),
-            Detail::hex(c"pd", self.pd),
+            Detail::hex(c"pd", self.pd.0),
             Detail::dec(c"timeout", u64::from(attrs.timeout)),
             Detail::dec(c"retry_cnt", u64::from(attrs.retry_cnt)),
             Detail::dec(c"rnr_retry", u64::from(attrs.rnr_retry)),
@@ -41,7 +41,7 @@ impl Qp {
             "qp {:#08x} {:?} pd {} sending {} frames {} wire {:?}",
             self.number,
             self.kind,
-            self.pd,
+            self.pd.0,
             state.phase.is_sending(),
             self.flight.frames(),
             state.wire

@@ -2,7 +2,7 @@
 //! The user's side as the kernel module has it: rings of requests, the places they are kept in, registered memory.
 
 use roce::abi::{Place, Places, Sge, RECV_HEADER, SEND_HEADER, SGE_LEN};
-use roce::keys::{self, Access, Key, RegionView};
+use roce::keys::{self, Access, Key, Pd, RegionView};
 use roce::wqe::{AtomicOp, Fault, FlushKind, Host, RecvWqe, SendOp, SendWqe, Span, Target};
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ const SEND_SLOT: usize = 256;
 const RECV_SLOT: usize = 128;
 const RECV_PLACES: usize = 4;
 /// The domain of the queue pair.
-const PD: u64 = 7;
+const PD: Pd = Pd(7);
 /// Most calls of the host that one call of an engine may make.
 pub const MAX_CALLS: u32 = 40;
 static ZEROES: [u8; 1 << 16] = [0; 1 << 16];

@@ -4,13 +4,13 @@
 use crate::link::LinkSpec;
 use crate::rng::Rng;
 use roce::completion::{Event, WcStatus};
-use roce::keys::{Access, Key, RegionView};
+use roce::keys::{Access, Key, Pd, RegionView};
 use roce::limits;
 use roce::qp::{Mtu, QpKind};
 use roce::wqe::{AtomicOp, Fault, FlushKind, SendOp};
 
 /// Protection domain of every queue pair; [`Region::Foreign`] belongs to another.
-pub const PD: u64 = 7;
+pub const PD: Pd = Pd(7);
 
 /// Key of [`Region::Shared`].
 pub const SHARED: u32 = 0x504;
@@ -247,7 +247,7 @@ impl EndPlan {
         let all = Access(0x30f);
         let (key, pd, access) = match region {
             Region::Open => (0x100, PD, all),
-            Region::Foreign => (0x201, PD + 1, all),
+            Region::Foreign => (0x201, Pd(PD.0 + 1), all),
             Region::Private => (0x302, PD, Access::LOCAL_WRITE),
             Region::Vanishing => (0x403, PD, all),
             Region::Shared => (SHARED, PD, Access::NONE),
