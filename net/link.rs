@@ -11,8 +11,8 @@
 //! lives as long as the cable: a peer that reloads its driver takes its services away and brings them back, and the
 //! addresses stay.
 //!
-//! On unplug the bus removes the services, then the XDomain ([`Link::end`]): the worker closes what is open, the netdev is
-//! unregistered, and whoever uses it, an RDMA device or the stack, hears of it by the netdev's own events.
+//! On unplug the bus removes the services, then the XDomain ([`Link::end`]): the worker closes what is open, the netdev
+//! is unregistered, and whoever uses it, an RDMA device or the stack, hears of it by the netdev's own events.
 //!
 //! Nothing on the bus waits for RTNL under a lock that the worker may want: netdevs are made by the worker and removed
 //! when a device of the bus goes, which is outside of the domain's lock.

@@ -445,7 +445,8 @@ fn close(port: &Port<'_>, rig: &mut Rig, lane: &Lane) {
 fn refused(port: &Port<'_>, refusal: Refusal) {
     match refusal {
         Refusal::Version { theirs, oldest } => pr_warn!(
-            "{}: the peer speaks version {} down to {} of the cable's protocol, which we do not; update the older side\n",
+            "{}: the peer speaks version {} down to {} of the cable's protocol, which we do not; update the older \
+             side\n",
             port.name,
             theirs,
             oldest
@@ -454,7 +455,11 @@ fn refused(port: &Port<'_>, refusal: Refusal) {
             pr_warn!("{}: the peer lacks features {:#x}; update it\n", port.name, features.0);
         }
         Refusal::WeLack(features) => {
-            pr_warn!("{}: the peer requires features {:#x} that we lack; update this host\n", port.name, features.0);
+            pr_warn!(
+                "{}: the peer requires features {:#x} that we lack; update this host\n",
+                port.name,
+                features.0
+            );
         }
     }
 }

@@ -67,8 +67,9 @@ impl Net {
             Ok(presence) => presence,
             Err(EEXIST) => {
                 pr_info!(
-                    "another driver (thunderbolt_net) has the USB4 cables; RDMA works over its devices. To give the cables \
-                     to usb4_rdma: rmmod thunderbolt_net, reload usb4_rdma, install net/modprobe.d/usb4-rdma.conf\n"
+                    "another driver (thunderbolt_net) has the USB4 cables; RDMA works over its devices. To give the \
+                     cables to usb4_rdma: rmmod thunderbolt_net, reload usb4_rdma, install \
+                     net/modprobe.d/usb4-rdma.conf\n"
                 );
                 return Ok(None);
             }

@@ -88,7 +88,8 @@ pub(crate) struct Ah {
 }
 
 impl Ah {
-    /// A handle in `pd`, whose number is in `ahs`. Only with `sleeps` it may wait for memory, and only then have a number. Any context else.
+    /// A handle in `pd`, whose number is in `ahs`. Only with `sleeps` it may wait for memory, and only then have a
+    /// number. Any context else.
     pub(crate) fn create(
         ahs: &Ahs,
         over: &Over<'_>,

@@ -124,8 +124,8 @@ impl Backing {
         each!(self, memory => memory.act_on_word(ask, at, act))
     }
 
-    /// Lends a range to a frame that sends it. False if it is not of the kind that can be lent, or in too many pieces: then
-    /// the frame is spoiled.
+    /// Lends a range to a frame that sends it. False if it is not of the kind that can be lent, or in too many pieces:
+    /// then the frame is spoiled.
     pub(crate) fn lend(&self, at: usize, len: usize, to: &mut TxFrame) -> bool {
         match self {
             Self::Pinned(umem) => umem.lend(at, len, to),

@@ -22,8 +22,8 @@ pub(crate) const MAX_SRQ_WR: u32 = 1 << 20;
 /// Scatter entries of a receive in a shared queue.
 pub(crate) const MAX_SRQ_SGE: u32 = 27;
 /// Source addresses the core keeps for the port. Its address vectors, and those of the user ABI, name one by eight bits
-/// (`struct ib_global_route`, `ib_uverbs_global_route`, `rxe_global_route`), and it refuses an address whose index is not
-/// what the vector says, so that more could be listed but not used.
+/// (`struct ib_global_route`, `ib_uverbs_global_route`, `rxe_global_route`), and it refuses an address whose index is
+/// not what the vector says, so that more could be listed but not used.
 pub(crate) const GID_TABLE_LEN: i32 = 256;
 /// IP and UDP headers, transport headers and ICRC that do not count in the RDMA MTU, as rxe reckons.
 const HEADROOM: u32 = 80;

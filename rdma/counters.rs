@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Hardware counters in `rdma statistic`: rxe's names where we count the same thing. Of rxe's, only `ack_deferred` is not here.
+//! Hardware counters in `rdma statistic`: rxe's names where we count the same thing. Of rxe's, only `ack_deferred` is
+//! not here.
 
 use roce::counters::Counters;
 

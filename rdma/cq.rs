@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Completion queues: in memory shared with user space, or a kernel caller's, which has the same form and a little more.
+//! Completion queues: in memory shared with user space, or a kernel caller's, which has the same form and a little
+//! more.
 
 use crate::{
     caps,
@@ -76,7 +77,15 @@ impl Cq {
         Arc::pin_init(
             pin_init!(Self {
                 state <- new_irq_lock!(
-                    State { ring, producer: 0, armed: Armed::No, overrun: false, consumer: 0, handle: Some(handle), is_shared: udata.is_some() },
+                    State {
+                        ring,
+                        producer: 0,
+                        armed: Armed::No,
+                        overrun: false,
+                        consumer: 0,
+                        handle: Some(handle),
+                        is_shared: udata.is_some(),
+                    },
                     c"usb4_cq"
                 ),
                 mapping <- new_mutex!(mapping, "usb4_cq_mapping"),
@@ -211,8 +220,8 @@ impl Cq {
         Ok(Some(KernelCqe::parse(&raw)))
     }
 
-    /// Takes out what a kernel caller has not read yet of a QP that is destroyed: each completion names the core's QP by
-    /// its address, where something else may be by the time it is read. User space gets numbers. Any context.
+    /// Takes out what a kernel caller has not read yet of a QP that is destroyed: each completion names the core's QP
+    /// by its address, where something else may be by the time it is read. User space gets numbers. Any context.
     pub(crate) fn forget(&self, qp: QpMark) {
         let mut state = self.state.lock();
         if state.is_shared {

@@ -139,8 +139,8 @@ impl Device {
         *self.hook.lock() = Some(hook);
     }
 
-    /// Lists the device's QPs in a directory of debugfs, unless [`Self::stop`] came first. Without memory for it there is
-    /// no list.
+    /// Lists the device's QPs in a directory of debugfs, unless [`Self::stop`] came first. Without memory for it there
+    /// is no list.
     pub(crate) fn list(this: &Arc<Self>, dir: &Dir) {
         let mut listing = this.listing.lock();
         // The file holds the device: made after the end it would keep both for ever.
@@ -198,8 +198,8 @@ impl Device {
         netdev.is_some_and(|netdev| is_our_gid(&self.ib, &netdev, gid))
     }
 
-    /// Has the paths of queue pairs, address handles and graves lead to where their next hops are now: `all`, or those of
-    /// queue pairs whose peer was late.
+    /// Has the paths of queue pairs, address handles and graves lead to where their next hops are now: `all`, or those
+    /// of queue pairs whose peer was late.
     pub(crate) fn renew(&self, all: bool) {
         let Some(netdev) = self.netdev() else {
             return;
@@ -222,7 +222,8 @@ impl Device {
         }
     }
 
-    /// The Ethernet address where a path out of the device's netdev leads now, if that is known. `doubt`: its peer was late.
+    /// The Ethernet address where a path out of the device's netdev leads now, if that is known. `doubt`: its peer was
+    /// late.
     pub(crate) fn next_hop(&self, netdev: &Netdev, path: &Path, doubt: bool) -> Option<[u8; 6]> {
         let out = netdev.tagged(path.tag)?;
         if path.is_multicast() {
@@ -246,8 +247,8 @@ impl Device {
     }
 
     /// Who is queue pair 1 for packets of the netdev. Nobody while an rxe device that was there first is over it as
-    /// well: `rdma_cm` listens on the first device that has the address. Answers to the other's requests find their way,
-    /// as the core's connection manager knows them whichever device brings them.
+    /// well: `rdma_cm` listens on the first device that has the address. Answers to the other's requests find their
+    /// way, as the core's connection manager knows them whichever device brings them.
     pub(crate) fn gsi(&self) -> Option<u32> {
         if self.second.load(Relaxed) == 1 {
             if self.netdev().is_none_or(|netdev| netdev.has_rxe()) {

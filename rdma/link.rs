@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Links, which are devices over netdevs: how they are made and ended, and the list of them.
 //!
-//! On unplug the cable's netdev goes: its end, as every other event of a netdev, comes to `netdev_event` here, and takes
-//! the device along. What happens to the cable itself is in `net/link.rs`.
+//! On unplug the cable's netdev goes: its end, as every other event of a netdev, comes to `netdev_event` here, and
+//! takes the device along. What happens to the cable itself is in `net/link.rs`.
 //!
 //! The list holds the devices. An entry leaves it in `dealloc_driver`, where all ways of ending a device end, or when
 //! [`Presence`] ends, whichever comes first.
@@ -71,7 +71,8 @@ pub(crate) fn add(name: &CStr, netdev: &Netdev) -> Result {
         return Err(err);
     }
     device.on_registered();
-    // The name is this device's since it is registered. From here on anybody may end the device, which ends the listing.
+    // The name is this device's since it is registered. From here on anybody may end the device, which ends the
+    // listing.
     if let Some(dir) = registry(|registry| registry.debug.subdir(name)) {
         Device::list(&device, &dir);
     }
@@ -83,8 +84,8 @@ pub(crate) fn add(name: &CStr, netdev: &Netdev) -> Result {
     Ok(())
 }
 
-/// Makes a device that hears its netdev and is in the list, so that every event of the netdev reaches it, but is not yet
-/// registered. Under RTNL from the look at the netdev on: it can neither go nor change its namespace unseen.
+/// Makes a device that hears its netdev and is in the list, so that every event of the netdev reaches it, but is not
+/// yet registered. Under RTNL from the look at the netdev on: it can neither go nor change its namespace unseen.
 fn prepare(netdev: &Netdev) -> Result<(Fresh, Arc<Device>)> {
     let asked_in = netdev.namespace();
     let rtnl = Rtnl::lock();
@@ -183,8 +184,8 @@ fn is_below_ours(netdev: &Netdev) -> bool {
 /// Something happened to a netdev. Called under RTNL.
 pub(crate) fn netdev_event(event: u32, netdev: &Netdev) {
     if event == c::netdev_cmd_NETDEV_CHANGEADDR && is_below_ours(netdev) {
-        // Peers learn the new address from what is broadcast only, and who just listens broadcasts nothing. This host has
-        // forgotten its neighbours, and asks for them again.
+        // Peers learn the new address from what is broadcast only, and who just listens broadcasts nothing. This host
+        // has forgotten its neighbours, and asks for them again.
         netdev.announce();
         route::renew_all();
     }

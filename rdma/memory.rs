@@ -167,8 +167,8 @@ impl Memory<'_> {
         done.map_err(|fault| self.note(&region, at, to.len(), false, fault))
     }
 
-    /// Lends a range of a region to a frame that sends it. See [`crate::backing::Backing::lend`]. False for what a window
-    /// opens as well: it ends by a request, which cannot wait until the frame has been read.
+    /// Lends a range of a region to a frame that sends it. See [`crate::backing::Backing::lend`]. False for what a
+    /// window opens as well: it ends by a request, which cannot wait until the frame has been read.
     pub(crate) fn lend(
         &self,
         key: Key,

@@ -125,8 +125,8 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// `EINVAL` while windows are bound to it; `EOPNOTSUPP` for a paged region, and if it would have to be written and was
-    /// pinned to be read.
+    /// `EINVAL` while windows are bound to it; `EOPNOTSUPP` for a paged region, and if it would have to be written and
+    /// was pinned to be read.
     pub(crate) fn change(&self, ib: &IbDev, wanted: &Change, publish: impl FnOnce(&Arc<Self>)) -> Result<Arc<Self>> {
         if !self.may_go() {
             return Err(EINVAL);
@@ -351,8 +351,8 @@ impl Region {
         self.enter(ask)?.word(ask, at, act)
     }
 
-    /// Lends `len` bytes of what was admitted as `ask`. See [`Backing::lend`]. The region does not end before `lenders` is
-    /// dropped.
+    /// Lends `len` bytes of what was admitted as `ask`. See [`Backing::lend`]. The region does not end before `lenders`
+    /// is dropped.
     pub(crate) fn lend(
         this: &Arc<Self>,
         ask: &Ask,
@@ -394,8 +394,8 @@ impl Gated for Region {
 /// Regions that one frame borrows from at most. Scatter-gather lists mostly lie in one.
 const LENDERS: usize = 4;
 
-/// The regions that a frame borrows from. None of them ends before this is dropped, so what the frame carries is what the
-/// owner had there while it was registered.
+/// The regions that a frame borrows from. None of them ends before this is dropped, so what the frame carries is what
+/// the owner had there while it was registered.
 #[derive(Default)]
 pub(crate) struct Lenders([Option<Lease<Region>>; LENDERS]);
 

@@ -405,7 +405,8 @@ unsafe extern "C" fn usb4_op_create_qp(
                 hint!(
                     // SAFETY: The parent is alive.
                     unsafe { call.device(ours.ib.device) }.ib(),
-                    "no QP of {} sends in {} pieces or {} inline bytes, {} receives in {} pieces: most are {}, {}, {}; or it is of another user ABI",
+                    "no QP of {} sends in {} pieces or {} inline bytes, {} receives in {} pieces: most are {}, {}, {}; \
+                     or it is of another user ABI",
                     cap.max_send_wr,
                     cap.max_send_sge,
                     cap.max_inline_data,

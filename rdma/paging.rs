@@ -37,8 +37,8 @@ impl Paging {
         Needs::new(self.state.is_hopeless())
     }
 
-    /// Has `missing` brought, and `then` called with the errand that did, and whether they are there. False if nothing is
-    /// under way; then somebody has to come again.
+    /// Has `missing` brought, and `then` called with the errand that did, and whether they are there. False if nothing
+    /// is under way; then somebody has to come again.
     pub(crate) fn bring(
         &mut self,
         missing: Missing,

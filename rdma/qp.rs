@@ -83,8 +83,8 @@ const SETTLE: usize = 1024;
 /// Nanoseconds to the next try where there was no memory for something.
 const TRY_AGAIN: u64 = 1_000_000;
 
-/// QPs, of all devices, whose timers run out one after the other without anything acknowledged. Each tries again the less
-/// often the more they are, so that all of them together leave the processor to others.
+/// QPs, of all devices, whose timers run out one after the other without anything acknowledged. Each tries again the
+/// less often the more they are, so that all of them together leave the processor to others.
 static STUCK: Atomic<u32> = Atomic::new(0);
 
 type Engine = roce::qp::Qp<Slots<KVVec<SendMessage>, KVVec<ReadResource>>>;
@@ -233,7 +233,8 @@ impl Qp {
         }
     }
 
-    /// Sends what was put off: before a change of state, which would forget the acknowledgement that the peer waits for.
+    /// Sends what was put off: before a change of state, which would forget the acknowledgement that the peer waits
+    /// for.
     pub(crate) fn flush(this: &Arc<Self>) {
         Self::work(this, Event::Due);
     }
@@ -327,7 +328,8 @@ impl Qp {
         if state.phase.is_sending() {
             return (outcome, Sends::No);
         }
-        // Once somebody has been woken, softirqs that are put off come after him. Who has had his share waits in any case.
+        // Once somebody has been woken, softirqs that are put off come after him. Who has had his share waits in any
+        // case.
         let may_wait = !woke && state.engine.may_wait();
         let sends = if payload.is_some() && (may_wait || self.owner.rest().is_some()) {
             Sends::Later
@@ -489,7 +491,8 @@ impl Qp {
             }
             let room = if runs { state.runs.room(run::ROOM) } else { Room::PACKET };
             let mut host = state.own.lend(self.memory(&needs), None);
-            // Acknowledgements go past the limit of frames in the stack: else a QP that waits for room would stop its peer.
+            // Acknowledgements go past the limit of frames in the stack: else a QP that waits for room would stop its
+            // peer.
             let transmit = if self.flight.may_send(&self.device.in_flight) {
                 state.engine.poll_transmit(now, room, &mut host)
             } else {
@@ -583,8 +586,8 @@ impl Qp {
 
     /// Whether no frame borrows from memory any more. If not, [`FrameDone::on_frame_done`] has the QP look again.
     ///
-    /// In ERR completions say that requests were not carried out and that their memory is the program's again. A frame that
-    /// still reads there would bring the peer, which knows of no error, what the program writes next.
+    /// In ERR completions say that requests were not carried out and that their memory is the program's again. A frame
+    /// that still reads there would bring the peer, which knows of no error, what the program writes next.
     fn is_read(&self, loans: &Gate) -> bool {
         if loans.is_empty() {
             return true;
@@ -738,7 +741,8 @@ impl Qp {
                 // Both ends count packets by the MTU that they agreed on, so this one must not take a smaller one.
                 hint!(
                     this.device.ib(),
-                    "QP {:#x}: the path's MTU is {} and the port's {}: of longer messages than that none leave; give the netdevs one MTU",
+                    "QP {:#x}: the path's MTU is {} and the port's {}: of longer messages than that none leave; give \
+                     the netdevs one MTU",
                     this.number,
                     mtu,
                     port_mtu
@@ -823,7 +827,8 @@ impl Qp {
         drop(parked);
         loans.close();
         if let Some(mark) = mark {
-            // Nothing is added any more. What a kernel caller has not read yet would lead it to the core's QP, which goes.
+            // Nothing is added any more. What a kernel caller has not read yet would lead it to the core's QP, which
+            // goes.
             self.send_cq.forget(mark);
             self.recv_cq.forget(mark);
         }

@@ -11,8 +11,8 @@
 //!   hrtimer -------> qp ---> roce::qp ---> wire::udp::send
 //! ```
 //!
-//! All `unsafe` is in two places: `kapi/`, which wraps the kernel and names nothing of the driver, and `ops/`, where the
-//! core's calls arrive as raw pointers and leave as calls of the safe files.
+//! All `unsafe` is in two places: `kapi/`, which wraps the kernel and names nothing of the driver, and `ops/`, where
+//! the core's calls arrive as raw pointers and leave as calls of the safe files.
 //!
 //! Locks, outermost first: the device list (mutex), a QP's state, then one of the leaves: a CQ's state, a table's
 //! slots, the device's netdev, a timer's state. docs/locking.md has them all.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The wire that a connected QP sends on.
 //!
-//! A QP asks two things of its wire: whether a packet came from its other end ([`Wire::brought`]), and to build and send
-//! (`qp: fill`, `qp: send`), on UDP in packets or in runs (`roce::runs`). Datagrams have no wire of their own: each brings
-//! a path and goes by UDP. Another wire is a file of its own beside `wire/udp` and another variant here: the
-//! compiler then asks for it in all places.
+//! A QP asks two things of its wire: whether a packet came from its other end ([`Wire::brought`]), and to build and
+//! send (`qp: fill`, `qp: send`), on UDP in packets or in runs (`roce::runs`). Datagrams have no wire of their own:
+//! each brings a path and goes by UDP. Another wire is a file of its own beside `wire/udp` and another variant here:
+//! the compiler then asks for it in all places.
 
 pub(crate) mod udp;
 

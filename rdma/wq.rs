@@ -214,7 +214,8 @@ impl SendQueue {
         })
     }
 
-    /// Lends message bytes of a taken request to a frame. False as [`Memory::lend`], or for what is in the request itself.
+    /// Lends message bytes of a taken request to a frame. False as [`Memory::lend`], or for what is in the request
+    /// itself.
     pub(crate) fn lend(
         &self,
         slot: u32,

@@ -34,8 +34,8 @@ impl RawNapi {
 ///
 /// # Invariants
 ///
-/// `raw` is the first field and has been added to `netdev`. `owner` points to the object that contains this NAPI, which is
-/// disabled when that object goes.
+/// `raw` is the first field and has been added to `netdev`. `owner` points to the object that contains this NAPI, which
+/// is disabled when that object goes.
 #[repr(C)]
 #[pin_data(PinnedDrop)]
 pub(crate) struct Napi<T: Polls> {

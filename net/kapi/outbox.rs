@@ -3,8 +3,8 @@
 //!
 //! The core's request for a message that expects no answer points to the caller's bytes, and stays in the control
 //! channel's queue until a work item takes it out, some time after the sending function has returned. Meanwhile each
-//! packet that comes is compared with those bytes (`tb_xdomain_match`). Nothing tells when that is over, so the bytes of
-//! a message stay as they are for [`LINGER`], a thousand times as long as the work item takes.
+//! packet that comes is compared with those bytes (`tb_xdomain_match`). Nothing tells when that is over, so the bytes
+//! of a message stay as they are for [`LINGER`], a thousand times as long as the work item takes.
 //!
 //! C header: `include/linux/thunderbolt.h`.
 

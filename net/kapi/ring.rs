@@ -79,7 +79,8 @@ pub(crate) struct Look {
 ///
 /// # Invariants
 ///
-/// `raw` is an allocated ring of `size` descriptors, which are at `descriptors`; it has been stopped before it is freed.
+/// `raw` is an allocated ring of `size` descriptors, which are at `descriptors`; it has been stopped before it is
+/// freed.
 pub(crate) struct Ring {
     raw: NonNull<c::tb_ring>,
     descriptors: NonNull<Descriptor>,
@@ -166,8 +167,8 @@ impl Ring {
         unsafe { (*self.raw.as_ptr()).hop }
     }
 
-    /// Has the ring run, from its first descriptor on. Not while it runs. What its cursor has posted before, the hardware
-    /// sees with the first doorbell after. Sleeps.
+    /// Has the ring run, from its first descriptor on. Not while it runs. What its cursor has posted before, the
+    /// hardware sees with the first doorbell after. Sleeps.
     pub(crate) fn start(&self, e2e: bool) {
         // The first poll clears what is left of former times.
         self.masked.store(self.own_vector, Ordering::Relaxed);
@@ -426,7 +427,8 @@ impl<T> TxRing<T> {
         self.0.has_completed()
     }
 
-    /// Lets the interrupt come again. Then ask [`TxRing::has_completed`] once more: what completed before may make none.
+    /// Lets the interrupt come again. Then ask [`TxRing::has_completed`] once more: what completed before may make
+    /// none.
     pub(crate) fn poll_complete(&self) {
         self.0.ring.unmask();
     }

@@ -143,8 +143,8 @@ unsafe fn kind(svc: NonNull<c::tb_service>) -> ServiceKind {
     }
 }
 
-/// The table of a `D`. Its functions are called with the context that [`Presence::new`] gave, a `D` that is there as long
-/// as the core calls, and by the core with a service of ours, a device of the bus, or the bytes of a message.
+/// The table of a `D`. Its functions are called with the context that [`Presence::new`] gave, a `D` that is there as
+/// long as the core calls, and by the core with a service of ours, a device of the bus, or the bytes of a message.
 struct Calls<D>(PhantomData<D>);
 
 impl<D: CableDriver> Calls<D> {
@@ -180,8 +180,8 @@ impl<D: CableDriver> Calls<D> {
         let result = unsafe { Self::with(context, svc, D::bind) };
         match result.unwrap_or(Err(EINVAL)) {
             Ok(()) => {
-                // Our directories may have come after the peer had read them and before its XDomain was on our bus: then
-                // the core told nobody. One of the two always sees the other's, and tells it to look again.
+                // Our directories may have come after the peer had read them and before its XDomain was on our bus:
+                // then the core told nobody. One of the two always sees the other's, and tells it to look again.
                 // SAFETY: As above; the core's locks are free in a probe.
                 unsafe { c::tb_service_properties_changed(svc) };
                 0

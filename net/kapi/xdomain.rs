@@ -127,8 +127,8 @@ impl Xdomain {
     ///
     /// # Safety
     ///
-    /// If it is sent, `message` is not written and not freed before the control channel's work item has taken the request
-    /// out of its queue; see [`super::outbox`].
+    /// If it is sent, `message` is not written and not freed before the control channel's work item has taken the
+    /// request out of its queue; see [`super::outbox`].
     pub(super) unsafe fn respond(&self, message: &[u8]) -> Result {
         // SAFETY: Valid; the bytes stay by the caller's promise.
         to_result(unsafe {

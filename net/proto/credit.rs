@@ -211,7 +211,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_more_is_ever_sent_than_was_promised(first: u32, steps in proptest::collection::vec((0u32..30, any::<u32>(), 0u32..80), 0..200)) {
+        fn no_more_is_ever_sent_than_was_promised(
+            first: u32,
+            steps in proptest::collection::vec((0u32..30, any::<u32>(), 0u32..80), 0..200),
+        ) {
             let (first, depth) = (Seq(first), 64);
             let mut s = Spender::new(first, depth);
             let mut promised = 60i64;

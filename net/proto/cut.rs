@@ -6,10 +6,10 @@
 //!   cut          inline | page  | page      | page | page | page |
 //! ```
 //!
-//! The front of the packet goes inline: at least the headers, which the receiver needs in one piece. What is behind it is
-//! cut at segment ends and every 4096 bytes, so each page frame is one contiguous piece of memory that the DMA reads where
-//! it is. Where that makes more pieces than a train may have, more of the front goes inline; where not even that helps,
-//! [`Cut::Copied`]: everything behind the inline part is to be copied into whole frames.
+//! The front of the packet goes inline: at least the headers, which the receiver needs in one piece. What is behind it
+//! is cut at segment ends and every 4096 bytes, so each page frame is one contiguous piece of memory that the DMA reads
+//! where it is. Where that makes more pieces than a train may have, more of the front goes inline; where not even that
+//! helps, [`Cut::Copied`]: everything behind the inline part is to be copied into whole frames.
 
 use crate::limits::MAX_FRAME;
 
@@ -19,7 +19,8 @@ pub const COPY_WHOLE: usize = 2048;
 /// A linear part up to this length goes inline whole: it is headers and little else.
 const COPY_LINEAR: usize = 512;
 
-/// Most segments that are looked at: a linear part and the fragments of the largest skb that a kernel can be configured for.
+/// Most segments that are looked at: a linear part and the fragments of the largest skb that a kernel can be configured
+/// for.
 pub const MAX_SEGMENTS: usize = 46;
 
 /// How a packet goes.
@@ -51,8 +52,9 @@ impl Cut {
     }
 }
 
-/// Decide for a packet whose memory is `segments` (lengths, the linear part first), of which the first `headers` bytes must
-/// be inline, `room` bytes can be, and at most `max_pages` page frames may follow. `None` where it cannot be sent at all.
+/// Decide for a packet whose memory is `segments` (lengths, the linear part first), of which the first `headers` bytes
+/// must be inline, `room` bytes can be, and at most `max_pages` page frames may follow. `None` where it cannot be sent
+/// at all.
 #[must_use]
 pub fn cut(segments: &[u32], headers: usize, room: usize, max_pages: u8) -> Option<Cut> {
     let total = segments
@@ -286,7 +288,10 @@ mod tests {
 
         /// A packet as the stack makes it (17 fragments, 64 KiB and some) always fits.
         #[test]
-        fn what_the_stack_sends_fits(cuts in proptest::collection::vec(1u32..65_000, 0..16), len in 15usize..=MAX_SUPER_PACKET) {
+        fn what_the_stack_sends_fits(
+            cuts in proptest::collection::vec(1u32..65_000, 0..16),
+            len in 15usize..=MAX_SUPER_PACKET,
+        ) {
             let mut edges: Vec<u32> = cuts.into_iter().filter(|c| (*c as usize) < len - 14).collect();
             edges.sort_unstable();
             edges.dedup();

@@ -6,17 +6,17 @@
 //!   interval             IDLE_USECS       as it was before        BUSY_USECS
 //! ```
 //!
-//! An interval delays only what follows closely on an interrupt, so a request that is alone on the cable is told of at once
-//! under any of them. Under load it is what gathers frames: one poll for many.
+//! An interval delays only what follows closely on an interrupt, so a request that is alone on the cable is told of at
+//! once under any of them. Under load it is what gathers frames: one poll for many.
 
 use crate::time::{Duration, Instant};
 
 /// Interval of a ring with little to do.
 pub const IDLE_USECS: u32 = 8;
 
-/// Interval of a ring under load. A ring of 512 frames at 80 Gb/s fills in 210 us. Measured in the lab, where an interrupt is
-/// dear: from a stock peer 1.60 Gbit/s with 32 us, 1.50 with 64, 1.39 with 128, as its window waits for our ACKs; between two of
-/// ours 7.3, 7.0 with 64 (medians of four, 2026-11-29).
+/// Interval of a ring under load. A ring of 512 frames at 80 Gb/s fills in 210 us. Measured in the lab, where an
+/// interrupt is dear: from a stock peer 1.60 Gbit/s with 32 us, 1.50 with 64, 1.39 with 128, as its window waits for
+/// our ACKs; between two of ours 7.3, 7.0 with 64 (medians of four, 2026-11-29).
 pub const BUSY_USECS: u32 = 32;
 
 /// Frames a second below which a ring has little to do: 0.16 Gb/s of full frames.

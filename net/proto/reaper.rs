@@ -4,11 +4,11 @@
 //! ```text
 //!   next packet in or out     usually, at no cost of its own
 //!   interrupt                 for a last frame behind many bytes, or when the queue waits after it
-//!   timer                     while somebody waits for frames: packets of the stack that they hold, or the stopped queue
+//!   timer                     while somebody waits for frames: packets that they hold, or the stopped queue
 //! ```
 //!
-//! An interrupt alone is not enough where somebody waits: one that is lost leaves the queue stopped, and nothing comes by that
-//! would look. So the timer watches whatever is waited for, whether or not an interrupt was asked for as well.
+//! An interrupt alone is not enough where somebody waits: one that is lost leaves the queue stopped, and nothing comes
+//! by that would look. So the timer watches whatever is waited for, whether or not an interrupt was asked for as well.
 
 use crate::time::Duration;
 
@@ -27,8 +27,8 @@ pub struct Look {
     pub again: bool,
 }
 
-/// The taking back of one ring's frames. All calls under the lock of the transmit side, the timer's too: else a packet that
-/// is posted while the timer decides to rest finds it armed.
+/// The taking back of one ring's frames. All calls under the lock of the transmit side, the timer's too: else a packet
+/// that is posted while the timer decides to rest finds it armed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reaper {
     /// Bytes posted since the ring was last looked at or an interrupt was asked for.
@@ -50,8 +50,8 @@ impl Reaper {
         }
     }
 
-    /// A packet of `bytes` is about to be posted. `waits`: the queue stops after it. Returns whether its last frame is to raise
-    /// an interrupt.
+    /// A packet of `bytes` is about to be posted. `waits`: the queue stops after it. Returns whether its last frame is
+    /// to raise an interrupt.
     #[must_use]
     pub fn handle_packet(&mut self, bytes: usize, waits: bool) -> bool {
         self.unseen = self.unseen.saturating_add(bytes);
@@ -70,8 +70,8 @@ impl Reaper {
         }
     }
 
-    /// Something was posted, or the queue has stopped. `waited_for`: somebody waits for frames on their way. Returns whether the
-    /// timer is to be armed, for [`LOOK_AFTER`] from now.
+    /// Something was posted, or the queue has stopped. `waited_for`: somebody waits for frames on their way. Returns
+    /// whether the timer is to be armed, for [`LOOK_AFTER`] from now.
     #[must_use]
     pub fn poll_timer(&mut self, waited_for: bool) -> bool {
         let arm = waited_for && !self.watched;

@@ -330,12 +330,12 @@ void usb4_tb_ring_rearm(struct tb_ring *ring)
 }
 
 /*
- * Takes the ring's vector from the core, whose handler masks the interrupt with a read and a write of a register that all
- * rings share, and needs as much again to unmask it. The core frees the vector with the ring: free_irq() goes by the ring,
- * whoever's handler it is. Returns 1; 0 where the core keeps it: no vector, or status bits that clear themselves; or an
- * error, after which the ring can only be freed. Between the two handlers there is none, and the vector's number is the
- * core's, which gives it back only together with a handler: so what lacks memory for ours waits for some, and only if
- * there is none to be had is the number lost.
+ * Takes the ring's vector from the core, whose handler masks the interrupt with a read and a write of a register that
+ * all rings share, and needs as much again to unmask it. The core frees the vector with the ring: free_irq() goes by
+ * the ring, whoever's handler it is. Returns 1; 0 where the core keeps it: no vector, or status bits that clear
+ * themselves; or an error, after which the ring can only be freed. Between the two handlers there is none, and the
+ * vector's number is the core's, which gives it back only together with a handler: so what lacks memory for ours waits
+ * for some, and only if there is none to be had is the number lost.
  */
 int usb4_tb_ring_take_vector(struct tb_ring *ring)
 {

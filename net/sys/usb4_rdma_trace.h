@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Tracepoints of queue pairs: /sys/kernel/tracing/events/usb4_rdma. Each says the device, the queue pair, the PSN of the
- * next request, the PSN expected of the peer, and one number of its own.
+ * Tracepoints of queue pairs: /sys/kernel/tracing/events/usb4_rdma. Each says the device, the queue pair, the PSN of
+ * the next request, the PSN expected of the peer, and one number of its own.
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM usb4_rdma

@@ -250,7 +250,8 @@ impl Tx {
         Ok(true)
     }
 
-    /// Posts the last frame of a packet of `bytes`, which is in slot `slot` and holds `skb`. Whether the hardware is to be told now.
+    /// Posts the last frame of a packet of `bytes`, which is in slot `slot` and holds `skb`. Whether the hardware is to
+    /// be told now.
     #[allow(clippy::too_many_arguments, reason = "one caller for each wire")]
     fn post_last(
         &mut self,

@@ -3,9 +3,9 @@
 //! vectors in them (C header: `rdma/rdma_user_rxe.h`), and completions. All layouts are here, read and written: callers
 //! in the kernel have queues of the same form.
 //!
-//! Anything may be in a work request, and may change while it is read. The caller copies a request's header out of shared
-//! memory once and hands it in; what lies behind it is read here once, through the caller. What is kept stays in a
-//! [`Places`] until the completion, so user space may write its slot as it likes afterwards.
+//! Anything may be in a work request, and may change while it is read. The caller copies a request's header out of
+//! shared memory once and hands it in; what lies behind it is read here once, through the caller. What is kept stays in
+//! a [`Places`] until the completion, so user space may write its slot as it likes afterwards.
 
 mod completion;
 mod places;

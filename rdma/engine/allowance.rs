@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! How much of a processor packets may take from programs that have no part in them.
 //!
-//! Softirqs run in whatever program they meet, and nobody is charged. What a queue pair does while its owner runs, or while
-//! nobody would, is no harm; all else is taken from somebody and is spent here. An allowance that is spent comes back with time, and
-//! until enough of it has, what can wait waits: acknowledgements, responses, requests. A peer that gets no
-//! acknowledgement stops at the end of its window, so what comes in is slowed down as well.
+//! Softirqs run in whatever program they meet, and nobody is charged. What a queue pair does while its owner runs, or
+//! while nobody would, is no harm; all else is taken from somebody and is spent here. An allowance that is spent comes
+//! back with time, and until enough of it has, what can wait waits: acknowledgements, responses, requests. A peer that
+//! gets no acknowledgement stops at the end of its window, so what comes in is slowed down as well.
 
 use crate::limits;
 use crate::time::{Duration, Instant};

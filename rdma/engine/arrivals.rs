@@ -4,8 +4,8 @@
 //! Links joined into one, such as a bond in balance-rr, let packets overtake each other by as many as one link delivers
 //! in one go. So a packet ahead of the expected one is kept by the host, if it can, and its PSN is marked here; it is
 //! handled when its turn comes. The one missing before it is reported once more packets have overtaken it than any late
-//! one had before, or once it has been away for longer than any (compare RFC 8985, section 6.2). On a link that has never
-//! been seen to reorder that is the first packet and at once.
+//! one had before, or once it has been away for longer than any (compare RFC 8985, section 6.2). On a link that has
+//! never been seen to reorder that is the first packet and at once.
 //!
 //! What has been reported and then comes twice was not lost: it is how reordering is found out.
 

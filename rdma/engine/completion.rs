@@ -133,8 +133,8 @@ impl Events {
     }
 }
 
-/// Keeps those of the entries of a ring, from `consumer` up to `producer`, that stay, in their order. `next` is the slot
-/// after a slot, `moves` copies an entry to an earlier slot. The result is the new producer.
+/// Keeps those of the entries of a ring, from `consumer` up to `producer`, that stay, in their order. `next` is the
+/// slot after a slot, `moves` copies an entry to an earlier slot. The result is the new producer.
 pub fn retain(
     consumer: u32,
     producer: u32,

@@ -2,10 +2,10 @@
 //! Corking: short sends of a program that runs ahead leave together.
 //!
 //! A frame by itself costs a ring of the netdev's doorbell, an interrupt here and one at the peer; many in a row cost
-//! little more. So once a program has posted a few sends without having learned anything in between, or while a burst is
-//! under way, its next ones are held until there is a burst of them. What ends the wait, whichever comes first: enough
-//! packets; the acknowledgement of everything before; the deadline, which follows the program's own pace. Who waits for
-//! an answer before the next post is never held.
+//! little more. So once a program has posted a few sends without having learned anything in between, or while a burst
+//! is under way, its next ones are held until there is a burst of them. What ends the wait, whichever comes first:
+//! enough packets; the acknowledgement of everything before; the deadline, which follows the program's own pace. Who
+//! waits for an answer before the next post is never held.
 //!
 //! A deadline that passes while nothing else is under way says that the program was waiting after all: the burst is
 //! halved, down to one packet, which is no corking. It grows again with what goes well, and the more slowly the more
@@ -28,8 +28,8 @@ const TRUST: u32 = 16;
 /// The same after many mistakes.
 const DISTRUST: u32 = 4096;
 
-/// What a program may have learned so far, in numbers that change with it: how far it has read its completion queues, and
-/// what the peer has sent it.
+/// What a program may have learned so far, in numbers that change with it: how far it has read its completion queues,
+/// and what the peer has sent it.
 pub(crate) type News = [u32; 3];
 
 /// Sends that have been posted.
@@ -128,8 +128,8 @@ impl Cork {
         self.until.is_some()
     }
 
-    /// Time has passed: whether what is held has waited for long enough, and goes. `idle`: the queue pair had nothing else
-    /// under way, so that the wait was in vain.
+    /// Time has passed: whether what is held has waited for long enough, and goes. `idle`: the queue pair had nothing
+    /// else under way, so that the wait was in vain.
     pub(crate) fn on_time(&mut self, now: Instant, idle: bool) -> bool {
         if self.until.is_none_or(|until| now < until) {
             return false;

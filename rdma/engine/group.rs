@@ -10,8 +10,8 @@ pub struct Member {
     pub gid: [u8; 16],
     /// The queue pair.
     pub qpn: u32,
-    /// How often it has been attached: each time with another LID, which tells nothing on Ethernet (annex A16). It is detached as
-    /// often.
+    /// How often it has been attached: each time with another LID, which tells nothing on Ethernet (annex A16). It is
+    /// detached as often.
     pub times: u32,
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Next hops, looked up once for each peer in a pass over the paths of a device.
 //!
-//! A path is resolved when it becomes a queue pair's or an address handle's. Later the peer's Ethernet address may change, or
-//! another gateway may lead there, or this host has to ask its neighbours anew. So the caller goes over its paths whenever
-//! something of that kind has changed, and after a peer was late. Many paths lead to few peers.
+//! A path is resolved when it becomes a queue pair's or an address handle's. Later the peer's Ethernet address may
+//! change, or another gateway may lead there, or this host has to ask its neighbours anew. So the caller goes over its
+//! paths whenever something of that kind has changed, and after a peer was late. Many paths lead to few peers.
 
 use crate::wire::udp::Path;
 

@@ -35,7 +35,8 @@ pub const MAX_RUN_AGAIN: u32 = 4;
 /// after, so that a window of rxe's size stays open.
 pub const MAX_HELD_PACKETS: u32 = 32;
 
-/// Packets of READ responses and the like from which on the caller does not hold them back. Ours: what is sent in one go.
+/// Packets of READ responses and the like from which on the caller does not hold them back. Ours: what is sent in one
+/// go.
 pub const MAX_HELD_RESPONSES: u32 = 16;
 
 /// How often in a row the local ACK timeout may start anew because packets have not left the host. Ours: enough for a
@@ -57,8 +58,8 @@ pub const MAX_KEPT: u32 = DEFAULT_WINDOW_PACKETS;
 /// would let no window of [`DEFAULT_WINDOW_PACKETS`] ever show a loss by itself.
 pub const MAX_DEGREE: u32 = 96;
 
-/// How long a packet may be late at most before it counts as lost, whatever was seen. Ours: well under the shortest local
-/// ACK timeouts that programs use (16 ms and more).
+/// How long a packet may be late at most before it counts as lost, whatever was seen. Ours: well under the shortest
+/// local ACK timeouts that programs use (16 ms and more).
 pub const MAX_PATIENCE: Duration = Duration::from_millis(4);
 
 /// How long a packet may be late at least, where one was. Ours: a few packets' time on a fast link.
@@ -71,22 +72,22 @@ pub const KEPT_FOR: Duration = Duration::from_millis(500);
 /// gone. Ours: 30 ms of [`UNSENT_WAIT`]s that double, after which it is for the peer to ask again.
 pub const MAX_UNBUILT: u8 = 16;
 
-/// What a wait for the peer's receive, or for room in the host's queue, grows to at least while nothing is acknowledged.
-/// The RNR NAK's timer is a minimum (IBTA 9.7.5.2.8). Ours: 500 times a second is seldom enough for one queue pair to
-/// cost no processor anything, and waiting doubles from the given time, so it is never much longer than the peer's own
-/// slowness.
+/// What a wait for the peer's receive, or for room in the host's queue, grows to at least while nothing is
+/// acknowledged. The RNR NAK's timer is a minimum (IBTA 9.7.5.2.8). Ours: 500 times a second is seldom enough for one
+/// queue pair to cost no processor anything, and waiting doubles from the given time, so it is never much longer than
+/// the peer's own slowness.
 pub const LONGEST_WAIT: Duration = Duration::from_millis(2);
 
 /// Timers that run out without anything acknowledged after which a queue pair counts as stuck. Ours: a peer that is a
 /// little slow has answered by then.
 pub const STUCK_AFTER: u8 = 4;
 
-/// Stuck queue pairs of a host together try again once in this time. Ours: where a try and its refusal cost 50 us, as in
-/// the lab's guests, a tenth of a processor.
+/// Stuck queue pairs of a host together try again once in this time. Ours: where a try and its refusal cost 50 us, as
+/// in the lab's guests, a tenth of a processor.
 pub const STUCK_TURN: Duration = Duration::from_micros(500);
 
-/// Part of a processor that packets may take from programs that have no part in them. Ours: the stack's and the netdev's own
-/// work for small packets is more than as much again, and all together stays below a half.
+/// Part of a processor that packets may take from programs that have no part in them. Ours: the stack's and the
+/// netdev's own work for small packets is more than as much again, and all together stays below a half.
 pub const STOLEN_PERCENT: u64 = 18;
 
 /// How much of it is saved up for a burst: time that a program does not miss, and enough for a message of a MiB or two.
@@ -156,8 +157,8 @@ pub const fn ack_timeout_again(exponent: u8, before: u8) -> Option<Duration> {
     }
 }
 
-/// A wait of `given` after `before` waits in vain, in a host with `stuck` queue pairs that all wait in vain: doubled each
-/// time, so that whoever waits for ever does so at little cost, however many they are.
+/// A wait of `given` after `before` waits in vain, in a host with `stuck` queue pairs that all wait in vain: doubled
+/// each time, so that whoever waits for ever does so at little cost, however many they are.
 #[inline]
 #[must_use]
 pub const fn wait_again(given: Duration, before: u8, stuck: u32) -> Duration {

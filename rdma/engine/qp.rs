@@ -232,8 +232,8 @@ impl<S: Storage> Qp<S> {
         self.requester.doorbell();
     }
 
-    /// A program has posted sends and may post more at once: as [`Qp::handle_doorbell`], but short ones may be held until
-    /// there are some of them ([`crate::cork`]).
+    /// A program has posted sends and may post more at once: as [`Qp::handle_doorbell`], but short ones may be held
+    /// until there are some of them ([`crate::cork`]).
     pub fn handle_post(&mut self, now: Instant, posted: Posted) {
         if posted.waiting > 0 && self.attrs.state == State::Rts {
             let [sends_read, recvs_read] = posted.read;
@@ -279,8 +279,8 @@ impl<S: Storage> Qp<S> {
         self.requester.timeouts
     }
 
-    /// A packet that the host has kept ([`Host::keep`]) whose turn has come: hand it in by [`Qp::handle_packet`] once the
-    /// completions have been drained. Call it after every packet until there is none.
+    /// A packet that the host has kept ([`Host::keep`]) whose turn has come: hand it in by [`Qp::handle_packet`] once
+    /// the completions have been drained. Call it after every packet until there is none.
     pub fn poll_early(&mut self) -> Option<Early> {
         let expected = self.responder.expected();
         if self.responder.arrivals.has(expected) {
@@ -311,18 +311,17 @@ impl<S: Storage> Qp<S> {
         self.postpone(now);
     }
 
-    /// The host's own queue had no room for the request packet at `psn`, nor for what was polled after it. They are sent
-    /// again
-    /// later, which costs no retry.
+    /// The host's own queue had no room for the request packet at `psn`, nor for what was polled after it. They are
+    /// sent again later, which costs no retry.
     pub fn handle_unsent(&mut self, now: Instant, psn: Psn) {
         if self.config.kind == QpKind::Rc && matches!(self.attrs.state, State::Rts | State::Sqd) {
             self.take_back(now, psn);
         }
     }
 
-    /// The frame of `transmit`, polled last, could not be built, for want of memory or of a way: nothing has left, and the
-    /// packet waits in the engine for a later poll, after [`Qp::poll_timeout`]. An unreliable connection gives up what is
-    /// left of its message, and a datagram is lost.
+    /// The frame of `transmit`, polled last, could not be built, for want of memory or of a way: nothing has left, and
+    /// the packet waits in the engine for a later poll, after [`Qp::poll_timeout`]. An unreliable connection gives up
+    /// what is left of its message, and a datagram is lost.
     pub fn handle_unbuilt(&mut self, now: Instant, transmit: &Transmit) {
         match transmit.opcode() {
             Some((Class::Rc, opcode)) if opcode.is_response() => {
@@ -338,8 +337,8 @@ impl<S: Storage> Qp<S> {
         }
     }
 
-    /// How many queue pairs of this host are stuck ([`Qp::is_stuck`]), this one or not: the more they are the longer each
-    /// waits before it tries again.
+    /// How many queue pairs of this host are stuck ([`Qp::is_stuck`]), this one or not: the more they are the longer
+    /// each waits before it tries again.
     pub fn handle_company(&mut self, stuck: u32) {
         self.requester.company = stuck;
     }
@@ -361,8 +360,8 @@ impl<S: Storage> Qp<S> {
         self.is_patient()
     }
 
-    /// The next packet to send, or run of packets as far as `room` goes, if one may be sent now. The caller must send it
-    /// or report [`Qp::handle_gather_fault`]; what it drops counts as lost.
+    /// The next packet to send, or run of packets as far as `room` goes, if one may be sent now. The caller must send
+    /// it or report [`Qp::handle_gather_fault`]; what it drops counts as lost.
     pub fn poll_transmit(&mut self, now: Instant, room: Room, host: &mut impl Host) -> Option<Transmit> {
         if let Some(answer) = self.poll_answer() {
             return Some(answer);
@@ -388,11 +387,10 @@ impl<S: Storage> Qp<S> {
 
     /// The payload of `transmit` could not be read, and the packet was not sent.
     ///
-    /// A send completes in its turn with the fault's status and the queue pair goes to ERR, an
-    /// unreliable one to SQE. A READ response becomes NAK remote access error. Of an unreliable queue
-    /// pair report it before its completions are polled: a datagram whose path is unknown too.
-    /// [`Fault::Absent`] is no fault: the packet waits, as in [`Qp::handle_unbuilt`], and a response is polled again at once,
-    /// so poll no more until the page is there.
+    /// A send completes in its turn with the fault's status and the queue pair goes to ERR, an unreliable one to SQE. A
+    /// READ response becomes NAK remote access error. Of an unreliable queue pair report it before its completions are
+    /// polled: a datagram whose path is unknown too. [`Fault::Absent`] is no fault: the packet waits, as in
+    /// [`Qp::handle_unbuilt`], and a response is polled again at once, so poll no more until the page is there.
     pub fn handle_gather_fault(&mut self, now: Instant, transmit: &Transmit, fault: Fault, _host: &mut impl Host) {
         if fault == Fault::Absent {
             return match transmit.opcode() {

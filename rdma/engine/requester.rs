@@ -563,8 +563,8 @@ impl<S: Storage> Qp<S> {
         }
     }
 
-    /// The packet at `psn` of an unreliable connection is lost before it has left: the peer has no use for the rest of its
-    /// message, which counts as sent.
+    /// The packet at `psn` of an unreliable connection is lost before it has left: the peer has no use for the rest of
+    /// its message, which counts as sent.
     pub(crate) fn give_up(&mut self, psn: Psn) {
         let requester = &mut self.requester;
         let Some(message) = requester.window.at(self.storage.sends(), requester.window.cur()) else {

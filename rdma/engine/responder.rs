@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The responder: carries out the peer's requests in PSN order and answers them. IBTA 9.7.4, 9.7.5.
 //!
-//! What a peer may make this host do is here: use up a posted receive and fill its buffers (SEND); write, read, flush or
-//! change eight bytes under a key, if [`crate::keys::check`] admits it; take back a key of fast registration or a window
-//! (SEND with invalidate); have packets kept that came early ([`crate::arrivals`]); and move this queue pair to ERR. Its
-//! answers to our own requests are the matter of [`crate::completer`].
+//! What a peer may make this host do is here: use up a posted receive and fill its buffers (SEND); write, read, flush
+//! or change eight bytes under a key, if [`crate::keys::check`] admits it; take back a key of fast registration or a
+//! window (SEND with invalidate); have packets kept that came early ([`crate::arrivals`]); and move this queue pair to
+//! ERR. Its answers to our own requests are the matter of [`crate::completer`].
 //!
-//! A request is *expected* (carried out), *duplicate* (answered again, never carried out again) or
-//! *ahead* (kept until its turn; NAK sequence error for what is missing before it, [`crate::arrivals`]). At most one ACK
-//! or NAK waits to be sent; it goes out behind the READ responses that precede it, and a newer one replaces it: that is
-//! all there is to coalescing.
+//! A request is *expected* (carried out), *duplicate* (answered again, never carried out again) or *ahead* (kept until
+//! its turn; NAK sequence error for what is missing before it, [`crate::arrivals`]). At most one ACK or NAK waits to be
+//! sent; it goes out behind the READ responses that precede it, and a newer one replaces it: that is all there is to
+//! coalescing.
 
 mod datagram;
 mod reads;
@@ -513,7 +513,8 @@ impl<S: Storage> Qp<S> {
         self.responder.reads.give_up(self.storage.reads_mut());
     }
 
-    /// Whether the answer to the packets at hand may wait for the next ones: a plain ACK, and a few packets of responses.
+    /// Whether the answer to the packets at hand may wait for the next ones: a plain ACK, and a few packets of
+    /// responses.
     pub(crate) fn is_patient(&mut self) -> bool {
         let told = self.responder.told;
         let patient = |answer: Answer| {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Timers and retries of the requester. IBTA 9.9.2.
 //!
-//! One deadline per queue pair: the RNR wait, the local ACK timeout of the oldest unacknowledged PSN, the end of a cork's
-//! wait, or that of a response that could not be built. The caller has one timer, armed for that deadline (in the kernel
-//! `rearm` and `on_timer` of `rdma/qp.rs`). Progress restarts the timeout and refills both retry budgets; without it the
-//! timeout grows from one retry to the next, and only one request is sent at a time: if the peer is slow, a window sent
-//! again makes it slower.
+//! One deadline per queue pair: the RNR wait, the local ACK timeout of the oldest unacknowledged PSN, the end of a
+//! cork's wait, or that of a response that could not be built. The caller has one timer, armed for that deadline (in
+//! the kernel `rearm` and `on_timer` of `rdma/qp.rs`). Progress restarts the timeout and refills both retry budgets;
+//! without it the timeout grows from one retry to the next, and only one request is sent at a time: if the peer is
+//! slow, a window sent again makes it slower.
 
 use crate::attrs::State;
 use crate::counters::Counters;

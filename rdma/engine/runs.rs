@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Whether a queue pair sends its packets in runs, which only the CRC of a cable covers, or one by one with an ICRC.
 //!
-//! The netdev knows whether the host at the other end of its cable takes runs. It does not know whether that host is the
-//! end of the queue pair's path: it may route or bridge for somebody behind it, who drops what has no ICRC. So the peer's
-//! own packets decide: who hears runs may send them. Whoever begins tries runs first, and goes back to single packets for
-//! good if nothing is heard but its own timer.
+//! The netdev knows whether the host at the other end of its cable takes runs. It does not know whether that host is
+//! the end of the queue pair's path: it may route or bridge for somebody behind it, who drops what has no ICRC. So the
+//! peer's own packets decide: who hears runs may send them. Whoever begins tries runs first, and goes back to single
+//! packets for good if nothing is heard but its own timer.
 //!
 //! ```text
 //!   the netdev carries runs   heard last   timeouts in a row

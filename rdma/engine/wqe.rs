@@ -27,8 +27,8 @@ pub trait Host {
     /// The next posted receive not taken before (of the receive queue or the shared one).
     fn take_recv(&mut self) -> Option<RecvWqe>;
 
-    /// Keep the packet being handled, which has come before its turn, until [`crate::qp::Qp::poll_early`] asks for it or
-    /// [`crate::qp::Qp::is_early`] says that it is not wanted. False if there is no room: then it counts as lost.
+    /// Keep the packet being handled, which has come before its turn, until [`crate::qp::Qp::poll_early`] asks for it
+    /// or [`crate::qp::Qp::is_early`] says that it is not wanted. False if there is no room: then it counts as lost.
     fn keep(&mut self, _early: Early) -> bool {
         false
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! A range of a dma-buf, mapped for the CPU, which does all copying here. An exporter that cannot map its memory for the
-//! CPU is refused.
+//! A range of a dma-buf, mapped for the CPU, which does all copying here. An exporter that cannot map its memory for
+//! the CPU is refused.
 //!
 //! C header: `include/linux/dma-buf.h`.
 
@@ -131,15 +131,15 @@ impl Dmabuf {
         true
     }
 
-    /// Lets `act` work on the 8 bytes at offset `at` as one. `None` if they are not aligned, not inside, or in the memory
-    /// of a device.
+    /// Lets `act` work on the 8 bytes at offset `at` as one. `None` if they are not aligned, not inside, or in the
+    /// memory of a device.
     pub(crate) fn word<T>(&self, at: usize, act: impl FnOnce(&AtomicU64) -> T) -> Option<T> {
         let place = self.place(at, 8)?;
         if place % 8 != 0 || self.mapping.iomem {
             return None;
         }
-        // SAFETY: Aligned, as a mapping begins with a page, and inside; everybody else who writes there is user space, a
-        // device, or us.
+        // SAFETY: Aligned, as a mapping begins with a page, and inside; everybody else who writes there is user space,
+        // a device, or us.
         Some(act(unsafe {
             AtomicU64::from_ptr(self.mapping.address.cast::<u8>().add(place).cast())
         }))

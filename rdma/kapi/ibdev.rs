@@ -157,7 +157,8 @@ pub(crate) unsafe fn share<T>(ib: *mut c::ib_device) -> Arc<T> {
 ///
 /// # Safety
 ///
-/// `ib` is a device that keeps a `T`, if it keeps anything, and nobody else uses it any more: called by `dealloc_driver`.
+/// `ib` is a device that keeps a `T`, if it keeps anything, and nobody else uses it any more: called by
+/// `dealloc_driver`.
 pub(crate) unsafe fn take<T>(ib: *mut c::ib_device) -> Option<Arc<T>> {
     let ours = ib.cast::<c::usb4_device>();
     // SAFETY: Nobody else uses the device, by the caller's promise.

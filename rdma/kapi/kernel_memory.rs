@@ -52,7 +52,8 @@ pub(crate) struct AllMemory(());
 impl AllMemory {
     /// # Safety
     ///
-    /// The caller vouches for all that gets the value: they use only addresses that requests name as the invariant says.
+    /// The caller vouches for all that gets the value: they use only addresses that requests name as the invariant
+    /// says.
     pub(crate) unsafe fn new() -> Self {
         Self(())
     }

@@ -159,8 +159,8 @@ impl Netdev {
         unsafe { c::usb4_netdev_is_registered(self.as_ptr()) }
     }
 
-    /// The netdev above this one for a VLAN, given as in `Path::tag`; for none, this one. `None` if there is none, or if it
-    /// is down. Any context.
+    /// The netdev above this one for a VLAN, given as in `Path::tag`; for none, this one. `None` if there is none, or
+    /// if it is down. Any context.
     pub(crate) fn tagged(&self, tag: u32) -> Option<Self> {
         if tag == 0 {
             return Some(self.clone());
@@ -193,8 +193,8 @@ impl Netdev {
         unsafe { c::usb4_netdev_announce(self.as_ptr()) }
     }
 
-    /// The Ethernet address of the next hop between two addresses. `None` while it is not known; then it is asked for, as
-    /// it is if the caller has a `doubt` about what is known. Does not sleep, but may send.
+    /// The Ethernet address of the next hop between two addresses. `None` while it is not known; then it is asked for,
+    /// as it is if the caller has a `doubt` about what is known. Does not sleep, but may send.
     pub(crate) fn next_hop(&self, addresses: &Addresses, doubt: bool) -> Option<[u8; 6]> {
         let (from, to) = (addresses.src_gid(), addresses.dst_gid());
         let ipv6 = matches!(addresses, Addresses::V6 { .. });
@@ -286,7 +286,8 @@ impl<T: Hears> Hook<T> {
     pub(crate) fn new(netdev: &Netdev, listener: Arc<T>) -> Result<Self> {
         let ops = KBox::new(Opaque::new(c::nf_hook_ops::default()), GFP_KERNEL)?;
         let to = (&raw const *listener).cast_mut().cast();
-        // SAFETY: `ops` stays where it is until it is unregistered, and the listener is there as long; the netdev is held.
+        // SAFETY: `ops` stays where it is until it is unregistered, and the listener is there as long; the netdev is
+        // held.
         to_result(unsafe { c::usb4_hook_register(ops.get(), netdev.as_ptr(), Some(Self::receive), to) })?;
         Ok(Self {
             ops,
@@ -548,8 +549,8 @@ impl TxFrame {
 
     /// The bytes from the Ethernet header on.
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: Ours alone, `len` long. The memory comes from C, which the compiler cannot look into, so that bytes not
-        // yet written have values as well, whatever they are; whoever builds a frame writes all of them.
+        // SAFETY: Ours alone, `len` long. The memory comes from C, which the compiler cannot look into, so that bytes
+        // not yet written have values as well, whatever they are; whoever builds a frame writes all of them.
         unsafe { slice::from_raw_parts_mut(self.bytes.as_ptr(), self.len) }
     }
 
@@ -584,7 +585,8 @@ impl TxFrame {
     pub(crate) fn finish_lent<L: Send>(self, network: u32, transport: u32, loan: KBox<Lent<L>>) -> ReadyFrame {
         OUTSTANDING.fetch_add(1, Relaxed);
         let loan = KBox::into_raw(loan).cast();
-        // SAFETY: The skb is ours. The loan begins with its head and is alive until `back` takes it, which the skb calls once.
+        // SAFETY: The skb is ours. The loan begins with its head and is alive until `back` takes it, which the skb
+        // calls once.
         unsafe {
             c::usb4_skb_send_prepare(self.skb.as_ptr(), network, transport, None, ptr::null_mut());
             c::usb4_skb_borrow(self.skb.as_ptr(), loan, Some(Self::back::<L>));
@@ -652,8 +654,8 @@ impl ReadyFrame {
                 unsafe { to_us(copy) };
             }
         }
-        // SAFETY: The skb is complete, and taken over. Other results tell of congestion ahead or of a netdev that is down:
-        // retries are for that.
+        // SAFETY: The skb is complete, and taken over. Other results tell of congestion ahead or of a netdev that is
+        // down: retries are for that.
         unsafe { c::usb4_skb_xmit(skb.as_ptr()) != NET_XMIT_DROP }
     }
 }

@@ -87,8 +87,8 @@ impl Gated for Gate {
     }
 }
 
-/// Somebody inside, for as long as he likes and wherever he goes: the close waits for him as well. He holds on to what has
-/// the gate.
+/// Somebody inside, for as long as he likes and wherever he goes: the close waits for him as well. He holds on to what
+/// has the gate.
 pub(crate) struct Lease<T: Gated>(Arc<T>);
 
 impl<T: Gated> Lease<T> {
@@ -150,8 +150,8 @@ impl<T> Revocable<T> {
         &self.gate
     }
 
-    /// Takes the value back once nobody uses it. It is the first caller's, who drops it where that may sleep. Sleeps, if
-    /// somebody is inside.
+    /// Takes the value back once nobody uses it. It is the first caller's, who drops it where that may sleep. Sleeps,
+    /// if somebody is inside.
     pub(crate) fn revoke(&self) -> Option<T> {
         if !self.gate.close() {
             return None;

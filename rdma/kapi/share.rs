@@ -14,8 +14,8 @@ use usb4_bindings as c;
 /// Processors with an allowance of their own; more of them share.
 const PROCESSORS: usize = 64;
 
-/// A processor's allowance. Read and written with softirqs off there, so by one at a time; where processors share one, what
-/// one of them spends may go unnoticed.
+/// A processor's allowance. Read and written with softirqs off there, so by one at a time; where processors share one,
+/// what one of them spends may go unnoticed.
 struct Purse {
     left: Atomic<i64>,
     at: Atomic<u64>,
@@ -39,8 +39,9 @@ pub(crate) struct Owner {
     process: u32,
     /// When it last asked for something.
     asked: Atomic<u64>,
-    /// It gets answers, so it sends no faster than they come, and polls for them meanwhile. Datagrams have none: whoever
-    /// posts them goes on posting beside the softirqs that send them, and would have two shares of the processor.
+    /// It gets answers, so it sends no faster than they come, and polls for them meanwhile. Datagrams have none:
+    /// whoever posts them goes on posting beside the softirqs that send them, and would have two shares of the
+    /// processor.
     polls: bool,
 }
 

@@ -91,8 +91,8 @@ impl Umem {
         })
     }
 
-    /// Lends `len` bytes at offset `at` to a frame, which holds on to their pages. False if they are not all inside, or too
-    /// many pieces.
+    /// Lends `len` bytes at offset `at` to a frame, which holds on to their pages. False if they are not all inside, or
+    /// too many pieces.
     #[must_use]
     pub(crate) fn lend(&self, at: usize, len: usize, to: &mut TxFrame) -> bool {
         let mut taken = true;

@@ -52,8 +52,8 @@ unsafe extern "C" fn add_page(mr: *mut c::ib_mr, address: u64) -> c_int {
     let call = Call::begin();
     // SAFETY: Called from `usb4_op_map_mr_sg` with its region.
     let region = unsafe { call.attached::<Region>((*mr.cast::<c::usb4_mr>()).inner) };
-    // SAFETY: The core cuts into pages of the size that the list was begun with. Only callers in the kernel come here, and
-    // they keep what they register until its key is invalid.
+    // SAFETY: The core cuts into pages of the size that the list was begun with. Only callers in the kernel come here,
+    // and they keep what they register until its key is invalid.
     let page = unsafe { KernelPage::new(address) };
     super::errno(page.and_then(|page| region.with_fast(|fast| fast.add(page)).unwrap_or(Err(EINVAL))))
 }

@@ -12,8 +12,8 @@ use kernel::{ffi::c_int, prelude::*, sync::Arc};
 use roce::keys::{Key, Pd};
 use usb4_bindings as c;
 
-/// An object of the core with the region that `make` makes, at `(iova, length)` for whom the core tells that; or why not,
-/// as a pointer. What `make` has done cannot be taken back, so all else that may fail comes before.
+/// An object of the core with the region that `make` makes, at `(iova, length)` for whom the core tells that; or why
+/// not, as a pointer. What `make` has done cannot be taken back, so all else that may fail comes before.
 pub(super) fn new_mr(make: impl FnOnce() -> Result<(Arc<Region>, (u64, u64))>) -> *mut c::ib_mr {
     let made = || {
         let mut mr = KBox::new(c::usb4_mr::default(), GFP_KERNEL)?;
@@ -48,7 +48,8 @@ unsafe extern "C" fn usb4_op_reg_user_mr(
     }
 }
 
-/// Registers what `make` makes, in a domain, at `told`; see [`new_mr`]. Hints for DMA mean nothing where the CPU copies.
+/// Registers what `make` makes, in a domain, at `told`; see [`new_mr`]. Hints for DMA mean nothing where the CPU
+/// copies.
 ///
 /// # Safety
 ///

@@ -10,8 +10,8 @@
 use crate::kapi::uverbs::QpHandle;
 use core::mem::replace;
 
-/// Times in a row that flushing goes on at once: enough for the longest queues. Who posts more to a QP in ERR, for which
-/// he needs no system call, has it flushed by the timer.
+/// Times in a row that flushing goes on at once: enough for the longest queues. Who posts more to a QP in ERR, for
+/// which he needs no system call, has it flushed by the timer.
 const FLUSHES: u32 = 32;
 /// Nanoseconds to the first look for receives: posting one rings no doorbell.
 const FIRST: u64 = 1_000_000;

@@ -415,7 +415,9 @@ mod tests {
     proptest! {
         /// Whatever comes, pieces of one packet lie end to end and every frame is accounted for.
         #[test]
-        fn any_frames_keep_the_books(frames in proptest::collection::vec((0u32..5000, 0u16..4, 0u16..3, 0u32..5, 0usize..5000), 0..200)) {
+        fn any_frames_keep_the_books(
+            frames in proptest::collection::vec((0u32..5000, 0u16..4, 0u16..3, 0u32..5, 0usize..5000), 0..200),
+        ) {
             let mut r = Reassembler::new();
             let (mut at, mut open, mut taken, mut aborted, mut dropped) = (0, 0u64, 0u64, 0u64, 0u64);
             for (size, index, id, count, len) in frames {

@@ -254,7 +254,19 @@ fn no_more_is_promised_than_is_posted() {
 
 proptest! {
     #[test]
-    fn any_frames_keep_the_books(frames in proptest::collection::vec((0u8..3, 0u8..16, 0usize..5000, any::<bool>(), proptest::collection::vec(any::<u8>(), 0..20), 0u32..40), 0..200)) {
+    fn any_frames_keep_the_books(
+        frames in proptest::collection::vec(
+            (
+                0u8..3,
+                0u8..16,
+                0usize..5000,
+                any::<bool>(),
+                proptest::collection::vec(any::<u8>(), 0..20),
+                0u32..40,
+            ),
+            0..200,
+        ),
+    ) {
         let mut lane = Inbound::new(FIRST, 64);
         let (mut held, mut taken, mut dropped) = (0u64, 0u64, 0u64);
         for (sof, eof, len, spoiled, mut bytes, near) in frames {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Requests with an answer of their own: READs, atomics and their like, carried out, answered, and kept ([`crate::resources`])
-//! to be answered again. IBTA 9.7.4.1. A READ is read again, an atomic is never carried out again.
+//! Requests with an answer of their own: READs, atomics and their like, carried out, answered, and kept
+//! ([`crate::resources`]) to be answered again. IBTA 9.7.4.1. A READ is read again, an atomic is never carried out
+//! again.
 //!
 //! Responses leave in PSN order, whatever the order in which parts are asked for again.
 

@@ -26,8 +26,8 @@ pub struct Bth {
     pub ack_request: bool,
     /// Packet sequence number.
     pub psn: Psn,
-    /// Ours, between two hosts whose cable covers all frames with a CRC: no ICRC follows, and the payload may be that of
-    /// a run. A bit that IBTA reserves, so foreign senders leave it 0.
+    /// Ours, between two hosts whose cable covers all frames with a CRC: no ICRC follows, and the payload may be that
+    /// of a run. A bit that IBTA reserves, so foreign senders leave it 0.
     pub run: bool,
 }
 

@@ -33,8 +33,8 @@ impl Hears for Device {
     }
 }
 
-/// Takes the frame if it is RoCEv2, addressed to this device, and for a QP of ours. What only passes through, to another
-/// host or to another address of this one, belongs to the stack, which routes or bridges it.
+/// Takes the frame if it is RoCEv2, addressed to this device, and for a QP of ours. What only passes through, to
+/// another host or to another address of this one, belongs to the stack, which routes or bridges it.
 fn receive(device: &Device, frame: &RxFrame) -> Verdict {
     if !ETHERTYPES.contains(&frame.ethertype()) || !frame.is_plain() {
         return Verdict::Pass;
@@ -144,8 +144,8 @@ impl Incoming<'_> {
         Verdict::Taken
     }
 
-    /// For the members of a group. Others hear it as well: the stack, the other ports of a bridge, an rxe device over the
-    /// same netdev.
+    /// For the members of a group. Others hear it as well: the stack, the other ports of a bridge, an rxe device over
+    /// the same netdev.
     fn to_group(&self) -> Verdict {
         if self.device.groups.has(&self.datagram.addresses.dst_gid()) {
             if !self.is_intact() {

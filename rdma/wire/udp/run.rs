@@ -2,9 +2,10 @@
 //! The way out in runs: frames of many packets without an ICRC, for a cable whose other end is the peer ([`Bth::run`],
 //! `roce::runs`). A long payload is not copied: the netdev reads it in the pages of the region.
 //!
-//! Until it has done so the memory is lent, and neither the region nor what the QP does then comes to an end: a frame that
-//! waits for the cable would carry to the peer, as a message or as an answer, what the program has put there since. The
-//! region's deregistration waits for it, and so do RESET, destruction, and in ERR the completions ([`Loan`]).
+//! Until it has done so the memory is lent, and neither the region nor what the QP does then comes to an end: a frame
+//! that waits for the cable would carry to the peer, as a message or as an answer, what the program has put there
+//! since. The region's deregistration waits for it, and so do RESET, destruction, and in ERR the completions
+//! ([`Loan`]).
 
 use super::send::{offsets, Frame, NotBuilt, Way};
 use crate::{
@@ -57,8 +58,8 @@ impl<C: FrameDone> Drop for Loan<C> {
     }
 }
 
-/// Builds the frame of a run; `credit` is told its end. The way is not by a VLAN. The frame may borrow its payload where
-/// `life` is given, in which it then is until the payload has been read.
+/// Builds the frame of a run; `credit` is told its end. The way is not by a VLAN. The frame may borrow its payload
+/// where `life` is given, in which it then is until the payload has been read.
 pub(crate) fn build<C: FrameDone>(
     transmit: &Transmit,
     way: &Way<'_>,

@@ -122,7 +122,8 @@ pub(super) fn offsets(path: &Path) -> Result<(u32, u32), NotBuilt> {
     Ok((network, network + ip_len))
 }
 
-/// Builds the frame of a packet, whose payload `gather` copies. `heard` says whether somebody in this host hears a group.
+/// Builds the frame of a packet, whose payload `gather` copies. `heard` says whether somebody in this host hears a
+/// group.
 pub(crate) fn build<C: FrameDone>(
     transmit: &Transmit,
     way: Way<'_>,

@@ -2,8 +2,8 @@
 //! `fabricd --dir DIR --spec FILE`: serves a software USB4 fabric to guests.
 //!
 //! Sockets in DIR: `h<host>n<nhi>.sock` for each NHI, `ctl` for commands (one JSON object a line), `tt` for UML's time
-//! travel if the specification asks for virtual time. Prints `ready` when all of them listen. Runs until SIGTERM, `quit`,
-//! or the end of its standard input if that is a pipe.
+//! travel if the specification asks for virtual time. Prints `ready` when all of them listen. Runs until SIGTERM,
+//! `quit`, or the end of its standard input if that is a pipe.
 
 #![deny(unsafe_code)]
 

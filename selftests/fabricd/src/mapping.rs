@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Guest memory mapped into this process: the only unsafe code of the program.
 //!
-//! A guest shares its memory as file descriptors and writes it whenever it likes. So no Rust reference ever points into a
-//! mapping: words go through atomics, bulk data through raw copies that may tear, and every address is checked against the
-//! mapped ranges first. A guest that truncates its memory file can still kill the process (SIGBUS); the guests of a lab are
-//! ours, and the lab reports it.
+//! A guest shares its memory as file descriptors and writes it whenever it likes. So no Rust reference ever points into
+//! a mapping: words go through atomics, bulk data through raw copies that may tear, and every address is checked
+//! against the mapped ranges first. A guest that truncates its memory file can still kill the process (SIGBUS); the
+//! guests of a lab are ours, and the lab reports it.
 
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
@@ -62,8 +62,8 @@ impl Mapping {
         if !pointer.is_aligned() || !self.writable {
             return None;
         }
-        // SAFETY: aligned, inside the mapping, writable, and alive as long as self. T is one of the atomics below, whose
-        // bit patterns are all valid and which tolerate changes from outside.
+        // SAFETY: aligned, inside the mapping, writable, and alive as long as self. T is one of the atomics below,
+        // whose bit patterns are all valid and which tolerate changes from outside.
         Some(unsafe { &*pointer })
     }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! PCI over virtio as User-mode Linux speaks it (`linux/virtio_pcidev.h`): a command queue and an interrupt queue.
 //!
-//! A command is `{u8 op, u8 bar, u16, u32 size, u64 addr, data}`; reads fill one writable buffer, writes are posted. The
-//! guest polls for the answers, so the command queue is never interrupted for.
+//! A command is `{u8 op, u8 bar, u16, u32 size, u64 addr, data}`; reads fill one writable buffer, writes are posted.
+//! The guest polls for the answers, so the command queue is never interrupted for.
 
 use usb4_model::pci::Message;
 use usb4_model::{Fabric, Instant, Memory};

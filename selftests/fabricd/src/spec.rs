@@ -4,8 +4,8 @@
 use serde::Deserialize;
 use usb4_model::{CableShape, HostShape, Profile, Topology, Usb4Version};
 
-/// Rate and latency of a cable in virtual time, if the specification gives none. Every frame must take time there, or two
-/// guests exchange messages for ever in the same nanosecond.
+/// Rate and latency of a cable in virtual time, if the specification gives none. Every frame must take time there, or
+/// two guests exchange messages for ever in the same nanosecond.
 const VIRTUAL_RATE: u64 = 40_000_000_000;
 const VIRTUAL_LATENCY_NS: u64 = 500;
 

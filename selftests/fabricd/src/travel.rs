@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Virtual time: the calendar of UML's time travel (`linux/um_timetravel.h`), shared memory variant.
 //!
-//! Exactly one of the guests and the model runs at a time. A guest writes when it wants to run into the shared page, sends
-//! WAIT and stops; the calendar picks whoever wants to run first, the model before guests and lower host numbers before
-//! higher, sets the time, and lets it run until the next one's turn (`free_until`). So a run depends on nothing but its
-//! inputs.
+//! Exactly one of the guests and the model runs at a time. A guest writes when it wants to run into the shared page,
+//! sends WAIT and stops; the calendar picks whoever wants to run first, the model before guests and lower host numbers
+//! before higher, sets the time, and lets it run until the next one's turn (`free_until`). So a run depends on nothing
+//! but its inputs.
 //!
 //! ```text
 //!   guest: START ---> (all are there) ---> ACK with id and page ---> runs ... WAIT ---> RUN ---> runs ... WAIT

@@ -3,7 +3,8 @@
 //!
 //! One thread per socket: a receive takes as many messages as there are, register accesses among them are carried out
 //! together under one lock, answers go out in one send. Guest memory comes as files to map, interrupts go to eventfds.
-//! BAR registers and the MSI-X table are QEMU's own affair. A client that closes its socket is gone; another may connect.
+//! BAR registers and the MSI-X table are QEMU's own affair. A client that closes its socket is gone; another may
+//! connect.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Write};

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The vhost-user back-end for User-mode Linux's `virtio_uml` (QEMU's docs/interop/vhost-user.rst names the messages).
 //!
-//! One listener per NHI, one guest at a time, any number of them one after another. A guest that closes its socket is gone:
-//! its queues stop, its memory is unmapped and the router is reset.
+//! One listener per NHI, one guest at a time, any number of them one after another. A guest that closes its socket is
+//! gone: its queues stop, its memory is unmapped and the router is reset.
 //!
 //! ```text
 //!   real time     message thread: sockets    command thread: queue 0    kick thread: queue 1

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The device side of a virtio split ring in guest memory (virtio 1.2, section 2.7), without indirect descriptors.
 //!
-//! Everything in the ring is the guest's to write, so indices are bounded and chains end after as many descriptors as the
-//! queue has.
+//! Everything in the ring is the guest's to write, so indices are bounded and chains end after as many descriptors as
+//! the queue has.
 
 use std::sync::atomic::{fence, Ordering};
 

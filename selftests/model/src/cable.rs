@@ -115,9 +115,11 @@ impl Cable {
         })
     }
 
-    /// Puts a frame of `length` bytes on the line out of `end`, which must be free at `now`; gives its arrival at the other.
+    /// Puts a frame of `length` bytes on the line out of `end`, which must be free at `now`; gives its arrival at the
+    /// other.
     ///
-    /// A frame is cut into packets of 256 bytes with a 4-byte header each; 128b/132b coding makes the rest of the overhead.
+    /// A frame is cut into packets of 256 bytes with a 4-byte header each; 128b/132b coding makes the rest of the
+    /// overhead.
     pub fn send(&mut self, now: Instant, end: usize, length: usize) -> Instant {
         let rate = self.line_rate();
         let line = &mut self.lines[end];

@@ -11,8 +11,9 @@
 //!    `-------------------+  (again? -> status set)
 //! ```
 //!
-//! A driver's clear is a posted write and reaches the device late. An event that completes in between finds its status bit
-//! set, and the clear would then erase it for good. So such an event is remembered (`again`) and raised anew after the clear.
+//! A driver's clear is a posted write and reaches the device late. An event that completes in between finds its status
+//! bit set, and the clear would then erase it for good. So such an event is remembered (`again`) and raised anew after
+//! the clear.
 
 use crate::regs::VECTORS;
 use crate::time::Instant;

@@ -2,8 +2,9 @@
 //! A software USB4 fabric that stock drivers accept: host routers with their NHIs, and cables between them.
 //!
 //! The model is a pure function of its inputs. Guests' register accesses, the time and an operator's commands go into
-//! [`Fabric`]; DMA goes through [`Memory`], interrupts come out of [`Fabric::take_interrupts`]. Nothing here does I/O, reads
-//! a clock, starts a thread or is unsafe, so the same code serves guests in real time, guests in virtual time and tests.
+//! [`Fabric`]; DMA goes through [`Memory`], interrupts come out of [`Fabric::take_interrupts`]. Nothing here does I/O,
+//! reads a clock, starts a thread or is unsafe, so the same code serves guests in real time, guests in virtual time and
+//! tests.
 //!
 //! ```text
 //!   guest --MMIO--> Fabric --+-- Nhi: rings, Interrupts, Router, Adapters (config and path spaces)
@@ -12,9 +13,9 @@
 //!          <--interrupts, notices--
 //! ```
 //!
-//! Terms: *NHI* the PCI function with the descriptor rings; *router* the host router behind it, with *adapters*; *hop* an
-//! entry of an adapter's path space, and on the NHI adapter a ring. Nothing was compared with real hardware.
-//! The stock driver that the model is made for: `drivers/thunderbolt` of Linux 7.x.
+//! Terms: *NHI* the PCI function with the descriptor rings; *router* the host router behind it, with *adapters*; *hop*
+//! an entry of an adapter's path space, and on the NHI adapter a ring. Nothing was compared with real hardware. The
+//! stock driver that the model is made for: `drivers/thunderbolt` of Linux 7.x.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Guest memory as the model's DMA sees it.
 //!
-//! A guest may hand over any address at any time, so every access can fail; nothing here may panic on what a guest does.
+//! A guest may hand over any address at any time, so every access can fail; nothing here may panic on what a guest
+//! does.
 
 /// The address range is not in the guest's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,7 +10,8 @@ pub struct BadAddress(pub u64);
 
 /// Memory that a device may read and write by DMA address.
 ///
-/// The guest writes the same memory at the same time. Loads and stores of words are single accesses; bulk copies may tear.
+/// The guest writes the same memory at the same time. Loads and stores of words are single accesses; bulk copies may
+/// tear.
 pub trait Memory {
     /// Reads bytes at `address`.
     ///

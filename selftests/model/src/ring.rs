@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Descriptor rings and their 16-byte descriptors.
 //!
-//! Descriptor: 64-bit buffer address; a word of length (11:0, 0 is 4096), end and start markers (15:12, 19:16) and flags
-//! (31:20); a word of time, unused. `hw` is the next descriptor the device will complete, `sw` the first the driver has
-//! not posted: the device owns `[hw, sw)`.
+//! Descriptor: 64-bit buffer address; a word of length (11:0, 0 is 4096), end and start markers (15:12, 19:16) and
+//! flags (31:20); a word of time, unused. `hw` is the next descriptor the device will complete, `sw` the first the
+//! driver has not posted: the device owns `[hw, sw)`.
 
 use std::collections::VecDeque;
 
@@ -48,7 +48,8 @@ pub struct Counters {
     pub bytes: u64,
     pub doorbells: u64,
     pub interrupts: u64,
-    /// Tx: frames with nowhere to go. Rx: frames refused for their markers, or for want of a descriptor when that is a drop.
+    /// Tx: frames with nowhere to go. Rx: frames refused for their markers, or for want of a descriptor when that is a
+    /// drop.
     pub drops: u64,
     /// Times the ring had to wait for the receiver.
     pub stalls: u64,

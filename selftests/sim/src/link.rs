@@ -20,8 +20,8 @@ pub struct LinkSpec {
     pub reorder: f64,
     /// Longest such delay in nanoseconds.
     pub delay: u64,
-    /// Two lanes take packets in turn, each in order, and each delivers what has come every so many nanoseconds: a bond in
-    /// balance-rr, whose cables are polled. 0: one lane.
+    /// Two lanes take packets in turn, each in order, and each delivers what has come every so many nanoseconds: a bond
+    /// in balance-rr, whose cables are polled. 0: one lane.
     pub stripe: u64,
 }
 

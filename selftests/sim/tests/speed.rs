@@ -165,8 +165,8 @@ fn packets_that_overtake_each_other_cost_little() {
     }
 }
 
-/// On a cable that keeps the order a loss is told at once, and costs no more where what follows is kept than where all of
-/// it is sent again.
+/// On a cable that keeps the order a loss is told at once, and costs no more where what follows is kept than where all
+/// of it is sent again.
 #[test]
 fn a_loss_is_told_at_once() {
     for (op, name) in [(SendOp::Write, "WRITE"), (SendOp::Read, "READ")] {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Who calls whom, by names alone: `x.send()` may call any function of that name, `Batch::send()` those of that type, if
-//! there is one. That is enough to see that one function does not lead to another.
+//! Who calls whom, by names alone: `x.send()` may call any function of that name, `Batch::send()` those of that type,
+//! if there is one. That is enough to see that one function does not lead to another.
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;

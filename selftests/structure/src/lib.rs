@@ -2,9 +2,9 @@
 //! The tree as a graph: which file names what of which other file of its crate.
 //!
 //! An arrow leads from a file to another whose module a path in it names, in an import or anywhere else, outside of
-//! tests. Declaring a module makes no arrow, nor does naming the crate's root, where only macros live. A file that shows
-//! another's item as its own (`pub use`) is a signpost: who names the item there gets an arrow to the file that has it.
-//! A *circle* is a set of files each of which leads to every other: a strongly connected component.
+//! tests. Declaring a module makes no arrow, nor does naming the crate's root, where only macros live. A file that
+//! shows another's item as its own (`pub use`) is a signpost: who names the item there gets an arrow to the file that
+//! has it. A *circle* is a set of files each of which leads to every other: a strongly connected component.
 
 pub mod calls;
 

@@ -145,7 +145,8 @@ fn a_walk_goes_from_step_to_step_as_the_code_does() {
     let (faults, arrows) = astray(&calls, &text);
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     assert!(arrows > 40, "only {arrows} arrows were read");
-    // Names alone would prove nothing if each function led to every other: of the arrows turned round many lead nowhere.
+    // Names alone would prove nothing if each function led to every other: of the arrows turned round many lead
+    // nowhere.
     let parts: Vec<&str> = text.split("->").collect();
     let turned = parts
         .windows(2)

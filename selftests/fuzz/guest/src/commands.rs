@@ -359,8 +359,8 @@ fn spoil(bytes: &mut Bytes, rng: &mut Rng) {
     }
 }
 
-/// An answer is not asked for where User-mode Linux has this program's libraries and heaps, which would break it and say
-/// nothing: from 1 GiB on, below what [`Arena`] takes.
+/// An answer is not asked for where User-mode Linux has this program's libraries and heaps, which would break it and
+/// say nothing: from 1 GiB on, below what [`Arena`] takes.
 fn spare(bytes: &mut Bytes) {
     if let Some(place) = bytes.0.get_mut(8..16) {
         if place[4..] == [0; 4] {

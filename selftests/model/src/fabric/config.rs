@@ -34,7 +34,8 @@ impl<M: Memory> Fabric<M> {
                     Ok(()) => Packet::parse(descriptor.end_marker(), bytes).map_err(|_| "bad length or checksum"),
                 },
             };
-            // The descriptor could be read a moment ago; if it cannot be written, the packet counts as sent all the same.
+            // The descriptor could be read a moment ago; if it cannot be written, the packet counts as sent all the
+            // same.
             let _ = ring.complete(memory, index, TxRing::completed(descriptor.word));
             let ring = &mut self.nhis[nhi].tx[0].ring;
             ring.hw = ring.next(index);
@@ -217,7 +218,8 @@ impl<M: Memory> Fabric<M> {
         }
     }
 
-    /// Sends an XDomain packet on to the peer. On a dead link it is refused, for a silent loss costs the sender seconds.
+    /// Sends an XDomain packet on to the peer. On a dead link it is refused, for a silent loss costs the sender
+    /// seconds.
     fn forward(&mut self, nhi: usize, packet: &Packet) {
         let adapter = (packet.route() & 0x3f) as usize;
         if let Some((_, peer, _)) = self.live_link_at(PortId { nhi, adapter }) {

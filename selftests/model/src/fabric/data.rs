@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The data plane: frames from Tx rings to Rx rings, along the paths the drivers set up.
 //!
-//! On a cable without rate and latency a doorbell moves everything posted at once, memory to memory. On a timed cable each
-//! line serves the rings that have frames in turn; a frame's bytes stay where they are until it arrives, so that there is
-//! one copy in both cases, and its Tx descriptor is completed then.
+//! On a cable without rate and latency a doorbell moves everything posted at once, memory to memory. On a timed cable
+//! each line serves the rings that have frames in turn; a frame's bytes stay where they are until it arrives, so that
+//! there is one copy in both cases, and its Tx descriptor is completed then.
 //!
 //! Where the clock is real, waking up for every frame would cost more than the frame. A slack lets frames go that much
 //! early: the rate holds on average, and a latency shorter than the slack is not felt.

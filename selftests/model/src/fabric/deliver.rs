@@ -33,7 +33,8 @@ pub(super) struct Run {
 }
 
 impl<M: Memory> Fabric<M> {
-    /// Takes the next frame of a Tx ring to its end: delivers it to `route`, if there is one, and completes its descriptor.
+    /// Takes the next frame of a Tx ring to its end: delivers it to `route`, if there is one, and completes its
+    /// descriptor.
     pub(super) fn move_frame(&mut self, nhi: usize, ring: usize, route: Option<Route>, fate: Fate, run: &mut Run) {
         let state = &self.nhis[nhi];
         let Some(memory) = &state.memory else { return };
@@ -153,7 +154,8 @@ impl<M: Memory> Fabric<M> {
         self.spare.push(bytes);
     }
 
-    /// Writes one frame into the next Rx descriptor, which must be posted. Its bytes are `bytes`, or the sender's memory.
+    /// Writes one frame into the next Rx descriptor, which must be posted. Its bytes are `bytes`, or the sender's
+    /// memory.
     fn deliver(
         &mut self,
         from: (usize, usize),

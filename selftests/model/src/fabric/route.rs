@@ -56,8 +56,8 @@ impl<M: Memory> Fabric<M> {
         None
     }
 
-    /// End-to-end flow control lets a ring send only if the credits of its receiver find their way back to it: the Rx ring
-    /// and the ring's own Rx counterpart both have it on and name each other's Tx hops.
+    /// End-to-end flow control lets a ring send only if the credits of its receiver find their way back to it: the Rx
+    /// ring and the ring's own Rx counterpart both have it on and name each other's Tx hops.
     pub(super) fn e2e_open(&self, nhi: usize, ring: usize, route: Route) -> bool {
         if !self.nhis[nhi].tx[ring].ring.is_e2e() {
             return true;
