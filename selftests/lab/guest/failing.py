@@ -11,6 +11,7 @@ With --dry nothing fails: every act is played once, on any kernel.
 import errno
 import fcntl
 import gc
+import ipaddress
 import json
 import mmap
 import os
@@ -19,6 +20,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 
 import pyverbs.enums as e
@@ -32,6 +34,7 @@ from pyverbs.qp import QP, QPAttr, QPCap, QPInitAttr
 from pyverbs.srq import SRQ, SrqAttr, SrqInitAttr
 from pyverbs.wr import RecvWR, SendWR, SGE
 
+import cm
 import failnth
 import one
 
@@ -40,6 +43,8 @@ ACCESS = (e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_RE
 SIGNALED = e.IBV_SEND_SIGNALED
 SUCCESS, REM_OP_ERR = 0, 11
 GROUP = "::ffff:239.1.2.3"
+# Seconds in which rdma_cm gives up: it sends 16 times, 4.3 s apart (CMA_MAX_CM_RETRIES, CMA_CM_RESPONSE_TIMEOUT).
+PATIENCE = 90
 # By the first letters of a device's name.
 MODULES = {"usb4": "usb4_rdma", "rxer": "rdma_rxe"}
 # rdma/ib_user_ioctl_cmds.h
@@ -439,6 +444,202 @@ class Scene:
         for n in range(4):
             two[0].post_send(SendWR(opcode=e.IBV_WR_SEND, num_sge=1, sg=[SGE(self.mr.buf, 64, self.mr.lkey)], send_flags=SIGNALED))
 
+    def connections(self):
+        """rdma_cm: each step of either side, the other undisturbed in a thread of its own; then whole connections while
+        allocations under the module fail by chance, those of the work items that carry the messages too."""
+        address, port = str(ipaddress.ip_address(self.gid).ipv4_mapped), 7471
+        service = cm.Channel()
+        listening = service.id()
+        listening.listen(address, port)
+        mine, theirs = cm.Channel(), cm.Channel()
+
+        def serve():
+            """Takes what comes, until the channel says that its listener is no more."""
+            while not over.is_set():
+                said = service.event(0.2)
+                if said is None:
+                    continue
+                what, _, raw = said
+                if what == cm.CONNECT_REQUEST:
+                    end = taken[raw] = cm.End(raw)
+                    try:
+                        end.qp()
+                        end.accept()
+                    except OSError:
+                        # No memory for it, or the caller is gone already. Its end refuses the connection; unanswered, the
+                        # caller would wait for minutes.
+                        taken.pop(raw).close()
+                elif what != cm.ESTABLISHED and what != cm.TIMEWAIT_EXIT and raw in taken:
+                    taken.pop(raw).close()
+
+        def ready(channel, at=port):
+            """An end that may connect."""
+            end = channel.id()
+            try:
+                end.resolve_address(address, at)
+                channel.expect(cm.ADDR_RESOLVED)
+                end.resolve_route()
+                channel.expect(cm.ROUTE_RESOLVED)
+                end.qp()
+            except BaseException:
+                end.close()
+                raise
+            return end
+
+        def resolved(end):
+            end.resolve_address(address, port)
+            mine.expect(cm.ADDR_RESOLVED)
+
+        def routed(end):
+            end.resolve_route()
+            mine.expect(cm.ROUTE_RESOLVED)
+
+        def connected(end, patience=20):
+            end.connect()
+            mine.expect(cm.ESTABLISHED, patience)
+
+        def another(make):
+            """Another one each time; the last one goes."""
+            def before():
+                if self.live is not None:
+                    self.live.close()
+                self.live = make()
+                while mine.event(0):
+                    pass
+            return before
+
+        def prepared(*steps):
+            def make():
+                end = mine.id()
+                for step in steps:
+                    step(end)
+                return end
+            return make
+
+        self.live, taken, over = None, {}, threading.Event()
+        serving = threading.Thread(target=serve)
+        serving.start()
+        try:
+            self.create("CM id", mine.id)
+            for name, before, act in (("address", prepared(), resolved), ("route", prepared(resolved), routed),
+                                      ("QP", prepared(resolved, routed), cm.End.qp), ("connect", lambda: ready(mine), connected)):
+                # librdmacm asks the kernel more when it has an event, and hands on one of status -1 if it is refused.
+                self.failing.each(f"CM {name}", lambda: act(self.live), before=another(before), allowed=(*failnth.CODES, -1))
+
+            def whole(patience=20):
+                end = ready(mine)
+                try:
+                    connected(end, patience)
+                except BaseException:
+                    end.close()
+                    raise
+                return end
+
+            def apart(end):
+                end.disconnect()
+                mine.expect(cm.DISCONNECTED)
+                end.close()
+
+            self.failing.each_end("CM disconnect", lambda: (another(whole)(), self.live)[1], cm.End.disconnect)
+            self.live.close()
+            self.live = None
+
+            # The other side. A client connects by itself, to another port, where this thread answers.
+            passive = theirs.id()
+            passive.listen(address, port + 1)
+
+            def call():
+                try:
+                    end = ready(mine, port + 1)
+                    end.connect()
+                    said = mine.event(20)
+                    while said and said[0] == cm.TIMEWAIT_EXIT:
+                        said = mine.event(20)
+                    if said and said[0] == cm.ESTABLISHED:
+                        mine.event(20)  # The other end's disconnection.
+                    end.close()
+                except OSError:
+                    pass  # The other end failed, which is asked there.
+
+            def rung():
+                hung_up()
+                self.caller = threading.Thread(target=call)
+                self.caller.start()
+                while True:
+                    said = theirs.event(20)
+                    if said is None:
+                        raise OSError(errno.ETIMEDOUT, "no request")
+                    if said[0] == cm.CONNECT_REQUEST:
+                        break
+                self.live = cm.End(said[2])
+
+            def hung_up():
+                if self.live is not None:
+                    try:
+                        self.live.disconnect()
+                    except OSError:
+                        pass  # It was never established.
+                    self.live.close()
+                    self.live = None
+                if self.caller is not None:
+                    self.caller.join(60)
+                    if self.caller.is_alive():
+                        self.failing.blame("CM client", 0, "hangs")
+                    self.caller = None
+                while theirs.event(0):
+                    pass
+
+            def accepted():
+                if not self.live.has_qp:
+                    self.live.qp()
+                self.live.accept()
+                theirs.expect(cm.ESTABLISHED)
+
+            self.caller = None
+            self.failing.each("CM accept", accepted, before=rung)
+            hung_up()
+            passive.close()
+            self.chances(whole, apart, mine)
+        finally:
+            over.set()
+            serving.join(10)
+            for end in taken.values():
+                end.close()
+            if self.live is not None:
+                self.live.close()
+            listening.close()
+            for channel in (service, mine, theirs):
+                channel.close()
+
+    def chances(self, whole, apart, channel):
+        """Whole connections while allocations under the module fail by chance. A message that was lost is asked for again,
+        after some seconds."""
+        rounds = failed = refused = 0
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            seldom = failnth.Seldom(MODULES[self.device[:4]], (1, 3, 10)[rounds % 3], 1000)
+            if not seldom.places:
+                self.failing.figures["CM, now and then: no filter by stack in this kernel"] = [0, 0, 0]
+                return
+            rounds += 1
+            with seldom:
+                try:
+                    apart(whole(PATIENCE))
+                except OSError as error:
+                    refused += 1
+                    print(f"round {rounds}: {error!r}", file=sys.stderr)
+                    if isinstance(error, cm.Silent):
+                        self.failing.blame("CM, now and then", rounds, repr(error))
+            failed += seldom.failed
+            while channel.event(0):
+                pass
+            self.failing.listen("CM, now and then", rounds)
+        try:
+            apart(whole())
+        except OSError as error:
+            self.failing.blame("CM, now and then", 0, f"it does not work the next time: {error!r}")
+        self.failing.figures[f"CM, now and then, {rounds} rounds"] = [rounds, refused, failed]
+
     def contexts(self):
         """Allocations under the module fail now and then, in softirqs and work items too, while data goes and pages are taken
         away: what is asked ends well, as the peer and the timer ask again."""
@@ -488,7 +689,7 @@ class Scene:
         self.failing.figures[f"now and then, {rounds} rounds"] = [rounds, ended, failed]
 
 
-PARTS = ("objects", "regions", "changes", "groups", "listings", "messages", "events", "exits", "contexts")
+PARTS = ("objects", "regions", "changes", "groups", "listings", "messages", "events", "exits", "connections", "contexts")
 
 
 def read(path):

@@ -18,7 +18,7 @@ pub const CASES: &[Case] = &[
     ),
     long(pair(
         "fail_verbs",
-        "the n-th allocation fails, in every verb, listing, posting, exit, link add and del; no leak over 3 rounds",
+        "the n-th allocation fails, in every verb, listing, posting, exit, step of rdma_cm, link add and del; no leak over 3 rounds",
         |context| play(context, "", 3),
     )),
 ];
