@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0 OR MIT
-"""fail-net.py NETDEV PEER: allocations of the cable's driver fail, the first ones and by chance.
+"""Allocations of the cable's driver fail, the first ones and by chance. Prints one JSON object: what was wrong, figures, or why
+there is nothing to do.
 
-The rings, pages, slots and vectors are allocated by the link's worker, where the counter of one task (fail-nth) does not
-reach: they fail under the module's code alone, whoever runs it, for as long as an act and a second and a half last. The act
-itself must succeed, and the cable must carry again by itself. Prints one JSON object: what was wrong, figures, or why there
-is nothing to do.
+    fail-net.py NETDEV PEER             up and down, ring sizes, settings, packets
+    fail-net.py arm PERCENT TIMES       from now on so many fail: who called does something to the cable
+    fail-net.py judge TIMES             the end of that: `failed`, and what was `wrong` meanwhile
+
+The rings, pages, slots and vectors are allocated by the link's worker, and what a plugged cable needs by the core's, where the
+counter of one task (fail-nth) does not reach: they fail under the module's code alone, whoever runs it, for as long as an act
+and a second and a half last. The act itself must succeed, and the cable must carry again by itself.
 """
 import failnth
 import json
@@ -14,6 +18,9 @@ import sys
 import time
 
 MODULE = "usb4_rdma"
+# Where `arm` keeps the level of the console, and what it says in the log.
+LEVEL = "/run/fail-net.level"
+MARK = "usb4lab: allocations fail from here on"
 
 
 def tool(*argv):
@@ -36,20 +43,36 @@ def down_up(netdev):
     return None
 
 
-def main():
-    netdev, peer = sys.argv[1:3]
-    if not failnth.available():
-        print(json.dumps({"absent": "this kernel has no fault injection"}))
-        return
+def heard(complaints):
+    lines = complaints.heard()
+    # The core warns of every error of a control request but a timeout, and here it lacks memory under our call.
+    if len(lines) > 1 and "drivers/thunderbolt/ctl.c" in lines[0] and lines[1].endswith(": -12"):
+        return []
+    return lines
+
+
+def arm(percent, times):
+    level = failnth.Failing().complaints.level
+    with open(LEVEL, "w") as file:
+        file.write(level)
+    failnth.put("/dev/kmsg", f"<7>{MARK}")
+    failnth.Seldom(MODULE, percent, times).__enter__()
+
+
+def judge(times):
+    some = failnth.Seldom(MODULE, 0, times)
+    some.__exit__()
+    complaints = failnth.Complaints(MARK)
+    wrong = heard(complaints)
+    with open(LEVEL) as file:
+        complaints.level = file.read()
+    complaints.end()
+    print(json.dumps({"wrong": wrong, "failed": some.failed}))
+
+
+def network(netdev, peer):
     # Also sets the knobs: allocations that may sleep fail as well, and quietly.
     complaints, wrong, figures = failnth.Failing().complaints, [], {}
-
-    def judge(name, trouble):
-        lines = complaints.heard()
-        # The core warns of every error of a control request but a timeout, and here it lacks memory under our call.
-        if len(lines) > 1 and "drivers/thunderbolt/ctl.c" in lines[0] and lines[1].endswith(": -12"):
-            lines = []
-        wrong.extend(f"{name}: {line}" for line in ([trouble] if trouble else []) + lines)
 
     def seldom(name, percent, times, act):
         """`act` meanwhile, and then the cable must carry again by itself."""
@@ -57,7 +80,8 @@ def main():
             trouble = act()
             time.sleep(1.5)
         figures[name] = [some.failed, 0, some.failed]
-        judge(name, trouble or (None if reaches(peer) else "the cable does not carry afterwards"))
+        trouble = trouble or (None if reaches(peer) else "the cable does not carry afterwards")
+        wrong.extend(f"{name}: {line}" for line in ([trouble] if trouble else []) + heard(complaints))
 
     # All from the first on, as many as `times` says: each round the link is made a little further.
     for times in (1, 2, 3, 5, 8, 13, 21):
@@ -88,6 +112,18 @@ def main():
     seldom("packets", 5, 500, packets)
     complaints.end()
     print(json.dumps({"wrong": wrong, "figures": figures}))
+
+
+def main():
+    if not failnth.available():
+        print(json.dumps({"absent": "this kernel has no fault injection"}))
+    elif sys.argv[1] == "arm":
+        arm(int(sys.argv[2]), int(sys.argv[3]))
+        print(json.dumps({}))
+    elif sys.argv[1] == "judge":
+        judge(int(sys.argv[2]))
+    else:
+        network(*sys.argv[1:3])
 
 
 main()

@@ -40,6 +40,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("failing.py", include_str!("../guest/failing.py")),
     ("failnth.py", include_str!("../guest/failnth.py")),
     ("fail-net.py", include_str!("../guest/fail-net.py")),
+    ("fail-module.py", include_str!("../guest/fail-module.py")),
     ("cm.py", include_str!("../guest/cm.py")),
     ("storms.py", include_str!("../guest/storms.py")),
     ("stream.py", include_str!("../guest/stream.py")),

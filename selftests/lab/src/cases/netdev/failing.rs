@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The network device where memory is short, and from contexts that may not wait.
 
-use super::{only_ours, xdomain, BOTH, MINUTE};
+use super::{load, only_ours, unload, wait_no_netdev, wait_ping, xdomain, BOTH, MINUTE};
 use crate::cases::life::both_up;
 use crate::cases::{about_net, long, Case, Context, Skip};
+use crate::lab::Lab;
 use crate::memory::Memory;
 use crate::spec::ipv4;
+use crate::verbs::Device;
 use anyhow::{ensure, Context as _, Result};
 use serde_json::Value;
 use std::time::Duration;
@@ -16,6 +18,18 @@ pub const CASES: &[Case] = &[
         "allocations of the cable's driver fail: up and down, ring sizes, settings, packets; no leak over 3 rounds",
         BOTH,
         fail_net,
+    )),
+    long(about_net(
+        "fail_cable",
+        "allocations fail while the cable is pulled, and while it is plugged: it goes, and carries again; no leak over 2 rounds",
+        BOTH,
+        fail_cable,
+    )),
+    long(about_net(
+        "fail_module",
+        "every allocation of the module's load and unload fails once, with a cable that is there; no leak",
+        BOTH,
+        fail_module,
     )),
     about_net(
         "net_netconsole",
@@ -36,11 +50,7 @@ fn fail_net(context: &Context) -> Result<()> {
     let lab = context.lab()?;
     let netdev = lab.netdev(0, 0)?;
     let once = || -> Result<()> {
-        let line = format!("exec /usb4lab/fail-net.py {netdev} {}", ipv4(0, 1));
-        let said: Value = serde_json::from_str(&lab.start(0, &line, LIMIT).ok()?)?;
-        if let Some(why) = said["absent"].as_str() {
-            return Err(Skip(why.into()).into());
-        }
+        let said = fail_net_py(lab, &format!("{netdev} {}", ipv4(0, 1)))?;
         let wrong = said["wrong"].as_array().context("no verdict")?;
         let wrong: Vec<&str> = wrong.iter().filter_map(Value::as_str).collect();
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -56,6 +66,131 @@ fn fail_net(context: &Context) -> Result<()> {
     for round in 0..ROUNDS {
         once().with_context(|| format!("round {round}"))?;
     }
+    before.returns(lab, 0, SLACK)
+}
+
+/// Rounds of [`fail_cable`] after the one that fills caches.
+const CABLE_ROUNDS: usize = 2;
+/// What fails while the cable is pulled or plugged: percent of the allocations, and how many at most. First all of them, so
+/// many, with which the link is taken down or made a little further each time; then some by chance.
+const CABLE_FAILURES: [(u32, u32); 11] = [
+    (100, 1),
+    (100, 2),
+    (100, 3),
+    (100, 5),
+    (100, 8),
+    (100, 13),
+    (100, 21),
+    (1, 200),
+    (3, 200),
+    (10, 200),
+    (30, 200),
+];
+/// Time in which allocations of a plugged cable fail. The hosts find each other in about a second of it.
+const PLUGGED: Duration = Duration::from_secs(4);
+
+/// Runs a guest's `fail-net.py`.
+fn fail_net_py(lab: &Lab, arguments: &str) -> Result<Value> {
+    let line = format!("exec /usb4lab/fail-net.py {arguments}");
+    let said: Value = serde_json::from_str(&lab.start(0, &line, LIMIT).ok()?)?;
+    match said["absent"].as_str() {
+        Some(why) => Err(Skip(why.into()).into()),
+        None => Ok(said),
+    }
+}
+
+/// Has allocations of host 0 fail during `act`; how many did.
+fn amid_failures(lab: &Lab, (percent, times): (u32, u32), act: impl FnOnce() -> Result<()>) -> Result<u64> {
+    fail_net_py(lab, &format!("arm {percent} {times}"))?;
+    let done = act();
+    let said = fail_net_py(lab, &format!("judge {times}"))?;
+    done?;
+    let wrong = said["wrong"].as_array().context("no verdict")?;
+    let wrong: Vec<&str> = wrong.iter().filter_map(Value::as_str).collect();
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    said["failed"].as_u64().context("no figure")
+}
+
+fn fail_cable(context: &Context) -> Result<()> {
+    only_ours(context, "code of ours to fail in")?;
+    let lab = context.lab()?;
+    let cable = xdomain(lab, 0, 0)?;
+    let plug = || lab.cable(0, "plug", None);
+    let pull = || -> Result<()> {
+        lab.cable(0, "pull", None)?;
+        (0..2).try_for_each(|host| wait_no_netdev(lab, host, &xdomain(lab, host, 0)?))
+    };
+    let works = || -> Result<()> {
+        both_up(lab)?;
+        wait_ping(lab, 0, &ipv4(0, 1), 20)
+    };
+    let once = || -> Result<()> {
+        let (mut pulled, mut plugged, mut bare) = (0, 0, 0);
+        for failures in CABLE_FAILURES {
+            let name = || format!("{} % of the allocations, {} at most", failures.0, failures.1);
+            // It goes with its netdev.
+            Device::add(lab, 0, context.ours, 0)?;
+            pulled += amid_failures(lab, failures, pull).with_context(|| format!("pulled, {}", name()))?;
+            plug()?;
+            works().with_context(|| format!("pulled, {}, then plugged", name()))?;
+            pull()?;
+            plugged += amid_failures(lab, failures, || {
+                plug()?;
+                std::thread::sleep(PLUGGED);
+                Ok(())
+            })
+            .with_context(|| format!("plugged, {}", name()))?;
+            if lab.run(0, &["/usb4lab/netdev", &cable], MINUTE)?.status != 0 {
+                // Nobody asks a driver again that had no memory for a device: the cable must be plugged again.
+                bare += 1;
+                lab.cable(0, "pull", None)?;
+                wait_no_netdev(lab, 1, &xdomain(lab, 1, 0)?)?;
+                plug()?;
+            }
+            works().with_context(|| format!("plugged, {}", name()))?;
+            pull().and_then(|()| plug()).and_then(|()| works())?;
+        }
+        println!(
+            "  {pulled} allocations failed in pulls, {plugged} in plugs, after {bare} of which there was no netdev"
+        );
+        ensure!(plugged > 0, "no allocation failed in a plug");
+        Ok(())
+    };
+    once()?;
+    let before = Memory::of(lab, 0)?;
+    for round in 0..CABLE_ROUNDS {
+        once().with_context(|| format!("round {round}"))?;
+    }
+    before.returns(lab, 0, SLACK)
+}
+
+fn fail_module(context: &Context) -> Result<()> {
+    only_ours(context, "module of ours to load")?;
+    let lab = context.lab()?;
+    let module = context.net.module().context("the driver has no module")?;
+    let reload = |between: &dyn Fn() -> Result<()>| -> Result<()> {
+        unload(lab, 0, context.net)?;
+        wait_no_netdev(lab, 0, &xdomain(lab, 0, 0)?)?;
+        between()?;
+        load(lab, 0, context.net)?;
+        both_up(lab)?;
+        wait_ping(lab, 0, &ipv4(0, 1), 20)
+    };
+    reload(&|| Ok(()))?;
+    let before = Memory::of(lab, 0)?;
+    reload(&|| {
+        let line = format!("exec /usb4lab/fail-module.py {module}");
+        let said: Value = serde_json::from_str(&lab.start(0, &line, LIMIT).ok()?)?;
+        if let Some(why) = said["absent"].as_str() {
+            load(lab, 0, context.net)?;
+            return Err(Skip(why.into()).into());
+        }
+        let wrong = said["wrong"].as_array().context("no verdict")?;
+        let wrong: Vec<&str> = wrong.iter().filter_map(Value::as_str).collect();
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+        println!("  allocations, errors, borne: {}", said["figures"]);
+        Ok(())
+    })?;
     before.returns(lab, 0, SLACK)
 }
 
