@@ -3,6 +3,7 @@
 
 pub(crate) mod dmabuf;
 pub(crate) mod global;
+pub(crate) mod held;
 pub(crate) mod hint;
 pub(crate) mod ibdev;
 pub(crate) mod kernel_memory;

@@ -214,7 +214,7 @@ void usb4_dmabuf_unmap(struct dma_buf *buf, const struct usb4_dmabuf *mapping);
 void usb4_dmabuf_read(const struct usb4_dmabuf *mapping, size_t offset, void *to, size_t len);
 void usb4_dmabuf_write(const struct usb4_dmabuf *mapping, size_t offset, const void *from, size_t len);
 void *usb4_vmalloc_user(size_t size);
-bool usb4_fits_memory(size_t size);
+size_t usb4_memory_size(void);
 void usb4_mem_copy(void *to, const void *from, size_t len);
 bool usb4_crc32_is_fast(void);
 u32 usb4_crc32(u32 state, const u8 *bytes, size_t len);

@@ -535,7 +535,7 @@ void usb4_dmabuf_write(const struct usb4_dmabuf *mapping, size_t offset, const v
 #endif
 
 void *usb4_vmalloc_user(size_t size) { return vmalloc_user(size); }
-bool usb4_fits_memory(size_t size) { return size >> PAGE_SHIFT <= totalram_pages(); }
+size_t usb4_memory_size(void) { return totalram_pages() << PAGE_SHIFT; }
 void usb4_mem_copy(void *to, const void *from, size_t len) { memcpy(to, from, len); }
 bool usb4_crc32_is_fast(void) { return crc32_optimizations() & CRC32_LE_OPTIMIZATION; }
 u32 usb4_crc32(u32 state, const u8 *bytes, size_t len) { return crc32_le(state, bytes, len); }

@@ -8,6 +8,7 @@
 //! C headers: `include/rdma/ib_umem_odp.h`, `include/linux/mmu_notifier.h`.
 
 use super::{
+    held::Held,
     ibdev::IbDev,
     sync::{bh_lock, lock_class, new_bh_lock, BhLock},
 };
@@ -97,9 +98,13 @@ impl Followed {
     }
 }
 
+/// Bytes that the umem and the table take for each page of a range, whether it is there or not.
+const EACH: usize = size_of::<u64>() + size_of::<Entry>();
+
 /// A range of user memory whose pages come and go. Dropping it sleeps.
 pub(crate) struct PagedMemory {
     pages: Followed,
+    _held: Held,
     /// Where the range begins in the first page.
     first: usize,
     len: usize,
@@ -110,12 +115,15 @@ impl PagedMemory {
     ///
     /// # Errors
     ///
-    /// `EOPNOTSUPP` without CONFIG_INFINIBAND_ON_DEMAND_PAGING, for huge pages, and for the whole address space.
+    /// `EOPNOTSUPP` without CONFIG_INFINIBAND_ON_DEMAND_PAGING, for huge pages, and for the whole address space; `ENOMEM`
+    /// for a range of which the list of pages alone is too long.
     pub(crate) fn register(dev: &IbDev, start: u64, len: u64, access: i32) -> Result<Self> {
         let huge = access & c::ib_access_flags_IB_ACCESS_HUGETLB as i32 != 0;
         if huge || (start == 0 && len == u64::MAX) {
             return Err(EOPNOTSUPP);
         }
+        let pages = usize::try_from(len)?.div_ceil(PAGE).saturating_add(1);
+        let held = Held::take(pages.saturating_mul(EACH))?;
         let mut err = 0;
         // SAFETY: The device is alive during a call on one of its objects.
         let raw = unsafe { c::usb4_paged_get(dev.as_ptr(), start, len, access, &mut err) };
@@ -134,6 +142,7 @@ impl PagedMemory {
         )?;
         Ok(Self {
             pages: Followed::new(odp, table),
+            _held: held,
             first: usize::try_from(start)? & (PAGE - 1),
             len: usize::try_from(len)?,
         })

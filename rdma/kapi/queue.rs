@@ -5,7 +5,10 @@
 //! kept masked. Each side reads only the other's index, masks it, and keeps its own in private memory: what user space
 //! writes over ours changes nothing here.
 
-use super::uverbs::{Context, Udata};
+use super::{
+    held::Held,
+    uverbs::{Context, Udata},
+};
 use core::{mem::ManuallyDrop, ptr::NonNull};
 use kernel::{error::to_result, prelude::*, sync::Arc};
 use usb4_bindings as c;
@@ -27,6 +30,7 @@ const PAGE_MASK: usize = (1 << kernel::page::PAGE_SHIFT) - 1;
 struct Memory {
     base: NonNull<u8>,
     size: usize,
+    _held: Held,
 }
 
 // SAFETY: Plain memory, only ever copied or accessed atomically.
@@ -37,14 +41,14 @@ unsafe impl Sync for Memory {}
 impl Memory {
     fn new(size: usize) -> Result<Self> {
         let size = size.checked_add(PAGE_MASK).ok_or(EINVAL)? & !PAGE_MASK;
-        // SAFETY: No preconditions.
-        if !unsafe { c::usb4_fits_memory(size) } {
-            // The allocator would say so with a stack trace, as often as a user asks.
-            return Err(ENOMEM);
-        }
+        let held = Held::take(size)?;
         // SAFETY: No preconditions; may sleep.
         let base = NonNull::new(unsafe { c::usb4_vmalloc_user(size) }.cast::<u8>()).ok_or(ENOMEM)?;
-        Ok(Self { base, size })
+        Ok(Self {
+            base,
+            size,
+            _held: held,
+        })
     }
 
     /// The address of `len` bytes at `at`, if they are inside.
