@@ -119,6 +119,11 @@ pub fn round_trip(text: &str) -> Result<f64> {
         .with_context(|| format!("no median round trip in\n{text}"))
 }
 
+/// Microseconds of a round, if the line is that one of the verbs examples.
+pub fn round_us(line: &str) -> Option<f64> {
+    line.strip_suffix(" usec/iter")?.split_whitespace().last()?.parse().ok()
+}
+
 /// Counters that `ethtool -S` printed.
 pub fn ethtool_counters(text: &str) -> BTreeMap<String, u64> {
     text.lines()
@@ -227,6 +232,8 @@ mod tests {
         let test = "The test result is PASS\nThe test extra info:\nround trip, median, ns\t 33536\n";
         assert_eq!(round_trip(test).unwrap(), 33536.0);
         assert!(round_trip("The test result is FAIL\n").is_err());
+        assert_eq!(round_us("1000 iters in 0.00 seconds = 2.64 usec/iter"), Some(2.64));
+        assert_eq!(round_us("128000 bytes in 0.00 seconds = 388.32 Mbit/sec"), None);
         let ping =
             "64 bytes from 10.90.0.2: icmp_seq=1 ttl=64 time=1.26 ms\n64 bytes: time=0.519 ms\n2 packets, time 3ms\n";
         assert_eq!(ping_times_us(ping), [1260.0, 519.0]);

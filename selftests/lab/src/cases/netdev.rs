@@ -178,7 +178,7 @@ fn paths_in_use(lab: &Lab, host: usize) -> Result<Vec<String>> {
 }
 
 /// The driver under test must be ours for what stock does not offer.
-fn only_ours(context: &Context, what: &str) -> Result<()> {
+pub(super) fn only_ours(context: &Context, what: &str) -> Result<()> {
     if context.net != NetDriver::Ours {
         return Err(super::Skip(format!("thunderbolt_net has no {what}")).into());
     }

@@ -1,21 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The same run twice in virtual time: the same kernel logs to the byte.
+//! In virtual time: the same run twice gives the same kernel logs to the byte; latency and goodput without a processor.
 
+use super::netdev::only_ours;
 use super::{Bench, Case, Context};
 use crate::lab::Lab;
-use crate::spec::{LabSpec, Tier};
+use crate::parse;
+use crate::spec::{LabSpec, NetDriver, Tier};
 use anyhow::{bail, ensure, Context as _, Result};
 use std::fs;
 use std::path::Path;
 
-pub const CASES: &[Case] = &[Case {
-    name: "virtual_time_determinism",
-    about: "the same scenario twice in virtual time: byte-identical kernel logs on both guests",
-    bench: Bench::Own,
-    tier: Tier::Fast,
-    long: false,
-    run: determinism,
-}];
+pub const CASES: &[Case] = &[
+    own(
+        "virtual_time_determinism",
+        "the same scenario twice in virtual time: byte-identical kernel logs on both guests",
+        determinism,
+    ),
+    own(
+        "virtual_time_latency",
+        "where the processor takes no time: latency near that of the bare rings, goodput near the cable's rate",
+        latency,
+    ),
+];
+
+const fn own(name: &'static str, about: &'static str, run: fn(&Context) -> Result<()>) -> Case {
+    Case {
+        name,
+        about,
+        bench: Bench::Own,
+        tier: Tier::Fast,
+        long: false,
+        run,
+    }
+}
 
 const SCENARIO: &str = include_str!("../../guest/scenario-pingpong");
 
@@ -45,16 +62,64 @@ fn determinism(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// One run; the guests' kernel logs.
-fn once(context: &Context, script: &Path) -> Result<Vec<String>> {
+const LATENCY: &str = include_str!("../../guest/scenario-latency");
+/// Of the cable: bits a second, and nanoseconds from end to end.
+const RATE: f64 = 20e9;
+const CABLE_NS: u64 = 500;
+/// A round of small messages takes at most so many round trips of a bare frame: each end acknowledges each message, and
+/// posts the next one when its last was acknowledged. Measured: 2.1.
+const ROUND: f64 = 2.2;
+/// Least part of the rate that long messages carry, one way at a time. Measured: 0.950.
+const GOODPUT: f64 = 0.94;
+
+fn latency(context: &Context) -> Result<()> {
+    only_ours(context, "round trips over the bare rings")?;
+    let script = std::env::temp_dir().join(format!("usb4lab-latency-{}", std::process::id()));
+    let text = LATENCY.replace("@TYPE@", context.ours.link_type());
+    fs::write(&script, text).with_context(|| format!("{}", script.display()))?;
     let spec = LabSpec {
+        net: vec![NetDriver::Ours; 2],
+        rate_bps: Some(RATE),
+        latency_ns: Some(CABLE_NS),
+        ..spec(context, &script)
+    };
+    let lab = Lab::up(&format!("test-latency-{}", std::process::id()), spec);
+    let _ = fs::remove_file(&script);
+    let lab = lab?;
+    let path = lab.state.join("h0.out/out");
+    let said = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    let bare = parse::round_trip(&said)? / 1000.0;
+    let rounds: Vec<f64> = said.lines().filter_map(parse::round_us).collect();
+    let &[small, long] = &rounds[..] else {
+        bail!("not two pingpongs in\n{said}");
+    };
+    println!("bare rings {bare} us, 64 B {small} us, 1 MiB {long} us a round");
+    ensure!(
+        small <= ROUND * bare,
+        "a round of 64 B takes {small} us, over the bare rings {bare}"
+    );
+    let goodput = 2.0 * 8.0 * f64::from(1 << 20) / (long * 1e-6) / RATE;
+    ensure!(
+        goodput >= GOODPUT,
+        "long messages carry {goodput:.3} of the cable's rate"
+    );
+    lab.discard();
+    Ok(())
+}
+
+fn spec(context: &Context, script: &Path) -> LabSpec {
+    LabSpec {
         virtual_time: true,
         script: Some(script.to_path_buf()),
         seed: context.seed,
         kernel: context.kernel,
         ..LabSpec::default()
-    };
-    let lab = Lab::up(&format!("test-virtual-{}", std::process::id()), spec)?;
+    }
+}
+
+/// One run; the guests' kernel logs.
+fn once(context: &Context, script: &Path) -> Result<Vec<String>> {
+    let lab = Lab::up(&format!("test-virtual-{}", std::process::id()), spec(context, script))?;
     let logs = (0..2)
         .map(|host| {
             let dir = lab.state.join(format!("h{host}.out"));
