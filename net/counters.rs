@@ -130,7 +130,8 @@ pub(crate) const NAMES: &[&str] = &[
     "native_peer",
 ];
 
-/// Writes the numbers of [`NAMES`] to `to`. `usecs` is the interrupt interval in force, `native` whether the peer is ours.
+/// Writes the numbers of [`NAMES`] to `to`. `usecs` is the interrupt interval in force, `native` whether the peer is
+/// ours.
 pub(crate) fn fill(to: &mut [u64], tx: &TxCounters, rx: &RxCounters, cable: &CableCounters, usecs: u64, native: bool) {
     let values = [
         tx.packets,

@@ -8,11 +8,11 @@
 //! ```
 //!
 //! One NAPI serves both rings. A session, from [`Lane::prepare`] to [`Lane::finish`], is the link's: it says when there
-//! are rings. Frames sent are taken back when the next packet goes out or comes in; a timer sees to the last ones, if they
-//! hold packets of the stack. An interrupt is asked for only when the queue waits for it.
+//! are rings. Frames sent are taken back when the next packet goes out or comes in; a timer sees to the last ones, if
+//! they hold packets of the stack. An interrupt is asked for only when the queue waits for it.
 //!
-//! What a descriptor in flight holds is its [`crate::tx::Owner`]. Whoever sends does so under the transmit side's lock, takes
-//! room and credit there and has its share given back by [`Tx::reap`].
+//! What a descriptor in flight holds is its [`crate::tx::Owner`]. Whoever sends does so under the transmit side's lock,
+//! takes room and credit there and has its share given back by [`Tx::reap`].
 //!
 //! Locks: the receive side's, then the transmit side's. Neither is held while packets go up.
 //!
@@ -190,8 +190,8 @@ impl Lane {
 
     // The link's session. -------------------------------------------------------------------------------------------
 
-    /// There are rings, which do not run yet: makes all that they need and posts the receive buffers. What can fail fails
-    /// here, where no hardware knows of a page.
+    /// There are rings, which do not run yet: makes all that they need and posts the receive buffers. What can fail
+    /// fails here, where no hardware knows of a page.
     pub(crate) fn prepare(&self, rings: Rings, wire: Wire) -> Result {
         let dma = self.dma;
         let tx = Tx::new(rings.tx.clone(), &wire, dma)?;
@@ -268,8 +268,8 @@ impl Lane {
     pub(crate) fn quiesce(&self) {
         self.halt();
         self.napi.disable();
-        // The last poll lets interrupts through after the core has counted it as done, perhaps on another processor, and
-        // the timer looks at what is on its way: both see under the locks that the rings are about to stop.
+        // The last poll lets interrupts through after the core has counted it as done, perhaps on another processor,
+        // and the timer looks at what is on its way: both see under the locks that the rings are about to stop.
         self.rx.lock().runs = false;
         self.tx.lock().runs = false;
         let rings = self.config.lock().rings.take();

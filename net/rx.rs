@@ -119,8 +119,8 @@ pub(crate) struct Rx {
 }
 
 impl Rx {
-    /// The receive side of `ring`, which does not run yet, with all descriptors posted, and the credit that they are worth.
-    /// Sleeps.
+    /// The receive side of `ring`, which does not run yet, with all descriptors posted, and the credit that they are
+    /// worth. Sleeps.
     pub(crate) fn new(ring: Arc<Ring>, wire: &Wire, dma: Device, napi: &RawNapi) -> Result<(Self, Seq)> {
         let ring = RxRing::new(ring)?;
         let pool = Pool::new(napi, dma, ring.size())?;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Frames out: the transmit ring of a lane in use, the credit that is spent and given on it, and what its descriptors hold.
+//! Frames out: the transmit ring of a lane in use, the credit that is spent and given on it, and what its descriptors
+//! hold.
 //!
-//! All under the lock of the lane's transmit side. A descriptor in flight holds what the hardware reads. How a packet of the
-//! stack becomes frames is in `tx/packet.rs`.
+//! All under the lock of the lane's transmit side. A descriptor in flight holds what the hardware reads. How a packet
+//! of the stack becomes frames is in `tx/packet.rs`.
 
 mod packet;
 
@@ -31,8 +32,8 @@ use tbip::{
 /// Most frames of one packet, on either wire.
 pub(crate) const MAX_TRAIN: usize = MAX_PAGES + 1;
 
-/// What a descriptor in flight holds: who sends on a lane has a variant of its own, which comes back to it when the frame
-/// has gone.
+/// What a descriptor in flight holds: who sends on a lane has a variant of its own, which comes back to it when the
+/// frame has gone.
 pub(crate) enum Owner {
     /// Nothing: the frame's bytes are in a slot, or a later descriptor holds what they are in.
     Nothing,

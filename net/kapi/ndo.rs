@@ -6,8 +6,9 @@
 //!   core --net_device_ops--> net/sys/netif.c --usb4_nd_calls--> trampoline --> T     (what is not per packet)
 //! ```
 //!
-//! The core calls for a registered device only: between [`Unregistered::register`] and the end of the [`Registration`]'s
-//! drop. That is why the object behind the device is there in every trampoline: the registration has a share in it.
+//! The core calls for a registered device only: between [`Unregistered::register`] and the end of the
+//! [`Registration`]'s drop. That is why the object behind the device is there in every trampoline: the registration has
+//! a share in it.
 //!
 //! C headers: `include/linux/{netdevice,etherdevice,ethtool}.h`.
 
@@ -158,8 +159,8 @@ impl<T: NetDevice> Unregistered<T> {
     }
 }
 
-/// A network device as long as the system knows it. Dropped, it is stopped, if it is up, and taken away: that sleeps and
-/// takes RTNL.
+/// A network device as long as the system knows it. Dropped, it is stopped, if it is up, and taken away: that sleeps
+/// and takes RTNL.
 ///
 /// # Invariants
 ///
@@ -247,8 +248,8 @@ impl<T: NetDevice> Tables<T> {
         let Some(skb) = NonNull::new(skb) else {
             return c::netdev_tx_NETDEV_TX_OK;
         };
-        // SAFETY: Called for a registered device of a `T`; the core gives the skb away unless it is told that the queue is
-        // busy.
+        // SAFETY: Called for a registered device of a `T`; the core gives the skb away unless it is told that the queue
+        // is busy.
         let done = unsafe { with(c::usb4_nd_inner(ndev), |device: &T| device.xmit(TxSkb::from_raw(skb))) };
         match done {
             Xmit::Taken => c::netdev_tx_NETDEV_TX_OK,

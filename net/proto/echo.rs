@@ -6,8 +6,8 @@
 //!          handle_answer(now, token) <- CTRL 5, token -  sends it back
 //! ```
 //!
-//! Nothing but rings, interrupt and poll of both hosts is in such a round trip: no packet, no stack, no queue pair. It is
-//! the floor of every latency over the cable.
+//! Nothing but rings, interrupt and poll of both hosts is in such a round trip: no packet, no stack, no queue pair. It
+//! is the floor of every latency over the cable.
 
 use crate::time::{Duration, Instant};
 use core::ops::DerefMut;
@@ -49,8 +49,8 @@ pub struct Trial<S> {
 }
 
 impl<S: DerefMut<Target = [u32]>> Trial<S> {
-    /// None yet, of at most as many as `samples` has room for. Nobody can foretell `token`, so no late answer of another
-    /// trial is taken for one of this.
+    /// None yet, of at most as many as `samples` has room for. Nobody can foretell `token`, so no late answer of
+    /// another trial is taken for one of this.
     #[must_use]
     pub const fn new(samples: S, token: u64) -> Self {
         Self {

@@ -13,7 +13,8 @@ use crate::time::{Duration, Instant};
 
 /// Interval of a ring with little to do: none. An answer follows its request by less than any interval, and would wait
 /// for its end. Measured in virtual time, 20 Gb/s and 500 ns each way, where the processor takes no time:
-/// `ibv_rc_pingpong -e` of 64 bytes 2.64 us a round with none and 17.46 with 8 us, of 16 KiB 17.2 and 30.3 (2026-11-30).
+/// `ibv_rc_pingpong -e` of 64 bytes 2.64 us a round with none and 17.46 with 8 us, of 16 KiB 17.2 and 30.3
+/// (2026-11-30).
 pub const IDLE_USECS: u32 = 0;
 
 /// Interval of a ring under load. A ring of 512 frames at 80 Gb/s fills in 210 us. Measured in the lab, where an

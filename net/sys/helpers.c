@@ -694,8 +694,8 @@ static void usb4_loan_complete(struct sk_buff *skb, struct ubuf_info *ubuf, bool
 static const struct ubuf_info_ops usb4_loan_ops = { .complete = usb4_loan_complete };
 
 /*
- * Has the stack call back once nobody reads the frame's pages any more: neither the frame nor a copy of its head. Whoever
- * keeps such a copy for longer than the way out, as a packet socket does, is given the bytes instead.
+ * Has the stack call back once nobody reads the frame's pages any more: neither the frame nor a copy of its head.
+ * Whoever keeps such a copy for longer than the way out, as a packet socket does, is given the bytes instead.
  */
 void usb4_skb_borrow(struct sk_buff *skb, struct usb4_loan *loan, void (*back)(struct usb4_loan *loan))
 {

@@ -115,8 +115,8 @@ impl PagedMemory {
     ///
     /// # Errors
     ///
-    /// `EOPNOTSUPP` without CONFIG_INFINIBAND_ON_DEMAND_PAGING, for huge pages, and for the whole address space; `ENOMEM`
-    /// for a range of which the list of pages alone is too long.
+    /// `EOPNOTSUPP` without CONFIG_INFINIBAND_ON_DEMAND_PAGING, for huge pages, and for the whole address space;
+    /// `ENOMEM` for a range of which the list of pages alone is too long.
     pub(crate) fn register(dev: &IbDev, start: u64, len: u64, access: i32) -> Result<Self> {
         let huge = access & c::ib_access_flags_IB_ACCESS_HUGETLB as i32 != 0;
         if huge || (start == 0 && len == u64::MAX) {

@@ -170,7 +170,8 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// Threads and processes that do everything at once on both hosts, while cables, netdevs, links and processes come and go
+    /// Threads and processes that do everything at once on both hosts, while cables, netdevs, links and processes come
+    /// and go
     Stress {
         #[arg(long, default_value_t = 10.0)]
         minutes: f64,

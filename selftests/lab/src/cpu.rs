@@ -76,8 +76,8 @@ pub fn move_to(nth: usize) -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &only(all[nth % all.len()])?).context("moving to a processor")
 }
 
-/// How fast the processor is that this thread runs on: units of work, whatever they are, in a second of its own time. What
-/// shares a core or its power changes it from one moment to the next.
+/// How fast the processor is that this thread runs on: units of work, whatever they are, in a second of its own time.
+/// What shares a core or its power changes it from one moment to the next.
 pub fn pace() -> Result<f64> {
     const UNITS: u64 = 500_000;
     let spent = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
@@ -111,8 +111,8 @@ pub fn confine(pid: u32, to: &CpuSet) -> Result<()> {
     Ok(())
 }
 
-/// Has a program preempt all ordinary ones: what plays hardware does not wait for those who poll it. Without the privilege
-/// it runs as they do.
+/// Has a program preempt all ordinary ones: what plays hardware does not wait for those who poll it. Without the
+/// privilege it runs as they do.
 pub fn as_hardware(command: &mut Command) {
     let first = || {
         let param = libc::sched_param { sched_priority: 1 };

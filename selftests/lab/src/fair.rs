@@ -2,12 +2,12 @@
 //! Fairness: what a busy loop keeps of its speed beside the storms that user space and peers can make
 //! (`guest/storms.py`), whether the cable's session stays up, and how soon SIGKILL ends the storm.
 //!
-//! The guest counts turns of its loop; the lab counts the processor time that the guest itself was given meanwhile, and how
-//! fast its processor was, which others on the same core change. Turns for what can be done in that time say what is lost
-//! inside the guest, whatever else the machine does. A storm whose process sleeps takes
-//! time that nobody is charged for; the loop must keep half of the speed that it has alone. Where the storm's process
-//! wants the processor as well, the scheduler would give the loop half in any case; it must keep half of the speed that it
-//! has beside a plain program that does the same.
+//! The guest counts turns of its loop; the lab counts the processor time that the guest itself was given meanwhile, and
+//! how fast its processor was, which others on the same core change. Turns for what can be done in that time say what
+//! is lost inside the guest, whatever else the machine does. A storm whose process sleeps takes time that nobody is
+//! charged for; the loop must keep half of the speed that it has alone. Where the storm's process wants the processor
+//! as well, the scheduler would give the loop half in any case; it must keep half of the speed that it has beside a
+//! plain program that does the same.
 
 use crate::control::{ask, Request};
 use crate::cpu;
@@ -301,8 +301,8 @@ pub fn weather(lab: &Lab, pair: &Pair, storm: &Storm, seconds: f64) -> Result<We
         end_s = end_s.max(given(&samples, pair.server.host, phase)[0]);
         left += phase.left;
     }
-    // Beside a rival the loop has half: a third reading of its speed alone, as one may meet a moment when the machine was
-    // looked at too seldom.
+    // Beside a rival the loop has half: a third reading of its speed alone, as one may meet a moment when the machine
+    // was looked at too seldom.
     let readings = [speed(&phases.alone), speed(&phases.after), 2.0 * speed(&phases.rival)];
     let alone = median(&readings).context("no readings")?;
     Ok(Weathered {
@@ -340,8 +340,8 @@ pub fn judge(spec: LabSpec, kind: Kind, filters: &[&str], seconds: f64) -> Resul
         for storm in storms(&lab, filter)?.iter().filter(|storm| !storm.is_comparison()) {
             let mut runs = Vec::new();
             // A reading divides what was counted in phases of a second by what the guest was given in them, known to
-            // 0.1 s: what others on its core take at the wrong moment is taken for the storm's doing (measured: 31 % for
-            // 75 on a machine with a load of 12). So the most of three readings decide, where the first is bad.
+            // 0.1 s: what others on its core take at the wrong moment is taken for the storm's doing (measured: 31 %
+            // for 75 on a machine with a load of 12). So the most of three readings decide, where the first is bad.
             while runs.is_empty() || runs.len() < 3 && !worst(&runs[..1]).is_empty() {
                 let got = weather(&lab, &pair, storm, seconds).with_context(|| storm.name.clone())?;
                 println!("  {:14} {}", storm.name, got.shown());

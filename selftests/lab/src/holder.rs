@@ -229,7 +229,8 @@ impl Holder {
         })
     }
 
-    /// Waits until all guests' scripts have ended, ends the guests and copies what their scenarios left to the state directory.
+    /// Waits until all guests' scripts have ended, ends the guests and copies what their scenarios left to the state
+    /// directory.
     fn scenario(&self, state: &Path) -> Result<Value> {
         let limit = self.spec.scenario_s;
         let until = Instant::now() + Duration::from_secs(limit);

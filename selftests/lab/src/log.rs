@@ -98,8 +98,8 @@ const EXCEPTED: &[Excepted] = &[
         last: END,
         without: None,
     },
-    // Kernel 7.3: udmabuf does not say how long a segment its device takes, so that 64 KiB count, and maps for the CPU's
-    // access in segments as long as pages happen to lie side by side. Who asks for that access (a program, or
+    // Kernel 7.3: udmabuf does not say how long a segment its device takes, so that 64 KiB count, and maps for the
+    // CPU's access in segments as long as pages happen to lie side by side. Who asks for that access (a program, or
     // ib_reg_dmabuf_mr by our module) has no say in it: the device in the report is udmabuf's own, for which nothing of
     // ours maps.
     Excepted {

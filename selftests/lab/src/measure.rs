@@ -54,7 +54,8 @@ impl Metric {
         }
     }
 
-    /// Runs the program; again if it reported nonsense, as perftest does when a busy machine spoils its estimate of the clock.
+    /// Runs the program; again if it reported nonsense, as perftest does when a busy machine spoils its estimate of the
+    /// clock.
     pub fn measure(&self, lab: &Lab, pair: &Pair) -> Result<Reading> {
         for _ in 0..3 {
             let reading = self.once(lab, pair)?;

@@ -27,8 +27,9 @@ const HEADS: i64 = 160;
 /// Memory that may move by itself, KiB.
 const SLACK_KIB: i64 = 6 << 10;
 
-/// Time in which what has ended is freed. kfree_rcu, by which objects of user space's handles go, collects for 5 s, waits
-/// for a grace period and frees in a work item; namespaces and sockets end in work items some time after their last user.
+/// Time in which what has ended is freed. kfree_rcu, by which objects of user space's handles go, collects for 5 s,
+/// waits for a grace period and frees in a work item; namespaces and sockets end in work items some time after their
+/// last user.
 const SETTLE: Duration = Duration::from_secs(20);
 /// Allocating functions that are named for a cache that grew.
 const NAMED: usize = 4;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! `usb4lab bench --suite net`: our network driver against thunderbolt_net, side by side, interleaved, medians.
 //!
-//! Each pairing of drivers has a lab of its own, all up at the same time; a round measures every one of them in turn, so
-//! that a busy minute of the machine hits all alike. CPU seconds are those of both guests' processes, all included.
+//! Each pairing of drivers has a lab of its own, all up at the same time; a round measures every one of them in turn,
+//! so that a busy minute of the machine hits all alike. CPU seconds are those of both guests' processes, all included.
 
 use crate::bench::steal_seconds;
 use crate::cpu;
@@ -232,8 +232,8 @@ fn goodput(driver: NetDriver) -> Result<f64> {
     Ok(number("bytes")? * 8.0 / number("seconds")? / RATE)
 }
 
-/// The median round trip of echoes, microseconds, with the driver on both ends. In virtual time, where programs and kernels
-/// cost nothing: what is left is the cable and what the driver waits for.
+/// The median round trip of echoes, microseconds, with the driver on both ends. In virtual time, where programs and
+/// kernels cost nothing: what is left is the cable and what the driver waits for.
 fn exact_rtt(driver: NetDriver) -> Result<f64> {
     let (count, every) = PINGS;
     let call = format!("exec ping -c {count} {every} {}", ipv4(0, 1));

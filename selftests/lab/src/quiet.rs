@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! What a user who registers memory in a loop does to others: `ib_write_bw` between the hosts alone, beside a program that
-//! makes as many system calls without our device, and beside one that registers and deregisters (`guest/churn.py`).
+//! What a user who registers memory in a loop does to others: `ib_write_bw` between the hosts alone, beside a program
+//! that makes as many system calls without our device, and beside one that registers and deregisters
+//! (`guest/churn.py`).
 //!
-//! Beside the second it has its share of the processor, so the third against the second says what the device does to those
-//! who are not its users. On a host with several processors the loops have the last to themselves, and the first counts.
+//! Beside the second it has its share of the processor, so the third against the second says what the device does to
+//! those who are not its users. On a host with several processors the loops have the last to themselves, and the first
+//! counts.
 
 use crate::fair;
 use crate::lab::Lab;

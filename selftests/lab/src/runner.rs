@@ -213,7 +213,8 @@ fn prepare<'a>(plan: &Plan, case: &Case, shared: &'a mut Option<(Bench, Context)
     }
 }
 
-/// Ends a lab in which a case has failed, and puts its state, logs included, where the next lab does not take its place.
+/// Ends a lab in which a case has failed, and puts its state, logs included, where the next lab does not take its
+/// place.
 fn keep_state(shared: Option<(Bench, Context)>, case: &str) {
     let Some(lab) = shared.and_then(|(_, context)| context.lab) else {
         return;

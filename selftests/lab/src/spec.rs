@@ -51,7 +51,8 @@ pub enum Kernel {
     Lab,
     /// Several processors; lockdep and the checkers of RCU, object life, DMA mappings and leaks.
     Smp,
-    /// One processor, compiled by clang: every access to freed or foreign memory is reported, allocations fail on request.
+    /// One processor, compiled by clang: every access to freed or foreign memory is reported, allocations fail on
+    /// request.
     Kasan,
 }
 
@@ -114,8 +115,8 @@ pub struct LabSpec {
     /// Wall seconds that a scenario in virtual time may take.
     #[serde(default = "default_scenario_s")]
     pub scenario_s: u64,
-    /// Each guest, its programs included, has one processor of this machine, as it has one of its own. Left to itself the
-    /// machine runs a guest's kernel and its program on two, and each system call wakes the other one up.
+    /// Each guest, its programs included, has one processor of this machine, as it has one of its own. Left to itself
+    /// the machine runs a guest's kernel and its program on two, and each system call wakes the other one up.
     #[serde(default)]
     pub pinned: bool,
     /// Further words for the guests' kernel command lines.

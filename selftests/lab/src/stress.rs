@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! `usb4lab stress`: `usb4stress` on both hosts, with traffic between them, while everything below is changed under it:
-//! cables, network devices, links, processes. Fails on what the programs find, on a kernel's complaint, on a hang and on
-//! what is left behind at the end.
+//! cables, network devices, links, processes. Fails on what the programs find, on a kernel's complaint, on a hang and
+//! on what is left behind at the end.
 //!
 //! It goes in rounds. A round's seed follows from the run's, so a round can be played by itself.
 
@@ -211,8 +211,8 @@ impl Plan {
         // What the kernel frees by kfree_rcu may wait for 5 s to be freed with others.
         thread::sleep(Duration::from_secs(8));
         let both = [Memory::of(lab, 0)?, Memory::of(lab, 1)?];
-        // KASAN keeps each stack that allocated or freed, once and for good, in pages that are gone from the free ones. A
-        // minute took 9 MiB so, it is believed: no cache of objects had grown.
+        // KASAN keeps each stack that allocated or freed, once and for good, in pages that are gone from the free ones.
+        // A minute took 9 MiB so, it is believed: no cache of objects had grown.
         Ok(match self.kernel {
             Kernel::Kasan => both.map(Memory::of_objects),
             Kernel::Lab | Kernel::Smp => both,
@@ -353,7 +353,8 @@ struct Chaos<'a> {
     counts: &'a mut BTreeMap<&'static str, u64>,
 }
 
-/// Changes of a network device: `$d` is its name, `$r` a number, `$w` a short while. What a line does it undoes, or `mend`.
+/// Changes of a network device: `$d` is its name, `$r` a number, `$w` a short while. What a line does it undoes, or
+/// `mend`.
 const CHANGES: &[(&str, &str)] = &[
     ("MAC", "ip link set $d address 02:00:00:00:$((r % 90 + 10)):$((r / 90 % 90 + 10))"),
     ("MTU", "for m in 1500 4200 2048 65522; do ip link set $d mtu $m; sleep 0.0$((r % 9)); done"),

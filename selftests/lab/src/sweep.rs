@@ -198,7 +198,8 @@ impl Sweep {
     }
 }
 
-/// Runs one program; again where it reports nonsense, as perftest does when a busy machine spoils its estimate of the clock.
+/// Runs one program; again where it reports nonsense, as perftest does when a busy machine spoils its estimate of the
+/// clock.
 fn measure(lab: &Lab, pair: &Pair, series: &Series, size: u64) -> Result<Reading> {
     let arguments = format!("{} -s {size} -n {}", series.arguments, series.count(size));
     for _ in 0..4 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Which cases run on which kernel, and what the checkers of a kernel say when the case is over.
 //!
-//! `make check` runs on the smp kernel what [`chosen`] names (`make check-smp` nothing else), CI on the kasan kernel too
-//! (`make check-kasan`), `make check-deep` all cases on all kernels but those that [`missing`] names with a reason.
+//! `make check` runs on the smp kernel what [`chosen`] names (`make check-smp` nothing else), CI on the kasan kernel
+//! too (`make check-kasan`), `make check-deep` all cases on all kernels but those that [`missing`] names with a reason.
 
 use crate::lab::Lab;
 use crate::spec::Kernel;
@@ -26,8 +26,8 @@ const SMP: &[&str] = &[
     "stress_short",
 ];
 
-/// On kasan: what reaches freed or foreign memory if anything does. Without fuzz_uverbs and fuzz_queues, which compare slab
-/// caches: KASAN's quarantine counts freed objects as live, and one run in three had kmalloc-96 grow by 60.
+/// On kasan: what reaches freed or foreign memory if anything does. Without fuzz_uverbs and fuzz_queues, which compare
+/// slab caches: KASAN's quarantine counts freed objects as live, and one run in three had kmalloc-96 grow by 60.
 const KASAN: &[&str] = &[
     "net_rdma_over_ours",
     "net_life",

@@ -211,8 +211,9 @@ fn boot_words(spec: &LabSpec) -> Vec<String> {
         Kernel::Smp => vec![
             "seccomp=auto".into(),
             format!("ncpus={}", spec.processors()),
-            // Consistency checks, red zones, poison. Who allocated and freed last costs a walk of the stack each time: of
-            // one cache alone, which grew now and then at the end of a case when nothing waited for what is freed late.
+            // Consistency checks, red zones, poison. Who allocated and freed last costs a walk of the stack each time:
+            // of one cache alone, which grew now and then at the end of a case when nothing waited for what is freed
+            // late.
             "slab_debug=FZP;FZPU,kmalloc-128".into(),
         ],
         // The stub that runs programs under seccomp dies at once when clang has compiled it.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! `usb4lab yardstick`: what a user compares first, RDMA and TCP over one cable between two of our own network devices, and
-//! stock rxe over the same devices, in turns, medians.
+//! `usb4lab yardstick`: what a user compares first, RDMA and TCP over one cable between two of our own network devices,
+//! and stock rxe over the same devices, in turns, medians.
 
 use crate::lab::Lab;
 use crate::measure::{figure, median, Metric};

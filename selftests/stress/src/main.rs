@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! `usb4stress`: threads and processes that make, use, change and end all that an RDMA device has, at once and at random,
-//! over the distribution's libibverbs; and attackers that try every key that is or was somebody's.
+//! `usb4stress`: threads and processes that make, use, change and end all that an RDMA device has, at once and at
+//! random, over the distribution's libibverbs; and attackers that try every key that is or was somebody's.
 //!
 //! Prints one line of JSON. Ends with 1 if something happened that must not: see docs/lab.md for what that is. A seed
 //! gives each thread the same choices again; what they meet depends on timing.

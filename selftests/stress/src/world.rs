@@ -705,8 +705,8 @@ impl World<'_, '_> {
         if self.hand.call("dealloc_pd in use", || self.pd.close()).is_err() {
             return Ok(());
         }
-        // Once the device is gone the kernel answers EIO to all, which the library takes for the end of what is destroyed,
-        // and the thread that hears of events may hear of it later than this one.
+        // Once the device is gone the kernel answers EIO to all, which the library takes for the end of what is
+        // destroyed, and the thread that hears of events may hear of it later than this one.
         let there = Pd::new(&self.context).map(drop);
         if there.is_ok() {
             self.hand

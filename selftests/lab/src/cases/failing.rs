@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Allocations that fail, one after the other: no report of the kernel's, no leak, no hang, the right errno, and it works the
-//! next time. On a kernel with fault injection (`--kernel kasan`); on others the cases say that they were skipped.
+//! Allocations that fail, one after the other: no report of the kernel's, no leak, no hang, the right errno, and it
+//! works the next time. On a kernel with fault injection (`--kernel kasan`); on others the cases say that they were
+//! skipped.
 
 use super::{long, pair, Case, Context, Skip};
 use crate::lab::Lab;

@@ -108,8 +108,9 @@ pub fn under_faults(context: &Context, pair: &Pair, sets: &[Value], programs: &[
     pair.pingpong(lab, "-c -n 100 -e", Duration::from_secs(60)).map(drop)
 }
 
-/// Pingpong with every byte compared. rxe forgets its queue pair at once when it is done: if the ACK of our last message was
-/// lost, nobody answers the retry (docs/verbs.md). Such a run, in which rxe's side has seen all, is repeated.
+/// Pingpong with every byte compared. rxe forgets its queue pair at once when it is done: if the ACK of our last
+/// message was lost, nobody answers the retry (docs/verbs.md). Such a run, in which rxe's side has seen all, is
+/// repeated.
 fn validated(lab: &Lab, pair: &Pair, with_rxe: bool, count: u32) -> Result<()> {
     let mut left = 6;
     loop {

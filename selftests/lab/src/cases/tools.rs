@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Programs of the distribution over our device, as they come: rdma_cm's tools, qperf, UCX, libfabric, rdma-core's tests.
+//! Programs of the distribution over our device, as they come: rdma_cm's tools, qperf, UCX, libfabric, rdma-core's
+//! tests.
 
 use super::{pair, Case, Context};
 use crate::duo::{Played, Run};
@@ -230,8 +231,8 @@ fn libfabric(context: &Context) -> Result<()> {
     .collect();
     let (rxm, others) = runs.split_last().context("no runs")?;
     pair.play_all(lab, others)?;
-    // libfabric 2.1's passive side was seen to read through a null pointer when the peer disconnects, believed to be its own doing,
-    // and the data have been compared by then.
+    // libfabric 2.1's passive side was seen to read through a null pointer when the peer disconnects, believed to be
+    // its own doing, and the data have been compared by then.
     for attempt in 1..=3 {
         let played = pair.play(lab, std::slice::from_ref(rxm))?;
         let left = played

@@ -25,7 +25,8 @@ const OPERATIONS: [(&str, &[&str]); 4] = [
     ("read", &["RC"]),
     ("atomic", &["RC"]),
 ];
-/// Variants of single cells (perftest knows no events for WRITE): operation, service, size, queue pairs, options, for bandwidth and for latency.
+/// Variants of single cells (perftest knows no events for WRITE): operation, service, size, queue pairs, options, for
+/// bandwidth and for latency.
 const VARIANTS: [(&str, &str, u64, u64, &str, bool, bool); 28] = [
     ("send", "RC", KIB4, 1, "-R", true, true),
     ("send", "UD", KIB4, 1, "-R", true, true),
@@ -219,7 +220,8 @@ mod tests {
         let cells = all();
         let labels: HashSet<String> = cells.iter().map(Cell::label).collect();
         assert_eq!(labels.len(), cells.len());
-        // send 8, write 6, read 3 and atomic 1 pairs of service and size, each thrice for bandwidth and once for latency.
+        // send 8, write 6, read 3 and atomic 1 pairs of service and size, each thrice for bandwidth and once for
+        // latency.
         let variants: usize = VARIANTS.iter().map(|v| usize::from(v.5) + usize::from(v.6)).sum();
         assert_eq!(cells.len(), 18 * 4 + variants);
         assert!(labels.contains("ib_send_bw UC 1 MiB 64 QPs"));

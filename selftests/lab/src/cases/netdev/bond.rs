@@ -43,8 +43,8 @@ fn bond(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Least share of one cable's bandwidth: seen are 0.7 of WRITEs and 0.97 of READs, as two cables cost the guests' processor
-/// more than one. Where each packet that overtakes another counts as lost it is a seventh.
+/// Least share of one cable's bandwidth: seen are 0.7 of WRITEs and 0.97 of READs, as two cables cost the guests'
+/// processor more than one. Where each packet that overtakes another counts as lost it is a seventh.
 const LEAST_SHARE: f64 = 0.5;
 
 fn round_robin(context: &Context) -> Result<()> {

@@ -71,8 +71,8 @@ fn fail_net(context: &Context) -> Result<()> {
 
 /// Rounds of [`fail_cable`] after the one that fills caches.
 const CABLE_ROUNDS: usize = 2;
-/// What fails while the cable is pulled or plugged: percent of the allocations, and how many at most. First all of them, so
-/// many, with which the link is taken down or made a little further each time; then some by chance.
+/// What fails while the cable is pulled or plugged: percent of the allocations, and how many at most. First all of
+/// them, so many, with which the link is taken down or made a little further each time; then some by chance.
 const CABLE_FAILURES: [(u32, u32); 11] = [
     (100, 1),
     (100, 2),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! RDMA in runs, which a cable between two of our own network devices carries without an ICRC, and where it must not be so.
+//! RDMA in runs, which a cable between two of our own network devices carries without an ICRC, and where it must not be
+//! so.
 
 use super::{only_ours, BOTH, MINUTE};
 use crate::cases::{about_net, data, faults, Case, Context, NetLab};
