@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 /// What a kernel holds, after dropping what it may drop.
 pub struct Memory {
     slabs: BTreeMap<String, i64>,
+    /// Free pages, and those of the caches of which nothing is said.
     free_kib: i64,
+    info: BTreeMap<String, i64>,
     vmalloc: usize,
     /// Network devices whose references a checker follows.
     tracked: i64,
@@ -26,6 +28,28 @@ const POOL_KIB: i64 = 16;
 const HEADS: i64 = 160;
 /// Memory that may move by itself, KiB.
 const SLACK_KIB: i64 = 6 << 10;
+
+/// Caches of which nothing is said by how many objects they have. Those of files and directories follow what programs
+/// touch, not what drivers hold.
+const OTHERS: &[&str] = &[
+    "dentry",
+    "inode",
+    "radix_tree",
+    "filp",
+    "kernfs",
+    "buffer_head",
+    "vm_area",
+    "anon_vma",
+    "maple",
+    "kmalloc-rcl",
+    // What kmemleak and the checker of objects know about the others.
+    "kmemleak",
+    "debug_objects",
+    // Unmapped areas are given back in one go now and then; those in use are counted below.
+    "vmap_area",
+];
+/// Entries of /proc/meminfo that are named where memory is gone: those that changed by as much, KiB.
+const CHANGE_KIB: i64 = 512;
 
 /// Time in which what has ended is freed. kfree_rcu, by which objects of user space's handles go, collects for 5 s,
 /// waits for a grace period and frees in a work item; namespaces and sockets end in work items some time after their
@@ -62,9 +86,12 @@ impl Memory {
     /// Reads the three files of /proc.
     pub fn read(slabinfo: &str, meminfo: &str, vmallocinfo: &str) -> Result<Memory> {
         let info = parse::meminfo(meminfo);
+        let kib = parse::slab_kib(slabinfo);
+        let others: i64 = kib.iter().filter(|(name, _)| is_other(name)).map(|(_, kib)| kib).sum();
         Ok(Memory {
             slabs: parse::slabs(slabinfo),
-            free_kib: *info.get("MemFree").context("MemFree")?,
+            free_kib: info.get("MemFree").context("MemFree")? + others,
+            info,
             // Areas that are free and not unmapped yet stand in the file as well.
             vmalloc: vmallocinfo.lines().filter(|line| !line.contains("unpurged")).count(),
             tracked: 0,
@@ -85,6 +112,14 @@ impl Memory {
         }
     }
 
+    fn changed(&self, later: &Memory) -> String {
+        let changes = later.info.iter().filter_map(|(name, now)| {
+            let more = now - self.info.get(name)?;
+            (more.abs() >= CHANGE_KIB).then(|| format!("{name} {more:+}"))
+        });
+        changes.collect::<Vec<_>>().join(", ")
+    }
+
     /// The same without the count of free pages, for a kernel whose checker keeps a store that only grows.
     pub fn of_objects(self) -> Memory {
         Memory { free_kib: 0, ..self }
@@ -97,24 +132,6 @@ impl Memory {
             .iter()
             .filter_map(|(name, objects)| {
                 let more = objects - self.slabs.get(name).copied().unwrap_or(0);
-                // Caches of files and directories follow what programs touch, not what drivers hold.
-                let files = [
-                    "dentry",
-                    "inode",
-                    "radix_tree",
-                    "filp",
-                    "kernfs",
-                    "buffer_head",
-                    "vm_area",
-                    "anon_vma",
-                    "maple",
-                    "kmalloc-rcl",
-                    // What kmemleak and the checker of objects know about the others.
-                    "kmemleak",
-                    "debug_objects",
-                    // Unmapped areas are given back in one go now and then; those in use are counted below.
-                    "vmap_area",
-                ];
                 // The network stack keeps some heads of packets by itself.
                 let slack = match name.as_str() {
                     name if name.contains("skbuff_") => slack.max(HEADS),
@@ -122,16 +139,24 @@ impl Memory {
                     TRACKER => slack + later.tracked * REMEMBERED,
                     _ => slack,
                 };
-                (more >= slack && !files.iter().any(|f| name.contains(f))).then(|| format!("{name} +{more}"))
+                (more >= slack && !is_other(name)).then(|| format!("{name} +{more}"))
             })
             .collect();
         ensure!(grown.is_empty(), "slab caches grew: {}", grown.join(", "));
         let lost = self.free_kib - later.free_kib;
-        ensure!(lost < SLACK_KIB, "{lost} KiB of free memory are gone");
+        ensure!(
+            lost < SLACK_KIB,
+            "{lost} KiB of free memory are gone; of /proc/meminfo changed, KiB: {}",
+            self.changed(later)
+        );
         let areas = later.vmalloc as i64 - self.vmalloc as i64;
         ensure!(areas < slack, "{areas} more vmalloc areas");
         Ok(())
     }
+}
+
+fn is_other(cache: &str) -> bool {
+    OTHERS.iter().any(|other| cache.contains(other))
 }
 
 /// Who allocated most of what lives, where the guest's kernel keeps that (boot word `slab_debug=U`, whole or by cache).
@@ -155,6 +180,7 @@ mod tests {
         let memory = |objects: i64, name: &str| Memory {
             slabs: BTreeMap::from([(name.to_string(), objects)]),
             free_kib: 1000,
+            info: BTreeMap::new(),
             vmalloc: 10,
             tracked: 0,
         };

@@ -145,6 +145,21 @@ pub fn slabs(text: &str) -> BTreeMap<String, i64> {
         .collect()
 }
 
+/// Kibibytes that each slab cache has taken, from /proc/slabinfo.
+pub fn slab_kib(text: &str) -> BTreeMap<String, i64> {
+    const PAGE_KIB: i64 = 4;
+    text.lines()
+        .skip(2)
+        .filter_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let pages: i64 = words.get(5)?.parse().ok()?;
+            let data = words.iter().position(|word| *word == "slabdata")?;
+            let slabs: i64 = words.get(data + 2)?.parse().ok()?;
+            Some((words[0].to_string(), slabs * pages * PAGE_KIB))
+        })
+        .collect()
+}
+
 /// Kibibytes of each entry of /proc/meminfo.
 pub fn meminfo(text: &str) -> BTreeMap<String, i64> {
     text.lines()
@@ -224,6 +239,9 @@ mod tests {
     fn proc_tables() {
         let text = "slabinfo - version: 2.1\n# name <active>\nkmalloc-64 120 128 64 : tunables\n";
         assert_eq!(slabs(text)["kmalloc-64"], 120);
+        let text = "slabinfo - version: 2.1\n# name <active_objs>\n\
+                    kmalloc-64 120 128 64 32 2 : tunables 0 0 0 : slabdata 4 5 0\n";
+        assert_eq!(slab_kib(text)["kmalloc-64"], 40);
         assert_eq!(meminfo("MemTotal:  100 kB\nMemFree: 7 kB\n")["MemFree"], 7);
     }
 

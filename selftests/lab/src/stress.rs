@@ -191,7 +191,8 @@ impl Plan {
         Ok(outcome)
     }
 
-    /// Ends every program and link, and what the kernels keep of them for a time.
+    /// Ends every program and link, and what the kernels keep of them for a time. `ip neigh flush` lists entries and then
+    /// deletes them, and fails if their device goes in between; what stays counts as held.
     fn clear(&self, lab: &Lab) -> Result<()> {
         for host in 0..2 {
             lab.sh(
@@ -199,7 +200,7 @@ impl Plan {
                 "pkill -KILL usb4stress; while pgrep usb4stress > /dev/null; do sleep 0.1; done; \
                  ! [ -e /sys/class/infiniband/usb4r0 ] || rdma link del usb4r0; \
                  echo 0 > /proc/sys/net/ipv4/tcp_max_tw_buckets; rm -f /dev/shm/usb4stress.*; \
-                 for s in all noarp; do ip -4 neigh flush nud $s; ip -6 neigh flush nud $s; done",
+                 for s in all noarp; do ip -4 neigh flush nud $s; ip -6 neigh flush nud $s; done; true",
             )?;
         }
         Ok(())
