@@ -15,6 +15,16 @@ use usb4_bindings as c;
 /// All of it is at most this part of the host's memory.
 const PART: usize = 4;
 
+/// That much is allowed where a quarter is less, up to three quarters: rdma-core's own tests ask for queues of 128 MiB,
+/// and virtual machines for tests are small.
+const LEAST: usize = 512 << 20;
+
+fn most() -> usize {
+    // SAFETY: No preconditions.
+    let size = unsafe { c::usb4_memory_size() };
+    (size / PART).max(LEAST.min(size - size / PART))
+}
+
 /// Bytes held now, by everybody.
 static HELD: Atomic<usize> = Atomic::new(0);
 
@@ -28,8 +38,7 @@ impl Held {
     ///
     /// `ENOMEM` when they are not left.
     pub(crate) fn take(bytes: usize) -> Result<Self> {
-        // SAFETY: No preconditions.
-        let most = unsafe { c::usb4_memory_size() } / PART;
+        let most = most();
         let mut before = HELD.load(Relaxed);
         loop {
             let after = before.checked_add(bytes).filter(|after| *after <= most).ok_or(ENOMEM)?;

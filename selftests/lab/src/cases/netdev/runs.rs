@@ -50,7 +50,7 @@ const BEHIND: [&str; 2] = ["10.79.0.1", "10.79.0.2"];
 const BEHIND_GID: &str = "0000:0000:0000:0000:0000:ffff:0a4f:0002";
 
 /// One of a device's counters.
-fn count(lab: &Lab, host: usize, device: &str, name: &str) -> Result<u64> {
+pub(super) fn counter(lab: &Lab, host: usize, device: &str, name: &str) -> Result<u64> {
     let path = format!("/sys/class/infiniband/{device}/ports/1/hw_counters/{name}");
     lab.ok(host, &["cat", &path])?.trim().parse().context(path)
 }
@@ -59,7 +59,7 @@ fn count(lab: &Lab, host: usize, device: &str, name: &str) -> Result<u64> {
 fn ensure_runs(lab: &Lab, pair: &Pair, wanted: bool) -> Result<()> {
     for device in [&pair.client, &pair.server] {
         if device.name.starts_with(Kind::Usb4.link_type()) {
-            let runs = count(lab, device.host, &device.name, "sent_runs")?;
+            let runs = counter(lab, device.host, &device.name, "sent_runs")?;
             ensure!(
                 (runs > 0) == wanted,
                 "{} on host {} has sent {runs} runs",
@@ -240,7 +240,7 @@ fn bond(context: &Context) -> Result<()> {
     lab.ok_within(0, &["sh", "-c", &line], Duration::from_secs(60))?;
     serving.ok()?;
     for host in 0..2 {
-        let runs = count(lab, host, "bondr0", "sent_runs")?;
+        let runs = counter(lab, host, "bondr0", "sent_runs")?;
         ensure!(runs > 100, "host {host} has sent {runs} runs");
         lab.sh(host, "rdma link del bondr0; ip link del bond0")?;
     }
