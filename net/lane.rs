@@ -544,8 +544,11 @@ impl Polls for Lane {
                 .map(|rx| rx.poll(budget, &self.netdev, self.napi.raw(), &mut batch, counters))
                 .unwrap_or_default();
             if load.add(found.frames) {
-                let usecs = load.decide(Instant(timer::now()));
-                self.moderate(usecs);
+                // Where the transmit side is busy the next poll asks.
+                if let Some(sent) = lock_in_any_context(&self.tx).map(|side| side.counters.frames) {
+                    let usecs = load.decide(Instant(timer::now()), sent);
+                    self.moderate(usecs);
+                }
             }
             found
         };

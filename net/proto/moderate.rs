@@ -2,12 +2,14 @@
 //! Interrupt moderation: the shortest time between two receive interrupts, by load.
 //!
 //! ```text
-//!   frames a second      below QUIET           between            above BUSY, and several a poll
+//!   frames a second      below QUIET           between            above BUSY, and several a poll or one way
 //!   interval             IDLE_USECS       as it was before        BUSY_USECS
 //! ```
 //!
 //! An interval delays what follows closely on an interrupt. Under load that gathers frames, one poll for many. Between
-//! requests and answers it is nothing but delay; where these are many, a poll finds what came during the last one.
+//! requests and answers it is nothing but delay. These are told from load by what leaves meanwhile: a host that answers
+//! sends about as much as it receives. A flood of small frames finds a poll for each where interrupts are cheap, and
+//! takes the processor from everybody.
 
 use crate::time::{Duration, Instant};
 
@@ -31,6 +33,9 @@ const BUSY: u64 = 15_000;
 /// Frames of a poll, on average, from which it is load and not requests and answers.
 const BULK: u64 = 3;
 
+/// Frames received for each one sent from which it goes one way. A READ of a page is two for one.
+const ONE_WAY: u64 = 4;
+
 /// Shortest time over which the load is measured.
 const WINDOW: Duration = Duration::from_millis(2);
 
@@ -45,6 +50,8 @@ const POLLS: u32 = 8;
 pub struct Load {
     frames: u64,
     polls: u64,
+    /// Frames sent, ever, when the window began.
+    sent: u64,
     /// Polls since the clock was looked at.
     due: u32,
     since: Instant,
@@ -64,6 +71,7 @@ impl Load {
         Self {
             frames: 0,
             polls: 0,
+            sent: 0,
             due: 0,
             since: Instant(0),
             usecs: IDLE_USECS,
@@ -79,8 +87,8 @@ impl Load {
         self.due >= POLLS
     }
 
-    /// The interval from `now` on, in microseconds.
-    pub fn decide(&mut self, now: Instant) -> u32 {
+    /// The interval from `now` on, in microseconds. `sent`: frames that the lane has sent, ever.
+    pub fn decide(&mut self, now: Instant, sent: u64) -> u32 {
         self.due = 0;
         let span = now.since(self.since);
         if span < WINDOW {
@@ -91,14 +99,16 @@ impl Load {
             .saturating_mul(1_000_000_000)
             .checked_div(span.0)
             .unwrap_or(0);
-        let bulk = self.frames >= self.polls.saturating_mul(BULK);
+        let several = self.frames >= self.polls.saturating_mul(BULK);
+        let one_way = self.frames >= sent.saturating_sub(self.sent).saturating_mul(ONE_WAY);
         if rate < QUIET || span > PAUSE {
             self.usecs = IDLE_USECS;
-        } else if rate > BUSY && bulk {
+        } else if rate > BUSY && (several || one_way) {
             self.usecs = BUSY_USECS;
         }
         self.frames = 0;
         self.polls = 0;
+        self.sent = sent;
         self.since = now;
         self.usecs
     }
@@ -108,15 +118,31 @@ impl Load {
 mod tests {
     use super::*;
 
-    /// Polls every `gap` microseconds that find `frames` each, for `n` polls.
+    /// Polls every `gap` microseconds that find `frames` each, for `n` polls, each answered by one frame.
     fn run(load: &mut Load, from: u64, n: u64, gap: u64, frames: usize) -> u32 {
+        answered(load, from, n, gap, frames, 1)
+    }
+
+    /// The same with that many frames sent each time.
+    fn answered(load: &mut Load, from: u64, n: u64, gap: u64, frames: usize, answers: u64) -> u32 {
         let mut usecs = load.usecs;
+        let sent = load.sent;
         for i in 0..n {
             if load.add(frames) {
-                usecs = load.decide(Instant((from + i * gap) * 1000));
+                usecs = load.decide(Instant((from + i * gap) * 1000), sent + i * answers);
             }
         }
         usecs
+    }
+
+    #[test]
+    fn a_flood_that_nobody_answers_is_load_however_few_a_poll_finds() {
+        let mut load = Load::new();
+        assert_eq!(answered(&mut load, 0, 10_000, 4, 1, 0), BUSY_USECS);
+        let mut load = Load::new();
+        assert_eq!(answered(&mut load, 0, 10_000, 4, 1, 1), IDLE_USECS);
+        let mut load = Load::new();
+        assert_eq!(answered(&mut load, 0, 10_000, 4, 2, 1), IDLE_USECS);
     }
 
     #[test]
