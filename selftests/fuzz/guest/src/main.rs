@@ -62,6 +62,7 @@ fn main() -> Result<(), Error> {
             _ => return Err("no such mode".into()),
         }
         tally.rounds += 1;
+        sys::close_all()?;
         if Instant::now() >= until {
             break;
         }
