@@ -207,6 +207,18 @@ const fn about_net(name: &'static str, about: &'static str, lab: NetLab, run: fn
     }
 }
 
+/// A case that brings a lab of its own up.
+const fn own(name: &'static str, about: &'static str, run: fn(&Context) -> Result<()>) -> Case {
+    Case {
+        name,
+        about,
+        bench: Bench::Own,
+        tier: Tier::Fast,
+        long: false,
+        run,
+    }
+}
+
 /// The case as one that runs by name or with --long only.
 const fn long(case: Case) -> Case {
     Case { long: true, ..case }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! What user space or a peer can keep up takes no more of the processor than its share.
 
-use super::{long, Bench, Case, Context};
-use crate::spec::{LabSpec, Tier};
+use super::{long, own, Case, Context};
+use crate::spec::LabSpec;
 use crate::{fair, quiet};
 use anyhow::Result;
 
@@ -36,18 +36,6 @@ pub const CASES: &[Case] = &[
 
 /// Of each phase.
 const SECONDS: f64 = 1.0;
-
-/// A case with a lab of its own, in which each guest has a processor.
-const fn own(name: &'static str, about: &'static str, run: fn(&Context) -> Result<()>) -> Case {
-    Case {
-        name,
-        about,
-        bench: Bench::Own,
-        tier: Tier::Fast,
-        long: false,
-        run,
-    }
-}
 
 fn spec(context: &Context) -> LabSpec {
     LabSpec {
