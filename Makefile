@@ -123,6 +123,10 @@ bench: ## the rdma benchmark suite, side by side with stock rxe, into build/benc
 	@$(MAKE) --no-print-directory programs module
 	target/release/usb4lab bench --suite rdma --json build/bench.json
 
+bench-ours: ## the same over our netdev, and beside TCP over it, into build/bench-ours.json and docs/benchmarks.md (15 minutes)
+	@$(MAKE) --no-print-directory programs module
+	target/release/usb4lab bench --suite rdma --net ours --json build/bench-ours.json --write
+
 fuzz: ## search for inputs that break the packet and request parsers, the engine and the cable protocols, an hour each
 	for target in wire wqe tbip; do selftests/fuzz/run $$target; done
 
@@ -159,4 +163,4 @@ clean: ## remove build/ and target/ (the cache stays)
 clean-cache: ## empty the cache of lab roots and kernels that all checkouts share
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/usb4-rdma"
 
-.PHONY: help print-cargo module-lint setup setup-smp setup-kasan setup-stock programs module module-smp module-kasan module-stock demo check check-smp check-kasan check-deep check-long check-stock bench bench-net benchmarks pyverbs fuzz fmt clean clean-cache
+.PHONY: help print-cargo module-lint setup setup-smp setup-kasan setup-stock programs module module-smp module-kasan module-stock demo check check-smp check-kasan check-deep check-long check-stock bench bench-ours bench-net benchmarks pyverbs fuzz fmt clean clean-cache

@@ -5,6 +5,7 @@ use crate::lab::Lab;
 use crate::measure::{figure, median, table, Metric};
 use crate::spec::LabSpec;
 use crate::verbs::{Kind, Pair};
+use crate::{wires, yardstick};
 use anyhow::{bail, Context, Result};
 use clap::ValueEnum;
 use serde_json::{json, Value};
@@ -16,7 +17,7 @@ use std::path::Path;
 pub enum Suite {
     /// Network driver, against thunderbolt_net.
     Net,
-    /// Verbs, against stock rxe over the same cable.
+    /// Verbs, against stock rxe over the same cable; with `--net ours` over our netdev, and against TCP over it too.
     Rdma,
     /// Several cables: needs our own wire, which does not exist yet.
     Bond,
@@ -127,13 +128,32 @@ pub fn run(suite: Suite, runs: usize, file: Option<&Path>, ours: Kind) -> Result
         "unsupported": ["ring_floor_rtt"],
         "rows": rows,
     });
-    if let Some(file) = file {
-        fs::write(file, serde_json::to_string_pretty(&report)? + "\n")
-            .with_context(|| format!("{}", file.display()))?;
-    }
+    keep(&report, file)?;
     print!("{}", shown(&rows));
-    println!("ring_floor_rtt: not over thunderbolt_net, which this suite uses: usb4lab yardstick has it");
+    println!("ring_floor_rtt: not over thunderbolt_net, which this suite uses: --net ours has it");
     Ok(())
+}
+
+/// Runs the rdma suite over our own netdev and writes its rows to `file`, its table into docs/benchmarks.md.
+pub fn over_ours(runs: usize, file: Option<&Path>, write: bool) -> Result<()> {
+    let report = wires::measure(runs)?;
+    keep(&report.json(), file)?;
+    if write {
+        yardstick::write(&report)?;
+    }
+    print!("{}", with_cpu(&report.rows()));
+    if !report.udp {
+        println!("rows _vs_udp: the module that is built has no parameter `trains`");
+    }
+    Ok(())
+}
+
+/// Writes a report to the file that was asked for.
+fn keep(report: &Value, file: Option<&Path>) -> Result<()> {
+    let Some(file) = file else {
+        return Ok(());
+    };
+    fs::write(file, serde_json::to_string_pretty(report)? + "\n").with_context(|| format!("{}", file.display()))
 }
 
 fn row(series: &Series, runs: usize) -> Option<Value> {
@@ -166,6 +186,34 @@ fn shown(rows: &[Value]) -> String {
         })
         .collect();
     table(&["metric", "unit", "ours", "rxe", "ratio"], &cells)
+}
+
+/// Rows that carry CPU time.
+fn with_cpu(rows: &[Value]) -> String {
+    let text = |v: &Value| v.as_str().unwrap_or("-").to_string();
+    let number = |v: &Value| v.as_f64().map_or_else(|| "-".into(), figure);
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|r| {
+            let mut row = vec![text(&r["metric"]), text(&r["unit"])];
+            row.extend(["ours", "theirs", "ratio"].map(|key| number(&r[key])));
+            row.extend(["ours", "theirs", "ratio"].map(|key| number(&r["cpu"][key])));
+            row.push(text(&r["cpu"]["unit"]));
+            row
+        })
+        .collect();
+    let heading = [
+        "metric",
+        "unit",
+        "ours",
+        "theirs",
+        "ratio",
+        "CPU ours",
+        "CPU theirs",
+        "ratio",
+        "CPU in",
+    ];
+    table(&heading, &cells)
 }
 
 /// CPU time that the machine's own host took away, seconds since boot.

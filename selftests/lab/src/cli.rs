@@ -152,7 +152,13 @@ enum Command {
         /// Measure the stock driver alone (suite net)
         #[arg(long)]
         only_stock: bool,
-        #[arg(long, value_enum, default_value_t = Kind::Usb4)]
+        /// The netdev below our device (suite rdma). Over ours, TCP over it is measured too, and our RDMA both ways
+        #[arg(long, value_parser = ["stock", "ours"], default_value = "stock")]
+        net: String,
+        /// Put the table into docs/benchmarks.md (suite rdma with --net ours)
+        #[arg(long)]
+        write: bool,
+        #[arg(long, value_enum, default_value_t = Kind::Usb4, conflicts_with = "net")]
         ours: Kind,
     },
     /// Traffic over a cable that loses frames and is cut each minute: no stall, no wrong byte, no leak
@@ -425,8 +431,17 @@ impl Cli {
                 json,
                 doc,
                 only_stock,
-                ours: _,
+                ..
             } => netbench::run(runs, only_stock, json.as_deref(), doc.as_deref())?,
+            Command::Bench {
+                suite: Suite::Rdma,
+                runs,
+                json,
+                net,
+                write,
+                ..
+            } if net == "ours" => bench::over_ours(runs, json.as_deref(), write)?,
+            Command::Bench { write: true, .. } => bail!("--write belongs to --suite rdma --net ours"),
             Command::Bench {
                 suite,
                 runs,

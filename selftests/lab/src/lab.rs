@@ -240,9 +240,21 @@ impl Lab {
 
     /// CPU seconds that all guests have used so far.
     pub fn cpu_seconds(&self) -> Result<f64> {
+        Ok(self.cpu_of_hosts()?.iter().sum())
+    }
+
+    /// The same of hosts 0 and 1, each.
+    pub fn cpu_of_pair(&self) -> Result<[f64; 2]> {
+        match self.cpu_of_hosts()?.as_slice() {
+            [a, b, ..] => Ok([*a, *b]),
+            _ => bail!("this lab has no second host"),
+        }
+    }
+
+    fn cpu_of_hosts(&self) -> Result<Vec<f64>> {
         let stat = self.stat()?;
         let hosts = stat["hosts"].as_array().context("stat without hosts")?;
-        Ok(hosts.iter().filter_map(|h| h["cpu_s"].as_f64()).sum())
+        Ok(hosts.iter().map(|h| h["cpu_s"].as_f64().unwrap_or(0.0)).collect())
     }
 
     /// Has the whole lab, guests and cables, run on some of the machine's processors only.

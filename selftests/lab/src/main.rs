@@ -18,6 +18,7 @@ mod fair;
 mod guest;
 mod holder;
 mod lab;
+mod load;
 mod log;
 mod matrix;
 mod measure;
@@ -38,6 +39,7 @@ mod sweep;
 mod tiers;
 mod uml;
 mod verbs;
+mod wires;
 mod yardstick;
 
 use clap::Parser;

@@ -278,17 +278,35 @@ fn in_virtual_time(driver: NetDriver, rate_bps: f64, commands: [String; 2]) -> R
     Ok(said)
 }
 
+/// A TCP stream that has ended.
+pub struct Stream {
+    pub bits_s: f64,
+    pub bytes: f64,
+    /// CPU seconds of host 0, which sent, and of host 1, the programs' start included.
+    pub cpu: [f64; 2],
+}
+
 /// One TCP stream from host 0 to host 1: Gbit/s, and CPU seconds of both hosts for each GiB.
 pub fn tcp(lab: &Lab, seconds: u32) -> Result<(f64, f64)> {
+    let stream = stream(lab, seconds)?;
+    Ok((stream.bits_s / 1e9, stream.cpu.iter().sum::<f64>() * GIB / stream.bytes))
+}
+
+/// One TCP stream from host 0 to host 1.
+pub fn stream(lab: &Lab, seconds: u32) -> Result<Stream> {
     let serving = lab.start(1, "iperf3 -s -1", Duration::from_secs(60));
     verbs::wait_listen(lab, 1, 5201)?;
-    let before = lab.cpu_seconds()?;
+    let before = lab.cpu_of_pair()?;
     let report = lab.ok(0, &["iperf3", "-J", "-t", &seconds.to_string(), "-c", &ipv4(0, 1)])?;
-    let cpu = lab.cpu_seconds()? - before;
+    let after = lab.cpu_of_pair()?;
     serving.ok()?;
-    let (rate, bytes) = parse::iperf(&report)?;
+    let (bits_s, bytes) = parse::iperf(&report)?;
     ensure!(bytes > 0.0, "iperf3 moved nothing");
-    Ok((rate / 1e9, cpu * GIB / bytes))
+    Ok(Stream {
+        bits_s,
+        bytes,
+        cpu: [after[0] - before[0], after[1] - before[1]],
+    })
 }
 
 /// The median round trip of echo requests with default settings, microseconds.

@@ -77,12 +77,22 @@ pub fn module(tier: Tier, kernel: Kernel) -> Result<Option<PathBuf>> {
 
 /// Whether our module has a driver for the cable's network service.
 pub fn has_net_half(tier: Tier, kernel: Kernel) -> Result<bool> {
+    // The driver's table of services becomes aliases of the module.
+    module_says(tier, kernel, "alias=tbsvc:")
+}
+
+/// Whether our module takes a parameter.
+pub fn has_parameter(tier: Tier, kernel: Kernel, name: &str) -> Result<bool> {
+    module_says(tier, kernel, &format!("parm={name}:"))
+}
+
+/// Whether what `modinfo` would read in our module has a text.
+fn module_says(tier: Tier, kernel: Kernel, text: &str) -> Result<bool> {
     let Some(path) = module(tier, kernel)? else {
         return Ok(false);
     };
     let bytes = std::fs::read(&path).with_context(|| format!("{}", path.display()))?;
-    // The driver's table of services becomes aliases of the module.
-    Ok(bytes.windows(12).any(|w| w == b"alias=tbsvc:"))
+    Ok(bytes.windows(text.len()).any(|window| window == text.as_bytes()))
 }
 
 /// The program that models routers and cables.
