@@ -38,6 +38,10 @@ pub(crate) struct TxCounters {
     pub(crate) interrupts: u64,
     /// Times the stack complained that nothing went out.
     pub(crate) timeouts: u64,
+    /// Trains of queue pairs, past the stack.
+    pub(crate) trains: u64,
+    /// Their bytes, from the BTH on.
+    pub(crate) train_bytes: u64,
 }
 
 /// Receive side. Kept across sessions of the cable.
@@ -61,7 +65,7 @@ pub(crate) struct RxCounters {
     pub(crate) no_page: u64,
     /// Packets whose metadata contradict them.
     pub(crate) bad_meta: u64,
-    /// Trains of a kind that the device does not take.
+    /// Trains of queue pairs while the device has no RDMA link, or for want of memory.
     pub(crate) other_kind: u64,
     /// Frames with a wrong CRC.
     pub(crate) crc: u64,
@@ -73,6 +77,10 @@ pub(crate) struct RxCounters {
     pub(crate) missed: u64,
     /// Frames with markers or headers that make no sense, or of another life of the cable.
     pub(crate) stray: u64,
+    /// Trains of queue pairs, past the stack.
+    pub(crate) trains: u64,
+    /// Their bytes, from the BTH on.
+    pub(crate) train_bytes: u64,
 }
 
 /// What a cable counts beside its device.
@@ -107,6 +115,8 @@ pub(crate) const NAMES: &[&str] = &[
     "tx_echo_frames",
     "tx_interrupt_frames",
     "tx_timeouts",
+    "tx_rdma_trains",
+    "tx_rdma_bytes",
     "rx_packets",
     "rx_bytes",
     "rx_copied_bytes",
@@ -122,6 +132,8 @@ pub(crate) const NAMES: &[&str] = &[
     "rx_length_errors",
     "rx_missed_frames",
     "rx_stray_frames",
+    "rx_rdma_trains",
+    "rx_rdma_bytes",
     "stranded_completions",
     "control_dropped",
     "control_send_errors",
@@ -151,6 +163,8 @@ pub(crate) fn fill(to: &mut [u64], tx: &TxCounters, rx: &RxCounters, cable: &Cab
         tx.echoes,
         tx.interrupts,
         tx.timeouts,
+        tx.trains,
+        tx.train_bytes,
         rx.packets,
         rx.bytes,
         rx.copied,
@@ -166,6 +180,8 @@ pub(crate) fn fill(to: &mut [u64], tx: &TxCounters, rx: &RxCounters, cable: &Cab
         rx.length,
         rx.missed,
         rx.stray,
+        rx.trains,
+        rx.train_bytes,
         cable.stranded,
         cable.messages_dropped,
         cable.send_errors,
@@ -173,7 +189,7 @@ pub(crate) fn fill(to: &mut [u64], tx: &TxCounters, rx: &RxCounters, cable: &Cab
         usecs,
         u64::from(native),
     ];
-    const _: () = assert!(NAMES.len() == 38);
+    const _: () = assert!(NAMES.len() == 42);
     for (to, value) in to.iter_mut().zip(values) {
         *to = value;
     }

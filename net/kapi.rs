@@ -2,7 +2,7 @@
 //! Safe wrappers of the kernel interfaces that the cables need and `rust/kernel` does not have.
 
 pub(crate) mod napi;
-pub(crate) mod ndo;
+pub mod ndo;
 pub(crate) mod netdev;
 pub(crate) mod outbox;
 pub mod owner;

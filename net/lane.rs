@@ -20,6 +20,7 @@
 //! try for the transmit side's lock, as who has it may be what was interrupted, and touch no other.
 
 use crate::{
+    client::{Client, Held, NotSent, Outbound, Train},
     counters::{RxCounters, TxCounters},
     kapi::{
         napi::{Napi, Polls},
@@ -34,9 +35,9 @@ use crate::{
     },
     rings::{Rings, Wire},
     rx::{Polled, Rx},
-    tx::{Refused, Tx},
+    tx::{Refused, Tx, MAX_TRAIN},
 };
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
 use kernel::{
     prelude::*,
     sync::Arc,
@@ -93,6 +94,8 @@ struct TxSide {
     stopped: bool,
     /// Between [`Lane::begin`] and [`Lane::quiesce`]: the rings run.
     runs: bool,
+    /// The client waits for room.
+    wanted: bool,
     counters: TxCounters,
 }
 
@@ -132,6 +135,11 @@ pub(crate) struct Lane {
     peer: AtomicU8,
     /// Packets have come since the session last asked.
     traffic: AtomicBool,
+    /// Whose trains go by the lane. Held over its calls.
+    #[pin]
+    client: BhLock<Option<Arc<dyn Client>>>,
+    /// The peer's Ethernet address, while trains may go to it; else 0.
+    reaches: AtomicU64,
     /// Round trips that are being measured.
     #[pin]
     trial: BhLock<Option<Trial<KVVec<u32>>>>,
@@ -145,6 +153,7 @@ impl Lane {
             live: false,
             stopped: false,
             runs: false,
+            wanted: false,
             counters: TxCounters::default(),
         };
         let rx = RxSide {
@@ -174,6 +183,8 @@ impl Lane {
                 credit: AtomicU32::new(0),
                 peer: AtomicU8::new(Peer::None as u8),
                 traffic: AtomicBool::new(false),
+                client <- new_bh_lock!(None, c"usb4_lane_client"),
+                reaches: AtomicU64::new(0),
                 trial <- new_bh_lock!(None, c"usb4_lane_trial"),
             }),
             GFP_KERNEL,
@@ -243,13 +254,22 @@ impl Lane {
 
     /// The peer takes frames.
     pub(crate) fn go(&self) {
-        {
+        let wanted = {
             let mut side = self.tx.lock();
             side.live = true;
             side.stopped = false;
-        }
+            core::mem::take(&mut side.wanted)
+        };
         self.netdev.set_carrier(true);
         self.netdev.wake_queue();
+        if let (true, Some(client)) = (wanted, &*self.client.lock()) {
+            client.on_room();
+        }
+    }
+
+    /// Trains may go to the peer, which has this Ethernet address; or none may.
+    pub(crate) fn set_reach(&self, mac: Option<[u8; 6]>) {
+        self.reaches.store(mac.map_or(0, mac_number), Ordering::Relaxed);
     }
 
     /// The peer takes no frames any more.
@@ -261,6 +281,7 @@ impl Lane {
             side.live = false;
             side.stopped = true;
         }
+        self.set_reach(None);
         self.netdev.disable_queue();
     }
 
@@ -303,6 +324,7 @@ impl Lane {
             path,
             live,
             stopped,
+            wanted,
             counters,
             ..
         } = &mut *side;
@@ -326,7 +348,7 @@ impl Lane {
         if !tx.has_room() {
             self.netdev.stop_queue();
             *stopped = true;
-            tx.blocked(Instant(timer::now()), counters);
+            tx.blocked(Instant(timer::now()), MAX_TRAIN, counters);
             if let Some(at) = tx.probe_at() {
                 self.timer.arm(at.0);
             }
@@ -334,7 +356,7 @@ impl Lane {
         if told || *stopped {
             tx.doorbell(counters);
         }
-        if tx.poll_timer(&self.netdev) {
+        if tx.poll_timer(&self.netdev, *wanted) {
             self.timer.arm(timer::now() + LOOK_AFTER.0);
         }
         back.map_or(Xmit::Taken, Xmit::Busy)
@@ -450,25 +472,111 @@ impl Lane {
         }
     }
 
+    // The client. ---------------------------------------------------------------------------------------------------
+
+    /// The client's place.
+    pub(crate) fn client(&self) -> &BhLock<Option<Arc<dyn Client>>> {
+        &self.client
+    }
+
+    /// Whether trains may go to the host with this Ethernet address.
+    pub(crate) fn reaches(&self, mac: [u8; 6]) -> bool {
+        self.reaches.load(Ordering::Relaxed) == mac_number(mac)
+    }
+
+    /// Most page frames of a train.
+    pub(crate) fn most_pages(&self) -> usize {
+        self.tx.lock().path.as_ref().map_or(0, Tx::most_pages)
+    }
+
+    /// Whether any train has room. If not, the client is told when it has; or when the peer is there again.
+    pub(crate) fn has_room(&self) -> bool {
+        let mut side = self.tx.lock();
+        let TxSide {
+            path,
+            live,
+            wanted,
+            counters,
+            ..
+        } = &mut *side;
+        let Some(tx) = path.as_mut().filter(|_| *live) else {
+            *wanted = true;
+            return false;
+        };
+        if tx.in_flight() >= REAP_BATCH {
+            tx.reap(&self.netdev, false);
+        }
+        if tx.has_client_room() {
+            return true;
+        }
+        *wanted = true;
+        tx.blocked(Instant(timer::now()), 2 * MAX_TRAIN, counters);
+        if let Some(at) = tx.probe_at() {
+            self.timer.arm(at.0);
+        }
+        if tx.poll_timer(&self.netdev, true) {
+            self.timer.arm(timer::now() + LOOK_AFTER.0);
+        }
+        false
+    }
+
+    /// See [`crate::port::Port::post`].
+    pub(crate) fn post<E>(
+        &self,
+        train: &Outbound<'_>,
+        held: Option<KBox<dyn Held>>,
+        copy: impl FnMut(usize, &mut [u8]) -> Result<(), E>,
+    ) -> Result<(), NotSent<E>> {
+        let mut side = self.tx.lock();
+        let TxSide {
+            path, live, counters, ..
+        } = &mut *side;
+        let tx = path.as_mut().filter(|_| *live).ok_or(NotSent::Busy)?;
+        let credit = Seq(self.credit.load(Ordering::Relaxed));
+        tx.send_train(train, held, credit, copy, counters)
+    }
+
+    /// Tells the hardware of what the client has posted.
+    pub(crate) fn ring(&self) {
+        let mut side = self.tx.lock();
+        let TxSide {
+            path, wanted, counters, ..
+        } = &mut *side;
+        if let Some(tx) = path.as_mut() {
+            tx.doorbell(counters);
+            if tx.poll_timer(&self.netdev, *wanted) {
+                self.timer.arm(timer::now() + LOOK_AFTER.0);
+            }
+        }
+    }
+
+    fn hand_over(&self, train: &Arc<Train>) {
+        match &*self.client.lock() {
+            Some(client) => client.on_train(train),
+            None => self.rx.lock().counters.other_kind += 1,
+        }
+    }
+
     // The poll. -----------------------------------------------------------------------------------------------------
 
-    /// The transmit side's part of a poll; `napi`: not netpoll's.
-    fn serve_tx(&self, found: &Polled, napi: bool) {
+    /// The transmit side's part of a poll; `napi`: not netpoll's. Whether the client is to be told of room.
+    fn serve_tx(&self, found: &Polled, napi: bool) -> bool {
         if let Some(give) = found.give {
             self.credit.store(give.0, Ordering::Relaxed);
         }
         let Some(mut side) = lock_in_any_context(&self.tx) else {
-            return;
+            return false;
         };
         let TxSide {
             path,
             live,
             stopped,
+            wanted,
             counters,
             ..
         } = &mut *side;
         let Some(tx) = path.as_mut() else {
-            return;
+            return false;
         };
         if let Some(limit) = found.credit {
             tx.handle_credit(limit);
@@ -491,7 +599,9 @@ impl Lane {
                 *stopped = false;
                 self.netdev.wake_queue();
             }
+            return tx.has_client_room() && core::mem::take(wanted);
         }
+        false
     }
 
     /// Lets interrupts through again, and looks once more: what came meanwhile may have raised none.
@@ -507,8 +617,8 @@ impl Lane {
             let side = self.tx.lock();
             side.path.as_ref().filter(|_| side.runs).is_some_and(|tx| {
                 tx.poll_complete();
-                // Stopped by us, or by the stack's limit of bytes on their way.
-                self.netdev.is_throttled() && side.live && tx.has_completed()
+                // Stopped by us, or by the stack's limit of bytes on their way; or the client waits.
+                (self.netdev.is_throttled() || side.wanted) && side.live && tx.has_completed()
             })
         };
         if again || more {
@@ -530,34 +640,46 @@ impl Lane {
 impl Polls for Lane {
     fn poll(&self, budget: i32) -> i32 {
         if budget == 0 {
-            self.serve_tx(&Polled::default(), false);
+            let _ = self.serve_tx(&Polled::default(), false);
             return 0;
         }
         let mut batch = Batch::new();
-        let found = {
-            let mut side = self.rx.lock();
-            let RxSide {
-                path, load, counters, ..
-            } = &mut *side;
-            let found = path
-                .as_mut()
-                .map(|rx| rx.poll(budget, &self.netdev, self.napi.raw(), &mut batch, counters))
-                .unwrap_or_default();
-            if load.add(found.frames) {
-                // Where the transmit side is busy the next poll asks.
-                if let Some(sent) = lock_in_any_context(&self.tx).map(|side| side.counters.frames) {
-                    let usecs = load.decide(Instant(timer::now()), sent);
-                    self.moderate(usecs);
+        let mut found = Polled::default();
+        let mut seen = None;
+        loop {
+            let train = {
+                let mut side = self.rx.lock();
+                let RxSide {
+                    path, load, counters, ..
+                } = &mut *side;
+                let train = path.as_mut().and_then(|rx| {
+                    if let Some(seen) = seen.take() {
+                        rx.take_back(seen);
+                    }
+                    rx.poll(budget, &self.netdev, self.napi.raw(), &mut batch, &mut found, counters)
+                });
+                if train.is_none() && load.add(found.frames) {
+                    // Where the transmit side is busy the next poll asks.
+                    if let Some(sent) = lock_in_any_context(&self.tx).map(|side| side.counters.frames) {
+                        let usecs = load.decide(Instant(timer::now()), sent);
+                        self.moderate(usecs);
+                    }
                 }
-            }
-            found
-        };
+                train
+            };
+            let Some(train) = train else {
+                break;
+            };
+            // Not under the lock: the client's locks come before the transmit side's, and it copies.
+            self.hand_over(&train);
+            seen = Arc::into_unique_or_drop(train);
+        }
         if let Some(token) = found.answer {
             if let Some(trial) = &mut *self.trial.lock() {
                 trial.handle_answer(Instant(timer::now()), token);
             }
         }
-        self.serve_tx(&found, true);
+        let room = self.serve_tx(&found, true);
         if found.packets != 0 {
             self.traffic.store(true, Ordering::Relaxed);
         }
@@ -566,6 +688,11 @@ impl Polls for Lane {
             self.timer.arm(timer::now() + REFILL_AFTER);
         }
         batch.deliver(self.napi.raw());
+        if room {
+            if let Some(client) = &*self.client.lock() {
+                client.on_room();
+            }
+        }
         if found.more {
             return budget;
         }
@@ -583,6 +710,10 @@ impl Wake for Lane {
     }
 }
 
+const fn mac_number([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    u64::from_be_bytes([0, 1, a, b, c, d, e, f])
+}
+
 fn set_throttle(ring: &Ring, usecs: u32) {
     ring.set_throttle(usecs * 1_000);
 }
@@ -591,8 +722,9 @@ impl Timed for Lane {
     fn on_timer(&self) {
         let (look, probe) = {
             let mut side = self.tx.lock();
-            side.path.as_mut().map_or((Look::default(), false), |tx| {
-                (tx.handle_timer(&self.netdev), tx.probe_at().is_some())
+            let TxSide { path, wanted, .. } = &mut *side;
+            path.as_mut().map_or((Look::default(), false), |tx| {
+                (tx.handle_timer(&self.netdev, *wanted), tx.probe_at().is_some())
             })
         };
         if look.again {

@@ -40,6 +40,7 @@ use kernel::{
     sync::{Arc, ArcBorrow, Mutex},
 };
 use tbip::{
+    native::Features,
     time::Instant,
     wire::{Ends, Mac},
 };
@@ -52,7 +53,7 @@ const GOODBYE_MS: u32 = 400;
 pub(crate) struct Link {
     xd: Xdomain,
     ends: Ends,
-    offers_e2e: bool,
+    offers: Features,
     #[pin]
     requests: Requests,
     #[pin]
@@ -74,8 +75,8 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// The link of the cable to `xd`. `offers_e2e`: end-to-end flow control is offered to the peer.
-    pub(crate) fn new(xd: Xdomain, offers_e2e: bool, strays: Arc<AtomicU64>) -> Result<Arc<Self>> {
+    /// The link of the cable to `xd`. `offers`: what is offered to a native peer.
+    pub(crate) fn new(xd: Xdomain, offers: Features, strays: Arc<AtomicU64>) -> Result<Arc<Self>> {
         let ends = xd.ends().ok_or(ENODEV)?;
         let inbox = Inbox::new()?;
         let session = Session::new()?;
@@ -83,7 +84,7 @@ impl Link {
             pin_init!(Self {
                 xd,
                 ends,
-                offers_e2e,
+                offers,
                 requests <- Requests::new(Mac::of(ends).0),
                 inbox <- inbox,
                 session <- new_mutex!(session, "usb4_link_session"),
@@ -261,7 +262,7 @@ impl Works for Link {
             name: link.name(),
             xd: &link.xd,
             ends: &link.ends,
-            offers_e2e: link.offers_e2e,
+            offers: link.offers,
             inbox: &link.inbox,
             rescan: &link.rescan,
             lane: netif.as_deref().map(Netif::lane),

@@ -17,7 +17,7 @@ use kernel::{
     prelude::*,
     sync::{Arc, Mutex},
 };
-use tbip::wire::Message;
+use tbip::{native::Features, wire::Message};
 
 /// The links of this host.
 #[pin_data]
@@ -25,19 +25,19 @@ pub(crate) struct Links {
     #[pin]
     list: Mutex<KVec<Arc<Link>>>,
     /// Whether end-to-end flow control is offered.
-    offers_e2e: bool,
+    offers: Features,
     /// Messages that were of no cable of ours.
     strays: Arc<AtomicU64>,
 }
 
 impl Links {
-    /// No links yet. `offers_e2e`: end-to-end flow control is offered to every peer.
-    pub(crate) fn new(offers_e2e: bool) -> Result<Arc<Self>> {
+    /// No links yet. `offers`: what is offered to every native peer.
+    pub(crate) fn new(offers: Features) -> Result<Arc<Self>> {
         let strays = Arc::new(AtomicU64::new(0), GFP_KERNEL)?;
         Arc::pin_init(
             pin_init!(Self {
                 list <- new_mutex!(KVec::new(), "usb4_links"),
-                offers_e2e,
+                offers,
                 strays,
             }),
             GFP_KERNEL,
@@ -75,7 +75,7 @@ impl CableDriver for Links {
     fn bind(&self, xd: Xdomain, kind: ServiceKind) -> Result {
         let link = match self.of(&xd) {
             Some(link) => link,
-            None => self.share(Link::new(xd, self.offers_e2e, self.strays.clone())?)?,
+            None => self.share(Link::new(xd, self.offers, self.strays.clone())?)?,
         };
         link.offer(kind);
         Ok(())

@@ -10,6 +10,7 @@ use crate::{
         xdomain::Xdomain,
     },
     lane::Lane,
+    port::Port,
     requested::RING_SIZE_MAX,
 };
 use kernel::{prelude::*, sync::Arc};
@@ -43,7 +44,7 @@ pub(crate) trait Cable: Send + Sync {
 }
 
 /// The Ethernet device of a cable.
-pub(crate) struct Netif {
+pub struct Netif {
     netdev: Netdev,
     lane: Arc<Lane>,
     cable: Arc<dyn Cable>,
@@ -63,6 +64,11 @@ impl Netif {
     /// Where its packets go.
     pub(crate) fn lane(&self) -> &Arc<Lane> {
         &self.lane
+    }
+
+    /// The lane, for a client.
+    pub fn port(&self) -> Port {
+        Port::new(self.lane.clone())
     }
 
     /// The interface's name.

@@ -176,12 +176,14 @@ impl Drop for Rig {
 }
 
 /// What we offer a native peer.
-pub(crate) const fn offered(e2e: bool) -> Features {
-    if e2e {
-        Features::RUNS.with(Features::E2E)
-    } else {
-        Features::RUNS
+pub(crate) fn offered(e2e: bool, trains: bool) -> Features {
+    let mut features = Features::RUNS;
+    for (feature, wanted) in [(Features::E2E, e2e), (Features::TRAINS, trains)] {
+        if wanted {
+            features = features.with(feature);
+        }
     }
+    features
 }
 
 /// Whether a native lane has end-to-end flow control.

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   native   page frames -> held -> fragments of the skb, as they are      head frame -> copied, its page used again
+//!            of a train for queue pairs: frames -> held together, given to the lane's client, then to the ring again
 //!   stock    first frame: headers copied, the rest a fragment               later frames: fragments, behind their header
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! device's receive side.
 
 use crate::{
+    client::Train,
     counters::RxCounters,
     kapi::{
         napi::RawNapi,
@@ -21,9 +23,12 @@ use crate::{
     },
     rings::Wire,
 };
-use kernel::{prelude::*, sync::Arc};
+use kernel::{
+    prelude::*,
+    sync::{Arc, UniqueArc},
+};
 use tbip::{
-    frame::{Ctrl, Head, Header, Seq},
+    frame::{Ctrl, Head, Header, Kind, Seq},
     limits::MAX_PAGES,
     stock::{
         self,
@@ -114,6 +119,8 @@ pub(crate) struct Rx {
     mode: Mode,
     /// Posted since the hardware was last told.
     untold: u32,
+    /// For the next train of queue pairs: an empty one, if the last is not kept.
+    spare: Option<Pin<UniqueArc<Train>>>,
     // Last: pages go back before their pool.
     pool: Pool,
 }
@@ -149,6 +156,7 @@ impl Rx {
             ring,
             mode,
             untold: 0,
+            spare: None,
             pool,
         };
         while rx.ring.room() > 0 {
@@ -163,17 +171,27 @@ impl Rx {
         self.ring.doorbell();
     }
 
-    /// Takes what has come, until `budget` packets are complete.
+    /// Posts the frames of a train again that the client has seen, and did not keep.
+    pub(crate) fn take_back(&mut self, mut train: Pin<UniqueArc<Train>>) {
+        for (mut page, len) in train.as_mut().get_mut().take() {
+            page.recycle(len);
+            self.untold += u32::from(self.ring.post(page.address(), page).is_ok());
+        }
+        self.spare = Some(train);
+    }
+
+    /// Takes what has come, until `budget` packets are complete or a train for queue pairs is. That is the result: the
+    /// caller hands it over, without the lock, and goes on. `found` has all that was found since it was empty.
     pub(crate) fn poll(
         &mut self,
         budget: i32,
         netdev: &Netdev,
         napi: &RawNapi,
         batch: &mut Batch,
+        found: &mut Polled,
         counters: &mut RxCounters,
-    ) -> Polled {
-        let mut found = Polled::default();
-        let (mut reposted, mut posted) = (0, 0);
+    ) -> Option<Arc<Train>> {
+        let mut posted = 0;
         while found.packets < budget {
             if found.frames >= MAX_FRAMES {
                 found.more = true;
@@ -183,12 +201,15 @@ impl Rx {
                 break;
             };
             found.frames += 1;
+            let mut train = None;
             let mut sink = Sink {
                 netdev,
                 napi,
                 batch,
                 counters,
-                found: &mut found,
+                found,
+                spare: &mut self.spare,
+                train: &mut train,
             };
             let back = match &mut self.mode {
                 Mode::Native { inbound, held } => sink.native(inbound, held, page, &completion),
@@ -200,7 +221,10 @@ impl Rx {
                 } => sink.stock(frames, open, len, frags, page, &completion),
             };
             if let Some(page) = back {
-                reposted += u32::from(self.ring.post(page.address(), page).is_ok());
+                self.untold += u32::from(self.ring.post(page.address(), page).is_ok());
+            }
+            if train.is_some() {
+                return train;
             }
         }
         found.more |= found.packets >= budget;
@@ -208,11 +232,10 @@ impl Rx {
             counters.polls += 1;
             counters.frames += found.frames as u64;
         }
-        self.untold += reposted;
         // Telling the hardware costs a register write. It has enough until then.
         let batch = self.ring.size() / REFILL_PART;
         if self.ring.room() + self.untold as usize >= batch {
-            self.untold += self.refill(&mut found, counters);
+            self.untold += self.refill(found, counters);
             self.ring.doorbell();
             posted = core::mem::take(&mut self.untold);
         }
@@ -221,7 +244,7 @@ impl Rx {
             found.give_now = inbound.credit_due();
             found.give = Some(inbound.credit());
         }
-        found
+        None
     }
 
     /// Posts pages for all free descriptors.
@@ -252,6 +275,13 @@ impl Rx {
     }
 }
 
+/// A train to be filled. `None` when memory is short.
+fn empty_train() -> Option<Pin<UniqueArc<Train>>> {
+    UniqueArc::new(Train::EMPTY, GFP_ATOMIC | __GFP_NOWARN)
+        .ok()
+        .map(Into::into)
+}
+
 /// Where packets and counts of one poll go.
 struct Sink<'a> {
     netdev: &'a Netdev,
@@ -259,6 +289,8 @@ struct Sink<'a> {
     batch: &'a mut Batch,
     counters: &'a mut RxCounters,
     found: &'a mut Polled,
+    spare: &'a mut Option<Pin<UniqueArc<Train>>>,
+    train: &'a mut Option<Arc<Train>>,
 }
 
 impl Sink<'_> {
@@ -295,8 +327,9 @@ impl Sink<'_> {
                 held.push(page, len);
                 return None;
             }
+            Frame::Train(header) if header.kind == Kind::Roce => return self.roce(&header, held, page, len),
             Frame::Train(header) => {
-                self.train(&header, held, &mut page, len);
+                self.packet(&header, held, &mut page, len);
                 held.clear();
             }
             Frame::Dropped(why) => self.count(why),
@@ -315,8 +348,32 @@ impl Sink<'_> {
         }
     }
 
+    /// Makes a train for queue pairs ready to be handed over. Returns the head's page if there is none.
+    fn roce(&mut self, header: &Header, held: &mut Held, mut page: RxPage, len: usize) -> Option<RxPage> {
+        let meta = match Head::parse(header, page.bytes(len)) {
+            Ok(Head::Roce(meta, _)) => Some(meta),
+            _ => {
+                self.counters.bad_meta += 1;
+                None
+            }
+        };
+        let spare = meta.and_then(|_| self.spare.take().or_else(empty_train));
+        let (Some(meta), Some(mut train)) = (meta, spare) else {
+            self.counters.no_memory += u64::from(meta.is_some());
+            held.clear();
+            page.recycle(len);
+            return Some(page);
+        };
+        train.as_mut().get_mut().fill(meta, header, (page, len), held.take());
+        self.found.packets += 1;
+        self.counters.trains += 1;
+        self.counters.train_bytes += train.byte_len() as u64;
+        *self.train = Some(train.into());
+        None
+    }
+
     /// Makes the packet of a train.
-    fn train(&mut self, header: &Header, held: &mut Held, page: &mut RxPage, len: usize) {
+    fn packet(&mut self, header: &Header, held: &mut Held, page: &mut RxPage, len: usize) {
         let (meta, front) = match Head::parse(header, page.bytes(len)) {
             Ok(Head::Eth(meta, front)) => (meta, front),
             Ok(Head::Ctrl(Ctrl::Echo, rest)) => {
@@ -328,11 +385,7 @@ impl Sink<'_> {
                 return;
             }
             Ok(Head::Ctrl(..)) => return,
-            Ok(Head::Roce(..)) => {
-                self.counters.other_kind += 1;
-                return;
-            }
-            Err(_) => {
+            Ok(Head::Roce(..)) | Err(_) => {
                 self.counters.bad_meta += 1;
                 return;
             }

@@ -14,7 +14,7 @@ use crate::{
         xdomain::Xdomain,
     },
     lane::Lane,
-    rail::{agreed_e2e, offered, Rig},
+    rail::{agreed_e2e, Rig},
     requested::Requested,
     rescan::Rescan,
     rings::Wire,
@@ -25,6 +25,7 @@ use tbip::{
     limits::MAX_DEPTH,
     login::{self, Login},
     native::Abilities,
+    native::Features,
     rail::{self, OpenError, Plan, Rail, Refusal},
     stock::Settings,
     time::{Duration, Instant},
@@ -58,7 +59,7 @@ pub(crate) struct Port<'a> {
     pub(crate) xd: &'a Xdomain,
     pub(crate) ends: &'a Ends,
     /// Whether we offer end-to-end flow control.
-    pub(crate) offers_e2e: bool,
+    pub(crate) offers: Features,
     pub(crate) inbox: &'a Inbox,
     pub(crate) rescan: &'a Rescan,
     /// The lane, if there is a netdev to have one.
@@ -209,7 +210,7 @@ impl Session {
             ServiceKind::Native => {
                 self.keep_epoch();
                 let depth = u16::try_from(rig.rings().rx.size() - 1).unwrap_or(MAX_DEPTH);
-                let features = offered(port.offers_e2e);
+                let features = port.offers;
                 let config = rail::Config {
                     ends: *port.ends,
                     abilities: Abilities::ours(mac, MAX_MTU, LANES, depth, features),
@@ -333,7 +334,7 @@ impl Session {
             Machine::None => false,
             Machine::Stock(login, settings) => match login.poll_action() {
                 Some(login::Action::Open { receive_path }) => {
-                    let e2e = Settings::ours(port.offers_e2e).e2e_with(*settings);
+                    let e2e = Settings::ours(port.offers.has(Features::E2E)).e2e_with(*settings);
                     let wire = Wire::Stock { settings: *settings };
                     let result = rig.open(lane, wire, receive_path, e2e);
                     if result.is_ok() {
@@ -394,6 +395,11 @@ impl Session {
                 lane.halt();
                 pr_info!("{}: down\n", port.name);
             }
+        }
+        // The peer may have another address since.
+        if let (Some(lane), Machine::Native(rail)) = (port.lane, &self.machine) {
+            let trains = rail.up().is_some_and(|plan| plan.features.has(Features::TRAINS));
+            lane.set_reach(rail.peer_mac().filter(|_| trains).map(|mac| mac.0));
         }
     }
 

@@ -17,12 +17,14 @@ use kernel::{prelude::*, sync::Arc};
 
 pub mod kapi;
 
+mod client;
 mod counters;
 mod inbox;
 mod lane;
 mod link;
 mod links;
 mod netif;
+mod port;
 mod rail;
 mod requested;
 mod rescan;
@@ -31,6 +33,12 @@ mod rx;
 mod session;
 mod tx;
 mod upper;
+
+pub use client::{Client, Held, NotSent, Outbound, Train};
+pub use kapi::pages::Piece;
+pub use netif::Netif;
+pub use port::Port;
+pub use tbip::{fifo::Fifo, frame::Roce};
 
 use links::Links;
 use tbip::stock::Settings;
@@ -49,21 +57,22 @@ pub struct Net {
 
 impl Net {
     /// Takes the cables. End-to-end flow control is offered never (`e2e` 0), unless a host interface is AMD's (1), or
-    /// always (2): on AMD's a sender may stop for good. `None` if another driver has them: then the module
-    /// goes on without, and nothing of ours shows on any cable.
+    /// always (2): on AMD's a sender may stop for good. `trains`: runs of queue pairs may go past the stack. `None` if
+    /// another driver has the cables: then the module goes on without, and nothing of ours shows on any cable.
     ///
     /// # Errors
     ///
     /// No memory.
-    pub fn start(e2e: u8) -> Result<Option<Self>> {
+    pub fn start(e2e: u8, trains: bool) -> Result<Option<Self>> {
         let queue = kapi::work::Queue::new()?;
         let e2e = match e2e {
             0 => false,
             1 => !kapi::service::is_amd_host(),
             _ => true,
         };
-        let links = Links::new(e2e)?;
-        let presence = match kapi::service::Presence::new(links.clone(), Settings::ours(e2e), rail::offered(e2e)) {
+        let offers = rail::offered(e2e, trains);
+        let links = Links::new(offers)?;
+        let presence = match kapi::service::Presence::new(links.clone(), Settings::ours(e2e), offers) {
             Ok(presence) => presence,
             Err(EEXIST) => {
                 pr_info!(

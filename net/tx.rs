@@ -6,14 +6,16 @@
 //! of the stack becomes frames is in `tx/packet.rs`.
 
 mod packet;
+mod run;
 
 use crate::{
+    client::Held,
     counters::TxCounters,
     kapi::{
         netdev::Netdev,
-        pages::Slots,
+        pages::{Mapping, Slots},
         ring::{Ring, TxRing},
-        skb::{Mapping, TxSkb},
+        skb::TxSkb,
         xdomain::Device,
     },
     rings::Wire,
@@ -39,6 +41,12 @@ pub(crate) enum Owner {
     Nothing,
     /// Last page frame of a fragment: its mapping, which goes before the packet that it maps.
     Fragment(#[expect(dead_code, reason = "held until it is dropped")] Mapping),
+    /// Last frame of a train of the lane's client, which has as many.
+    Train {
+        frames: u32,
+        /// What the client holds until it has gone.
+        held: Option<KBox<dyn Held>>,
+    },
     /// Last frame of a packet of the stack.
     Packet {
         /// The packet, if the DMA reads it where it is.
@@ -77,8 +85,10 @@ pub(crate) struct Tx {
     next: usize,
     dma: Device,
     mode: Mode,
-    /// Packets of the stack that descriptors in flight hold.
+    /// Packets of the stack, and trains whose memory is their client's, that descriptors in flight hold.
     held: usize,
+    /// Frames of the client in flight.
+    client: u32,
     /// Something was posted since the hardware was last told.
     untold: bool,
     reaper: Reaper,
@@ -109,6 +119,7 @@ impl Tx {
             dma,
             mode,
             held: 0,
+            client: 0,
             untold: false,
             reaper: Reaper::new(),
         })
@@ -223,12 +234,13 @@ impl Tx {
         }
     }
 
-    /// The queue stops for want of credit, if that is why: probing begins.
-    pub(crate) fn blocked(&mut self, now: Instant, counters: &mut TxCounters) {
+    /// The queue stops, or the client waits, for want of credit for so many `frames`, if that is why: probing begins.
+    pub(crate) fn blocked(&mut self, now: Instant, frames: usize, counters: &mut TxCounters) {
+        let frames = frames as u32;
         match &mut self.mode {
-            Mode::Native { spender, .. } if spender.room() < MAX_TRAIN as u32 => {
+            Mode::Native { spender, .. } if spender.room() < frames => {
                 counters.no_credit += 1;
-                let _ = spender.take(now, MAX_TRAIN as u32);
+                let _ = spender.take(now, frames);
             }
             _ => counters.ring_full += 1,
         }
@@ -239,15 +251,36 @@ impl Tx {
         self.ring.room() >= MAX_TRAIN && self.has_credit()
     }
 
+    /// Whether any train of the client can be sent now: it has half of the ring, and the stack has room left for a
+    /// packet.
+    pub(crate) fn has_client_room(&self) -> bool {
+        self.ring.room() >= 2 * MAX_TRAIN
+            && self.client as usize <= self.ring.size() / 2
+            && self.credit() >= 2 * MAX_TRAIN
+    }
+
+    /// Most page frames of a train.
+    pub(crate) fn most_pages(&self) -> usize {
+        match self.mode {
+            Mode::Native { max_pages, .. } => usize::from(max_pages).min(MAX_PAGES),
+            Mode::Stock { .. } => 0,
+        }
+    }
+
     /// Whether it is worth to go on after the queue was stopped.
     pub(crate) fn has_much_room(&self) -> bool {
         self.ring.room() >= (self.ring.size() / 4).max(MAX_TRAIN) && self.has_credit()
     }
 
     fn has_credit(&self) -> bool {
+        self.credit() >= MAX_TRAIN
+    }
+
+    /// Frames for which there is credit.
+    fn credit(&self) -> usize {
         match &self.mode {
-            Mode::Native { spender, .. } => spender.room() >= MAX_TRAIN as u32,
-            Mode::Stock { .. } => true,
+            Mode::Native { spender, .. } => spender.room() as usize,
+            Mode::Stock { .. } => usize::MAX,
         }
     }
 
@@ -258,6 +291,10 @@ impl Tx {
             frames += 1;
             match owner {
                 Owner::Nothing | Owner::Fragment(_) => {}
+                Owner::Train { frames, held } => {
+                    self.client = self.client.saturating_sub(frames);
+                    self.held = self.held.saturating_sub(usize::from(held.is_some()));
+                }
                 Owner::Packet { skb, bytes: counted } => {
                     packets += 1;
                     bytes = bytes.saturating_add(counted);
@@ -275,22 +312,23 @@ impl Tx {
     }
 
     /// Whether somebody waits for frames on their way: the stack, for packets that they hold or because the queue is
-    /// stopped, be it by us or by the limit of bytes on their way.
-    fn is_waited_for(&self, netdev: &Netdev) -> bool {
-        self.held != 0 || self.in_flight() != 0 && netdev.is_throttled()
+    /// stopped, be it by us or by the limit of bytes on their way; the client, for what they hold or, if it `wanted`
+    /// some, for room.
+    fn is_waited_for(&self, netdev: &Netdev, wanted: bool) -> bool {
+        self.held != 0 || self.in_flight() != 0 && (wanted || netdev.is_throttled())
     }
 
     /// Whether the timer is to be armed, for [`tbip::reaper::LOOK_AFTER`] from now.
     #[must_use]
-    pub(crate) fn poll_timer(&mut self, netdev: &Netdev) -> bool {
-        let waited_for = self.is_waited_for(netdev);
+    pub(crate) fn poll_timer(&mut self, netdev: &Netdev, wanted: bool) -> bool {
+        let waited_for = self.is_waited_for(netdev, wanted);
         self.reaper.poll_timer(waited_for)
     }
 
     /// The timer has fired.
     #[must_use]
-    pub(crate) fn handle_timer(&mut self, netdev: &Netdev) -> Look {
-        let waited_for = self.is_waited_for(netdev);
+    pub(crate) fn handle_timer(&mut self, netdev: &Netdev, wanted: bool) -> Look {
+        let waited_for = self.is_waited_for(netdev, wanted);
         self.reaper.handle_timer(waited_for)
     }
 

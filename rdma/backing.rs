@@ -6,7 +6,7 @@ use crate::{
     kapi::{
         dmabuf::Dmabuf,
         kernel_memory::AllMemory,
-        netdev::TxFrame,
+        netdev::Borrower,
         paged::{Miss, PagedMemory},
         umem::Umem,
     },
@@ -126,7 +126,7 @@ impl Backing {
 
     /// Lends a range to a frame that sends it. False if it is not of the kind that can be lent, or in too many pieces:
     /// then the frame is spoiled.
-    pub(crate) fn lend(&self, at: usize, len: usize, to: &mut TxFrame) -> bool {
+    pub(crate) fn lend(&self, at: usize, len: usize, to: &mut impl Borrower) -> bool {
         match self {
             Self::Pinned(umem) => umem.lend(at, len, to),
             Self::Paged(_) | Self::Dmabuf(_) | Self::Kernel(_) | Self::Fast(_) => false,

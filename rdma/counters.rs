@@ -5,7 +5,7 @@
 use roce::counters::Counters;
 
 /// The names, in the order of [`values`].
-pub(crate) const NAMES: [&core::ffi::CStr; 25] = [
+pub(crate) const NAMES: [&core::ffi::CStr; 27] = [
     c"sent_pkts",
     c"rcvd_pkts",
     c"duplicate_request",
@@ -29,6 +29,8 @@ pub(crate) const NAMES: [&core::ffi::CStr; 25] = [
     c"retry_rnr_exceeded_err",
     c"sent_runs",
     c"rcvd_runs",
+    c"sent_trains",
+    c"rcvd_trains",
     c"icrc_err",
     c"link_downed",
 ];
@@ -36,12 +38,15 @@ pub(crate) const NAMES: [&core::ffi::CStr; 25] = [
 /// What the engine of a QP does not count.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Tally {
-    /// Bytes of IP packets given to the netdev, and received.
+    /// Bytes of IP packets given to the netdev, and of trains from the BTH on; and received.
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
     /// Frames without an ICRC, of one packet or more, sent over a cable and received.
     pub(crate) sent_runs: u64,
     pub(crate) received_runs: u64,
+    /// Those of them that went past the stack.
+    pub(crate) sent_trains: u64,
+    pub(crate) received_trains: u64,
     /// Frames that could not be built, for lack of memory most often.
     pub(crate) lost: u64,
     /// Sends that failed after their retries.
@@ -75,6 +80,8 @@ pub(crate) fn add(totals: &mut [u64; NAMES.len()], qp: &Counters, tally: &Tally)
         tally.rnr_retry_exceeded,
         tally.sent_runs,
         tally.received_runs,
+        tally.sent_trains,
+        tally.received_trains,
         0,
         0,
     ];

@@ -8,6 +8,7 @@ use crate::{
     kapi::{
         ibdev::IbDev,
         netdev::{Hook, Netdev, Rtnl},
+        revoke::{Revocable, Use},
         sync::{lock_class, new_bh_lock, new_irq_lock, BhLock, IrqLock},
         timer::now,
         uverbs::is_our_gid,
@@ -16,6 +17,7 @@ use crate::{
     memory::Keyed,
     qp::Qp,
     table::Table,
+    waiting::Waiting,
 };
 use kernel::{
     debugfs::{self, Dir, File},
@@ -27,6 +29,7 @@ use kernel::{
     },
 };
 use roce::{hops::Hops, wire::udp::Path};
+use tbnet::Port;
 
 /// QPs by QPN: 17 bits of slot, 6 random bits and the top bit, which keeps our numbers away from those of an rxe
 /// device over the same netdev.
@@ -93,6 +96,11 @@ pub(crate) struct Device {
     speed_until: Atomic<u64>,
     /// Frames of its QPs in the stack.
     pub(crate) in_flight: Atomic<i32>,
+    /// The lane of the netdev's cable, if it is one of ours, while the netdev is there.
+    #[pin]
+    port: Revocable<Option<Port>>,
+    #[pin]
+    pub(crate) waiting: Waiting,
     /// Counts of QPs that are no more.
     #[pin]
     retired: BhLock<[u64; counters::NAMES.len()]>,
@@ -100,8 +108,9 @@ pub(crate) struct Device {
 
 impl Device {
     /// A device that hears nothing yet.
-    pub(crate) fn new(ib: IbDev, netdev: &Netdev) -> Result<Arc<Self>> {
+    pub(crate) fn new(ib: IbDev, netdev: &Netdev, port: Option<Port>) -> Result<Arc<Self>> {
         let netdev = netdev.clone();
+        let waiting = Waiting::new()?;
         let graves = Graves::new()?;
         let second = u32::from(netdev.has_rxe());
         Arc::pin_init(
@@ -128,6 +137,8 @@ impl Device {
                 speed: Atomic::new(0),
                 speed_until: Atomic::new(0),
                 in_flight: Atomic::new(0),
+                port <- Revocable::new(port),
+                waiting <- waiting,
                 retired <- new_bh_lock!([0; counters::NAMES.len()], c"usb4_counters"),
             }),
             GFP_KERNEL,
@@ -137,6 +148,18 @@ impl Device {
     /// Keeps the hook that brings packets.
     pub(crate) fn listen(&self, hook: Hook<Self>) {
         *self.hook.lock() = Some(hook);
+    }
+
+    /// Takes what the cable's lane brings, if the netdev has one.
+    pub(crate) fn attach(this: &Arc<Self>) {
+        if let Some(port) = this.port().as_deref().and_then(Option::as_ref) {
+            port.attach(this.clone());
+        }
+    }
+
+    /// The lane of the netdev's cable, if it has one, for as long as this is used. Any context.
+    pub(crate) fn port(&self) -> Option<Use<'_, Option<Port>>> {
+        self.port.enter()
     }
 
     /// Lists the device's QPs in a directory of debugfs, unless [`Self::stop`] came first. Without memory for it there
@@ -170,6 +193,9 @@ impl Device {
         drop(listing);
         let hook = self.hook.lock().take();
         drop(hook);
+        if let Some(port) = self.port.revoke().flatten() {
+            port.detach();
+        }
         let netdev = self.netdev.lock().take();
         drop(netdev);
     }

@@ -9,16 +9,16 @@ use crate::{
         sync::{new_bh_lock, BhLock},
         timer::now,
     },
-    wire::udp::send::{self, Way},
+    wire::{
+        udp::send::{self, Way},
+        Wire,
+    },
 };
 use kernel::{prelude::*, sync::Arc};
 use roce::{
     fault::Fault,
     tombstone::Tombstone,
-    wire::{
-        udp::{Datagram, Path},
-        Packet,
-    },
+    wire::{udp::Path, Packet},
 };
 
 /// Graves of a device at most.
@@ -30,7 +30,7 @@ const AGE: u64 = 8_000_000_000;
 struct Grave {
     number: u32,
     until: u64,
-    path: Path,
+    wire: Wire,
     stone: Tombstone,
     ip_id: u16,
 }
@@ -58,11 +58,11 @@ impl Graves {
     }
 
     /// Remembers a QP. The result is the number of another that is forgotten for it.
-    pub(crate) fn bury(&self, number: u32, path: Path, stone: Tombstone) -> Option<u32> {
+    pub(crate) fn bury(&self, number: u32, wire: Wire, stone: Tombstone) -> Option<u32> {
         let grave = Grave {
             number,
             until: now().saturating_add(AGE),
-            path,
+            wire,
             stone,
             ip_id: 0,
         };
@@ -76,16 +76,16 @@ impl Graves {
         Some(core::mem::replace(place, full.0).number)
     }
 
-    /// Answers a packet for a destroyed QP, if it has an answer. Its ICRC is right; it came over `netdev` in the VLAN
-    /// `tag`. False if it does not come from that QP's peer.
-    pub(crate) fn receive(&self, packet: &Packet, datagram: &Datagram, netdev: &Netdev, tag: u32) -> bool {
+    /// Answers a packet for a destroyed QP, if it has an answer. Its ICRC is right, or it needs none; it came over
+    /// `netdev`. False if it does not come from that QP's peer, as `brought` says of the QP's wire.
+    pub(crate) fn receive(&self, packet: &Packet, netdev: &Netdev, brought: impl FnOnce(&Wire) -> bool) -> bool {
         let (transmit, path, ip_id) = {
             let mut ring = self.ring.lock();
             let number = packet.bth.dest.value();
             let Some(grave) = ring.graves.iter_mut().find(|grave| grave.number == number) else {
                 return false;
             };
-            if grave.path.tag != tag || !datagram.addresses.is_reverse_of(&grave.path.addresses) {
+            if !brought(&grave.wire) {
                 return false;
             }
             if grave.until < now() {
@@ -95,7 +95,7 @@ impl Graves {
                 return true;
             };
             grave.ip_id = grave.ip_id.wrapping_add(1);
-            (transmit, grave.path, grave.ip_id)
+            (transmit, grave.wire.path, grave.ip_id)
         };
         let way = Way { netdev, path, ip_id };
         // An ACK without payload, to one peer, and nobody is told the end of it.
@@ -113,7 +113,7 @@ impl Graves {
         for at in 0..COUNT {
             let found = match self.ring.lock().graves.get(at) {
                 Some(grave) if grave.until < now => continue,
-                Some(grave) => grave.path,
+                Some(grave) => grave.wire.path,
                 None => return,
             };
             // Without the lock: a look-up may send.
@@ -122,8 +122,8 @@ impl Graves {
             };
             // Another may lie there since.
             if let Some(grave) = self.ring.lock().graves.get_mut(at) {
-                if grave.path.leads_as(&found) {
-                    grave.path.dst_mac = hop;
+                if grave.wire.path.leads_as(&found) {
+                    grave.wire.path.dst_mac = hop;
                 }
             }
         }

@@ -4,11 +4,11 @@
 use crate::{
     cq::Sender,
     early::Waiting,
-    kapi::netdev::{KeptFrame, TxFrame},
+    kapi::netdev::Borrower,
     memory::Memory,
     mr::Lenders,
-    payload::Payload,
-    wire::udp::run::Bytes,
+    payload::{Kept, Payload},
+    wire::Bytes,
     wq::{RecvQueue, SendQueue},
 };
 use core::sync::atomic::{fence, Ordering};
@@ -22,7 +22,7 @@ pub(crate) struct Own {
     pub(crate) sq: SendQueue,
     pub(crate) rq: RecvQueue,
     pub(crate) sender: Sender,
-    pub(crate) early: Waiting<KeptFrame>,
+    pub(crate) early: Waiting<Kept>,
 }
 
 impl Own {
@@ -58,11 +58,14 @@ impl Lent<'_> {
 pub(crate) struct PayloadOf<'a, 'b>(pub(crate) &'a Lent<'b>, pub(crate) Source);
 
 impl Bytes for PayloadOf<'_, '_> {
-    fn gather(&self, to: &mut [u8]) -> Result<(), Fault> {
-        self.0.gather(self.1, to)
+    fn gather(&self, at: usize, to: &mut [u8]) -> Result<(), Fault> {
+        let (Ok(at), Ok(len)) = (u32::try_from(at), u32::try_from(to.len())) else {
+            return Err(Fault::LocalLength);
+        };
+        self.0.gather(self.1.part(at, len), to)
     }
 
-    fn lend(&self, to: &mut TxFrame, lenders: &mut Lenders) -> Result<bool, Fault> {
+    fn lend(&self, to: &mut impl Borrower, lenders: &mut Lenders) -> Result<bool, Fault> {
         let (memory, len) = (self.0.memory, self.1.byte_len() as usize);
         match self.1 {
             Source::None => Ok(true),
@@ -83,7 +86,7 @@ impl Host for Lent<'_> {
 
     fn keep(&mut self, early: Early) -> bool {
         self.payload
-            .is_some_and(|payload| self.own.early.keep(early, payload.ip_len(), || payload.keep()))
+            .is_some_and(|payload| self.own.early.keep(early, payload.byte_len(), || payload.keep()))
     }
 
     fn check(&mut self, rkey: Key, va: u64, length: u32, access: Access) -> Result<(), Fault> {

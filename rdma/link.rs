@@ -99,7 +99,7 @@ fn prepare(netdev: &Netdev) -> Result<(Fresh, Arc<Device>)> {
         return Err(EEXIST);
     }
     let mut fresh = Fresh::new(netdev)?;
-    let device = Device::new(fresh.ib(), netdev)?;
+    let device = Device::new(fresh.ib(), netdev, netdev.port(&rtnl))?;
     fresh.keep(device.clone());
     device.note_speed(&rtnl, netdev);
     match introduce(&device, netdev) {
@@ -116,6 +116,7 @@ fn introduce(device: &Arc<Device>, netdev: &Netdev) -> Result {
     device.on_port(is_active(netdev));
     registry(|registry| registry.devices.push(device.clone(), GFP_KERNEL)).ok_or(ENODEV)??;
     device.listen(Hook::new(netdev, device.clone())?);
+    Device::attach(device);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 
 use crate::{
     fast::{Ask, Fast},
-    kapi::{ibdev::IbDev, netdev::TxFrame, pure::random, sync::lock_class},
+    kapi::{ibdev::IbDev, netdev::Borrower, pure::random, sync::lock_class},
     mr::{Change, Lenders, Region},
     needs::Needs,
     table::Table,
@@ -175,7 +175,7 @@ impl Memory<'_> {
         va: u64,
         len: usize,
         needed: Access,
-        to: &mut TxFrame,
+        to: &mut impl Borrower,
         lenders: &mut Lenders,
     ) -> Result<bool, Fault> {
         if window::is_window(key) {

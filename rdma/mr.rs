@@ -8,7 +8,7 @@ use crate::{
         dmabuf::Dmabuf,
         ibdev::IbDev,
         kernel_memory::AllMemory,
-        netdev::TxFrame,
+        netdev::Borrower,
         paged::PagedMemory,
         revoke::{Gate, Gated, Lease, Revocable, Use},
         umem::Umem,
@@ -358,7 +358,7 @@ impl Region {
         ask: &Ask,
         at: usize,
         len: usize,
-        to: &mut TxFrame,
+        to: &mut impl Borrower,
         lenders: &mut Lenders,
     ) -> Result<bool, Fault> {
         let lent = this.enter(ask)?.lend(at, len, to);

@@ -7,8 +7,9 @@
 //! or destruction: `roce::parking` decides.
 
 use crate::{
-    kapi::{netdev::KeptFrame, paged},
+    kapi::paged,
     needs::{Missing, Needs},
+    payload::Kept,
 };
 use kernel::prelude::*;
 use roce::parking::{Errand, Parking};
@@ -16,7 +17,7 @@ use roce::parking::{Errand, Parking};
 /// The page fault of a QP. Guarded by the QP's lock.
 pub(crate) struct Paging {
     state: Parking,
-    parked: KVec<KeptFrame>,
+    parked: KVec<Kept>,
 }
 
 impl Paging {
@@ -57,7 +58,7 @@ impl Paging {
     }
 
     /// Keeps a packet for later. Without memory it is lost.
-    pub(crate) fn park(&mut self, frame: KeptFrame) {
+    pub(crate) fn park(&mut self, frame: Kept) {
         if self.state.has_room(self.parked.len()) {
             let _ = self.parked.push(frame, GFP_ATOMIC);
         }
@@ -69,7 +70,7 @@ impl Paging {
     }
 
     /// The page fault is over: what waits.
-    pub(crate) fn finish(&mut self, errand: &Errand, done: bool) -> KVec<KeptFrame> {
+    pub(crate) fn finish(&mut self, errand: &Errand, done: bool) -> KVec<Kept> {
         if self.state.finish(errand, done) {
             core::mem::take(&mut self.parked)
         } else {
@@ -83,7 +84,7 @@ impl Paging {
     }
 
     /// The QP is reset, or no more. What waited, to be dropped.
-    pub(crate) fn renew(&mut self) -> KVec<KeptFrame> {
+    pub(crate) fn renew(&mut self) -> KVec<Kept> {
         self.state.renew();
         core::mem::take(&mut self.parked)
     }

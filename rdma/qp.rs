@@ -39,6 +39,7 @@ use crate::{
     watch,
     window::Life,
     wire::{
+        native,
         udp::{
             run,
             send::{self, Batch, NotBuilt, Way, BATCH},
@@ -58,15 +59,18 @@ use kernel::{
 use roce::{
     completion::{self, Queue, WcStatus},
     counters::Counters,
+    ends::Ends,
     keys::Pd,
     limits,
     parking::Errand,
+    psn::Qpn,
     qp::{ModifyError, Mtu, QpKind, ReadResource, SendMessage, Slots, State as QpState},
     runs::Runs,
     time::Instant,
     wire::{udp::Path, Packet},
     wqe::{Fault, Room, Route},
 };
+use tbnet::Port;
 use usb4_bindings as c;
 
 /// All our QPNs have it; those of stock rxe devices, which may share the netdev, are small.
@@ -186,6 +190,8 @@ pub(crate) struct Qp {
     awaits: Atomic<i32>,
     /// 1 while receives are flushed as they are posted.
     flushes: Atomic<i32>,
+    /// 1 while it stands in the queue for room on the cable's lane.
+    queued: Atomic<i32>,
     /// Withdrawn where one may sleep.
     #[pin]
     mappings: Mutex<[Option<Mapping>; 2]>,
@@ -315,8 +321,9 @@ impl Qp {
                 state.paging.park(payload.keep());
                 return (Outcome::Done, Sends::No);
             }
-            state.tally.received_bytes += payload.ip_len();
+            state.tally.received_bytes += payload.byte_len();
             state.tally.received_runs += u64::from(payload.is_run());
+            state.tally.received_trains += u64::from(payload.is_train());
             state.runs.handle_packet(payload.is_run());
         }
         let before = watch::before(&state.engine);
@@ -480,6 +487,15 @@ impl Qp {
             return;
         }
         let runs = self.sends_runs(state, netdev);
+        let port = self.device.port().filter(|_| runs);
+        let port = port.as_deref().and_then(Option::as_ref);
+        if let Some((port, wire)) = port
+            .zip(state.wire)
+            .filter(|(port, wire)| port.reaches(wire.path.dst_mac))
+        {
+            self.fill_lane(state, port, &wire);
+            return;
+        }
         let now = Instant(now());
         let needs = state.paging.needs();
         let mut turns = 0;
@@ -501,11 +517,11 @@ impl Qp {
             let Some(transmit) = transmit else {
                 break;
             };
-            let wire = match transmit.route {
-                Some(route) => self.route(route, &host.own.sq, netdev).map(Wire::Udp),
-                None => state.wire,
+            let path = match transmit.route {
+                Some(route) => self.route(route, &host.own.sq, netdev),
+                None => state.wire.map(|wire| wire.path),
             };
-            let Some(Wire::Udp(path)) = wire else {
+            let Some(path) = path else {
                 let before = watch::before(&state.engine);
                 state
                     .engine
@@ -558,9 +574,88 @@ impl Qp {
         self.settle(state);
     }
 
+    /// As [`Self::fill`], by trains on the cable's lane, which are posted at once: the QP's lock keeps them in order.
+    fn fill_lane(self: &Arc<Self>, state: &mut State, port: &Port, wire: &Wire) {
+        let now = Instant(now());
+        let needs = state.paging.needs();
+        let (mtu, most) = (state.engine.query().path_mtu.bytes(), native::room(port));
+        let mut posted = 0;
+        for turn in 0.. {
+            if turn == BATCH {
+                // Others have their turn.
+                self.after.schedule();
+                break;
+            }
+            let room = state.runs.room(most);
+            let mut host = state.own.lend(self.memory(&needs), None);
+            // Acknowledgements go past the limit: else a QP that waits for room would stop its peer.
+            let transmit = if self.has_room(port) {
+                state.engine.poll_transmit(now, room, &mut host)
+            } else {
+                state.engine.poll_acknowledgement()
+            };
+            let Some(transmit) = transmit else {
+                break;
+            };
+            // UC completes what is built, and then the memory is the program's again.
+            let life = (self.kind == QpKind::Rc).then_some(&state.loans);
+            let bytes = PayloadOf(&host, transmit.payload);
+            let credit = || {
+                self.flight.on_built(&self.device.in_flight);
+                self.clone()
+            };
+            let built = native::post(port, &transmit, (mtu, wire.ends.out), &bytes, life, credit);
+            state.runs.handle_built(!matches!(built, Err(NotBuilt::Lost)));
+            match built {
+                Ok(len) => {
+                    posted += 1;
+                    state.tally.sent_runs += 1;
+                    state.tally.sent_trains += 1;
+                    state.tally.sent_bytes += len;
+                }
+                Err(NotBuilt::Fault(fault)) => {
+                    let before = watch::before(&state.engine);
+                    state.engine.handle_gather_fault(now, &transmit, fault, &mut host);
+                    watch::after(before, &state.engine, self.device.ib(), self.number);
+                    if fault == Fault::Absent {
+                        break;
+                    }
+                }
+                Err(NotBuilt::TooLong | NotBuilt::Lost) => {
+                    state.tally.lost += 1;
+                    state.engine.handle_unbuilt(now, &transmit);
+                }
+            }
+        }
+        if posted != 0 {
+            port.ring();
+        }
+        self.bring(state, &needs, None);
+        self.settle(state);
+    }
+
+    /// Whether the cable's lane has room for a train. If not, [`Self::on_room`] is called when it has.
+    fn has_room(&self, port: &Port) -> bool {
+        if port.has_room() {
+            return true;
+        }
+        if self.queued.xchg(1, Full) == 0 && !self.device.waiting.push(self.number) {
+            self.queued.store(0, Relaxed);
+            self.timer.arm(now().saturating_add(TRY_AGAIN));
+        }
+        // There may have been some since, and all been told but this one.
+        port.has_room()
+    }
+
+    /// The cable's lane has room again.
+    pub(crate) fn on_room(&self) {
+        self.queued.store(0, Relaxed);
+        self.after.schedule();
+    }
+
     /// Whether it sends in runs now: to its peer at the other end of a cable.
     fn sends_runs(&self, state: &mut State, netdev: &Netdev) -> bool {
-        let Some(Wire::Udp(path)) = &state.wire else {
+        let Some(Wire { path, .. }) = &state.wire else {
             return false;
         };
         let carried = path.tag == 0 && path.dst_mac != netdev.mac() && netdev.carries_runs();
@@ -714,12 +809,12 @@ impl Qp {
             let mut guard = this.state.lock();
             let state = &mut *guard;
             state.engine.swap_reads(&mut reads);
+            let dest = if has(c::ib_qp_attr_mask_IB_QP_DEST_QPN) {
+                wanted.fields().dest_qp_num
+            } else {
+                state.kept.fields().dest_qp_num
+            };
             let path = if has(c::ib_qp_attr_mask_IB_QP_AV) {
-                let dest = if has(c::ib_qp_attr_mask_IB_QP_DEST_QPN) {
-                    wanted.fields().dest_qp_num
-                } else {
-                    state.kept.fields().dest_qp_num
-                };
                 let flat = wanted.path(&netdev).ok_or_else(|| refuse(attr::NO_PATH))?;
                 let src_port = udp_sport(flat.flow_label, this.number, dest);
                 Some(attr::path(&flat, src_port))
@@ -750,7 +845,8 @@ impl Qp {
             }
             watch::after(before, &state.engine, this.device.ib(), this.number);
             if let Some(path) = path {
-                state.wire = Some(Wire::Udp(path));
+                let ends = Ends::new(&path.addresses, Qpn::new(this.number), Qpn::new(dest));
+                state.wire = Some(Wire { path, ends });
                 state.runs.handle_path();
                 state.kept.keep_path(&wanted);
             }
@@ -780,7 +876,7 @@ impl Qp {
     pub(crate) fn renew(&self, all: bool, look_up: &mut impl FnMut(&Path, bool) -> Option<[u8; 6]>) {
         let late = self.late.xchg(0, Full) != 0;
         let wire = self.state.lock().wire;
-        let Some(Wire::Udp(old)) = wire.filter(|_| all || late) else {
+        let Some(old) = wire.filter(|_| all || late).map(|wire| wire.path) else {
             return;
         };
         let Some(hop) = look_up(&old, late) else {
@@ -789,7 +885,7 @@ impl Qp {
         let mut state = self.state.lock();
         // It may have been modified since.
         match &mut state.wire {
-            Some(Wire::Udp(path)) if path.leads_as(&old) => path.dst_mac = hop,
+            Some(Wire { path, .. }) if path.leads_as(&old) => path.dst_mac = hop,
             _ => {}
         }
     }
@@ -835,8 +931,8 @@ impl Qp {
         if let Some(life) = ended {
             self.device.keyed.end_life(life);
         }
-        let found = if let Some((Wire::Udp(path), stone)) = buried {
-            if let Some(forgotten) = self.device.graves.bury(self.number, path, stone) {
+        let found = if let Some((wire, stone)) = buried {
+            if let Some(forgotten) = self.device.graves.bury(self.number, wire, stone) {
                 drop(self.device.qps.release(forgotten));
             }
             self.device.qps.withdraw(self.number)

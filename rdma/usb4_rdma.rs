@@ -45,6 +45,7 @@ mod post;
 mod qp;
 mod srq;
 mod table;
+mod waiting;
 mod watch;
 mod window;
 mod wire;
@@ -61,6 +62,10 @@ module! {
             default: 1,
             description: "end-to-end flow control on the cables: 0 never, 1 not on AMD hosts (default), 2 always",
         },
+        trains: u8 {
+            default: 1,
+            description: "RDMA between two hosts of ours past the network stack, as trains on the cable: 0 no, 1 yes (default)",
+        },
     },
 }
 
@@ -74,7 +79,7 @@ impl kernel::Module for Usb4Rdma {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         Ok(Self {
             _presence: link::Presence::new()?,
-            _net: tbnet::Net::start(module_parameters::e2e.value())?,
+            _net: tbnet::Net::start(module_parameters::e2e.value(), module_parameters::trains.value() != 0)?,
         })
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     ah::Vector,
     caps,
     kapi::{
-        netdev::TxFrame,
+        netdev::Borrower,
         queue::{Mapping, Ring},
         uverbs::Udata,
     },
@@ -221,7 +221,7 @@ impl SendQueue {
         slot: u32,
         offset: u32,
         len: usize,
-        to: &mut TxFrame,
+        to: &mut impl Borrower,
         lenders: &mut Lenders,
         memory: Memory<'_>,
     ) -> Result<bool, Fault> {

@@ -177,6 +177,30 @@ impl<T: NetDevice> Drop for Registration<T> {
     }
 }
 
+/// What is behind network devices of its own, for those who know only the core's object.
+pub trait Behind {
+    /// The table that its devices have.
+    fn table() -> *const c::net_device_ops;
+}
+
+impl<T: NetDevice> Behind for T {
+    fn table() -> *const c::net_device_ops {
+        Tables::<T>::OPERATIONS
+    }
+}
+
+/// Lets `act` at the object behind a device, if that is a `T`'s.
+///
+/// # Safety
+///
+/// `ndev` is valid, and registered until the return: RTNL is held.
+pub unsafe fn with_object_of<T: Behind, R>(ndev: NonNull<c::net_device>, act: impl FnOnce(&T) -> R) -> Option<R> {
+    // SAFETY: By the caller's promise.
+    let operations = unsafe { (*ndev.as_ptr()).netdev_ops };
+    // SAFETY: With a `T`'s table there is a `T`, whose registration has a share in it.
+    ptr::eq(operations, T::table()).then(|| unsafe { with(c::usb4_nd_inner(ndev.as_ptr()), act) })
+}
+
 /// The tables of a `T`.
 struct Tables<T>(PhantomData<T>);
 

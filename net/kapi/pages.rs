@@ -57,6 +57,8 @@ pub(crate) struct RxPage {
 
 // SAFETY: Pages may go back from any context.
 unsafe impl Send for RxPage {}
+// SAFETY: What is shared of it is read only.
+unsafe impl Sync for RxPage {}
 
 impl RxPage {
     /// Where the device writes.
@@ -85,10 +87,17 @@ impl RxPage {
         core::mem::ManuallyDrop::new(self).page.as_ptr()
     }
 
-    /// For an skb: the bytes are about to be read by the CPU.
-    pub(super) fn sync(&mut self, len: usize) {
+    /// The bytes are about to be read by the CPU: by whom an skb is given to, or by [`Self::view`].
+    pub(crate) fn sync(&self, len: usize) {
         // SAFETY: A mapped page of a pool.
         let _ = unsafe { c::usb4_nd_pool_sync_cpu(self.page.as_ptr(), len.min(PAGE_SIZE) as u32) };
+    }
+
+    /// The first `len` bytes of a page that the device is done with, after [`Self::sync`] or [`Self::bytes`].
+    pub(crate) fn view(&self, len: usize) -> &[u8] {
+        // SAFETY: A page of a pool has `PAGE_SIZE` bytes, which the kernel maps (no highmem in these pools), and the
+        // device, which alone writes there, is done with it.
+        unsafe { slice::from_raw_parts(c::usb4_nd_slot_bytes(self.page.as_ptr()), len.min(PAGE_SIZE)) }
     }
 }
 
@@ -96,6 +105,70 @@ impl Drop for RxPage {
     fn drop(&mut self) {
         // SAFETY: Ours to give back.
         unsafe { c::usb4_nd_pool_put(self.page.as_ptr()) }
+    }
+}
+
+/// Memory that the device may read. Dropped, it may not any more.
+pub(crate) struct Mapping {
+    dma: Device,
+    address: u64,
+    len: u32,
+    skip: u64,
+}
+
+impl Mapping {
+    /// `len` bytes mapped at `address`, of which the first `skip` do not count.
+    pub(super) fn new(dma: Device, address: u64, len: u32, skip: u64) -> Self {
+        Self {
+            dma,
+            address,
+            len,
+            skip,
+        }
+    }
+
+    /// Where the device finds the first byte that was asked for.
+    pub(crate) fn address(&self) -> u64 {
+        self.address + self.skip
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: Mapped by `TxSkb::map` or `Piece::map`; the descriptor that held it is done.
+        unsafe { c::usb4_nd_unmap(self.dma.as_ptr(), self.address, self.len) }
+    }
+}
+
+/// Bytes in a page that somebody else has.
+#[derive(Clone, Copy)]
+pub struct Piece {
+    page: NonNull<c::page>,
+    offset: u32,
+    len: u32,
+}
+
+impl Piece {
+    /// `len` bytes at `offset` of a page, 1 to 4096.
+    ///
+    /// # Safety
+    ///
+    /// They are inside the page, which is there until whatever this is given to has read it.
+    pub unsafe fn new(page: NonNull<c::page>, offset: u32, len: u32) -> Self {
+        Self { page, offset, len }
+    }
+
+    /// How many bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Maps them for the device.
+    pub(crate) fn map(&self, dma: Device) -> Option<Mapping> {
+        let mut address = 0;
+        // SAFETY: The page is there, by `new`; the device is valid while its handle is.
+        let ok = unsafe { c::usb4_nd_map_page(dma.as_ptr(), self.page.as_ptr(), self.offset, self.len, &mut address) };
+        ok.then(|| Mapping::new(dma, address, self.len, 0))
     }
 }
 

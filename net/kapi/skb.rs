@@ -3,7 +3,12 @@
 //!
 //! C headers: `include/linux/{skbuff,dma-mapping,virtio_net}.h`.
 
-use super::{napi::RawNapi, netdev::Netdev, pages::RxPage, xdomain::Device};
+use super::{
+    napi::RawNapi,
+    netdev::Netdev,
+    pages::{Mapping, RxPage},
+    xdomain::Device,
+};
 use core::{ptr, ptr::NonNull};
 use tbip::{
     cut::MAX_SEGMENTS,
@@ -132,12 +137,7 @@ impl TxSkb {
                 ),
             }
         };
-        ok.then(|| Mapping {
-            dma,
-            address,
-            len,
-            skip,
-        })
+        ok.then(|| Mapping::new(dma, address, len, skip))
     }
 
     /// The packet is on its way: time stamp for who wants it.
@@ -179,28 +179,6 @@ impl Sum {
     }
 }
 
-/// Memory of a packet that the device may read. Dropped, it may not any more.
-pub(crate) struct Mapping {
-    dma: Device,
-    address: u64,
-    len: u32,
-    skip: u64,
-}
-
-impl Mapping {
-    /// Where the device finds the first byte that was asked for.
-    pub(crate) fn address(&self) -> u64 {
-        self.address + self.skip
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: Mapped by `TxSkb::map`; the descriptor that held it is done.
-        unsafe { c::usb4_nd_unmap(self.dma.as_ptr(), self.address, self.len) }
-    }
-}
-
 /// A packet that is being built from received frames. Dropped, it and its pages are gone.
 pub(crate) struct RxSkb(NonNull<c::sk_buff>);
 
@@ -221,7 +199,7 @@ impl RxSkb {
     }
 
     /// Hangs `len` bytes from `offset` of a page on the packet: at most MAX_SKB_FRAGS of them.
-    pub(crate) fn page(&mut self, mut page: RxPage, offset: usize, len: usize) {
+    pub(crate) fn page(&mut self, page: RxPage, offset: usize, len: usize) {
         page.sync(offset + len);
         // SAFETY: The skb is ours and takes the page over.
         unsafe { c::usb4_nd_rx_frag(self.0.as_ptr(), page.into_raw(), offset as u32, len as u32) }

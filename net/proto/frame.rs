@@ -394,7 +394,7 @@ impl Eth {
     }
 }
 
-/// Metadata of a run of transport packets: 8 bytes.
+/// Metadata of a run of transport packets: 16 bytes.
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
@@ -402,6 +402,7 @@ impl Eth {
 /// | 2 | 2 | payload of every packet but the last |
 /// | 4 | 2 | length of the transport headers (BTH and what follows it), inline |
 /// | 6 | 2 | 0 |
+/// | 8 | 8 | ends: from which queue pair to which, by a number that the transport gives to the two |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roce {
     /// Packets.
@@ -410,11 +411,16 @@ pub struct Roce {
     pub mtu: u16,
     /// Length of the transport headers.
     pub header_len: u16,
+    /// The number of the two ends, in this direction.
+    pub ends: u64,
 }
 
 impl Roce {
     /// Length on the wire.
-    pub const LEN: usize = 8;
+    pub const LEN: usize = 16;
+
+    /// Most inline bytes of headers and payload.
+    pub const MAX_INLINE: usize = MAX_INLINE - Self::LEN;
 
     /// Length of a BTH.
     const BTH: usize = 12;
@@ -427,7 +433,8 @@ impl Roce {
     /// so many packets.
     pub fn parse(bytes: &[u8; Self::LEN], header: &Header) -> Result<Self, WireError> {
         let mut r = Reader::new(bytes);
-        let (packets, mtu, header_len) = (r.u16()?, r.u16()?, r.u16()?);
+        let (packets, mtu, header_len, _) = (r.u16()?, r.u16()?, r.u16()?, r.u16()?);
+        let ends = r.u64()?;
         let inline = usize::from(header.inline_len).saturating_sub(Self::LEN);
         let headers = usize::from(header_len);
         if headers < Self::BTH || headers > inline {
@@ -448,6 +455,7 @@ impl Roce {
             packets,
             mtu,
             header_len,
+            ends,
         })
     }
 
@@ -457,7 +465,8 @@ impl Roce {
         let [a, b] = self.packets.to_le_bytes();
         let [c, d] = self.mtu.to_le_bytes();
         let [e, f] = self.header_len.to_le_bytes();
-        [a, b, c, d, e, f, 0, 0]
+        let [g, h, i, j, k, l, m, n] = self.ends.to_le_bytes();
+        [a, b, c, d, e, f, 0, 0, g, h, i, j, k, l, m, n]
     }
 }
 

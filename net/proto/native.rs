@@ -72,6 +72,8 @@ impl Features {
     pub const SACK: Self = Self(1 << 2);
     /// Packets of the RDMA transport in runs, which only the cable's CRC covers.
     pub const RUNS: Self = Self(1 << 3);
+    /// Runs of connected queue pairs as trains of their own, [`crate::frame::Roce`]; with [`Self::RUNS`].
+    pub const TRAINS: Self = Self(1 << 4);
 
     /// What is in one or the other.
     #[must_use]

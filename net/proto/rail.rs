@@ -246,6 +246,13 @@ impl Rail {
         self.plan.as_ref().filter(|_| self.up)
     }
 
+    /// The Ethernet address that the peer told last, while the rail is up.
+    #[must_use]
+    pub fn peer_mac(&self) -> Option<Mac> {
+        let peer = self.peer.as_ref().filter(|_| self.up)?;
+        Some(peer.abilities.mac)
+    }
+
     /// Whether everything is over: no rings, no HopIDs, nothing more to say.
     #[must_use]
     pub fn stopped(&self) -> bool {

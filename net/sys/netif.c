@@ -451,6 +451,12 @@ bool usb4_nd_map_frag(struct device *dma, const struct sk_buff *skb, u32 index, 
 	return !dma_mapping_error(dma, *addr);
 }
 
+bool usb4_nd_map_page(struct device *dma, struct page *page, u32 offset, u32 len, u64 *addr)
+{
+	*addr = dma_map_page(dma, page, offset, len, DMA_TO_DEVICE);
+	return !dma_mapping_error(dma, *addr);
+}
+
 void usb4_nd_unmap(struct device *dma, u64 addr, u32 len) { dma_unmap_page(dma, addr, len, DMA_TO_DEVICE); }
 
 /* Budget 0 outside of NAPI. */

@@ -11,7 +11,8 @@ use crate::{
     counters::TxCounters,
     kapi::{
         netdev::Netdev,
-        skb::{Mapping, Sum, TxSkb, TxView},
+        pages::Mapping,
+        skb::{Sum, TxSkb, TxView},
     },
 };
 use tbip::{

@@ -49,6 +49,7 @@ pub mod allowance;
 pub mod completion;
 pub mod cork;
 pub mod counters;
+pub mod ends;
 pub mod fast;
 pub mod fault;
 pub mod group;

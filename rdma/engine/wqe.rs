@@ -229,6 +229,24 @@ impl Source {
             Self::Send { len, .. } | Self::Region { len, .. } => len,
         }
     }
+
+    /// The `len` bytes of it from `at` on, which are there.
+    #[must_use]
+    pub fn part(&self, at: u32, len: u32) -> Self {
+        match *self {
+            Self::None => Self::None,
+            Self::Send { slot, offset, .. } => Self::Send {
+                slot,
+                offset: offset.wrapping_add(at),
+                len,
+            },
+            Self::Region { rkey, va, .. } => Self::Region {
+                rkey,
+                va: va.wrapping_add(u64::from(at)),
+                len,
+            },
+        }
+    }
 }
 
 /// How much whoever carries packets takes at a time.

@@ -6,7 +6,7 @@
 //!
 //! C headers: `include/linux/{netdevice,skbuff,netfilter}.h`, `include/net/{route,neighbour}.h`.
 
-use core::{ops::Deref, ptr, ptr::NonNull, slice};
+use core::{mem::MaybeUninit, ops::Deref, ptr, ptr::NonNull, slice};
 use kernel::{
     error::to_result,
     ffi::{c_uint, c_void},
@@ -18,6 +18,7 @@ use kernel::{
     types::{NotThreadSafe, Opaque},
 };
 use roce::wire::udp::{Addresses, Path, ETHERNET_LEN};
+use tbnet::{kapi::ndo::with_object_of, Netif, Piece, Port};
 use usb4_bindings as c;
 
 /// `NET_XMIT_DROP`: the queue of the netdev is full.
@@ -151,6 +152,12 @@ impl Netdev {
     pub(crate) fn carries_runs(&self) -> bool {
         // SAFETY: Valid by the invariant.
         unsafe { c::usb4_netdev_carries_runs(self.as_ptr()) }
+    }
+
+    /// The lane of the cable that it is on, past its queue, if it is one of ours. It is registered, and RTNL held.
+    pub(crate) fn port(&self, _rtnl: &Rtnl) -> Option<Port> {
+        // SAFETY: Valid by the invariant, registered by the caller's promise.
+        unsafe { with_object_of::<Netif, Port>(self.0, Netif::port) }
     }
 
     /// Not on its way out.
@@ -554,21 +561,6 @@ impl TxFrame {
         unsafe { slice::from_raw_parts_mut(self.bytes.as_ptr(), self.len) }
     }
 
-    /// Puts a piece of a page behind what the frame has; the frame holds on to the page. False if it has too many.
-    ///
-    /// # Safety
-    ///
-    /// `page` is alive, and `len` bytes at `offset` are inside it.
-    pub(crate) unsafe fn lend(&mut self, page: *mut c::page, offset: usize, len: usize) -> bool {
-        let (Ok(offset), Ok(size)) = (u32::try_from(offset), u32::try_from(len)) else {
-            return false;
-        };
-        // SAFETY: The skb is ours; the page by the caller's promise.
-        let done = unsafe { c::usb4_skb_add_page(self.skb.as_ptr(), page, offset, size) };
-        self.lent += if done { len } else { 0 };
-        done
-    }
-
     /// Makes the frame complete: header offsets, and whom to tell when the stack is done with it, if anybody.
     pub(crate) fn finish<C: FrameDone>(self, network: u32, transport: u32, credit: Option<Arc<C>>) -> ReadyFrame {
         OUTSTANDING.fetch_add(1, Relaxed);
@@ -618,6 +610,63 @@ impl TxFrame {
             unsafe { Arc::from_raw(credit) }.on_frame_done();
         }
         OUTSTANDING.fetch_sub(1, Release);
+    }
+}
+
+/// What is sent, and reads pages of others where they are.
+pub(crate) trait Borrower {
+    /// Puts a piece of a page behind what it has. False if it has too many.
+    ///
+    /// # Safety
+    ///
+    /// `page` is alive, and `len` bytes at `offset` are inside it: now, for a frame, which holds on to the page; for a
+    /// train, whose lender has to see to it, until it has gone.
+    unsafe fn lend(&mut self, page: NonNull<c::page>, offset: u32, len: u32) -> bool;
+}
+
+impl Borrower for TxFrame {
+    unsafe fn lend(&mut self, page: NonNull<c::page>, offset: u32, len: u32) -> bool {
+        // SAFETY: The skb is ours; the page by the caller's promise.
+        let done = unsafe { c::usb4_skb_add_page(self.skb.as_ptr(), page.as_ptr(), offset, len) };
+        self.lent += if done { len as usize } else { 0 };
+        done
+    }
+}
+
+/// The pieces of pages that a train on a cable is to carry.
+pub(crate) struct Pieces {
+    pieces: [MaybeUninit<Piece>; Self::MOST],
+    count: usize,
+}
+
+impl Pieces {
+    /// Most of one train.
+    const MOST: usize = 17;
+
+    /// None.
+    pub(crate) const fn new() -> Self {
+        Self {
+            pieces: [const { MaybeUninit::uninit() }; Self::MOST],
+            count: 0,
+        }
+    }
+
+    /// Those that were lent.
+    pub(crate) fn get(&self) -> &[Piece] {
+        // SAFETY: The first `count` were written.
+        unsafe { slice::from_raw_parts(self.pieces.as_ptr().cast(), self.count) }
+    }
+}
+
+impl Borrower for Pieces {
+    unsafe fn lend(&mut self, page: NonNull<c::page>, offset: u32, len: u32) -> bool {
+        let Some(place) = self.pieces.get_mut(self.count) else {
+            return false;
+        };
+        // SAFETY: By the caller's promise.
+        place.write(unsafe { Piece::new(page, offset, len) });
+        self.count += 1;
+        true
     }
 }
 

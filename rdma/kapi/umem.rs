@@ -3,7 +3,7 @@
 //!
 //! C header: `include/rdma/ib_umem.h`.
 
-use super::{ibdev::IbDev, netdev::TxFrame};
+use super::{ibdev::IbDev, netdev::Borrower};
 use core::{
     ptr::{self, NonNull},
     sync::atomic::AtomicU64,
@@ -91,13 +91,19 @@ impl Umem {
         })
     }
 
-    /// Lends `len` bytes at offset `at` to a frame, which holds on to their pages. False if they are not all inside, or
+    /// Lends `len` bytes at offset `at` to a frame or a train. False if they are not all inside, or
     /// too many pieces.
     #[must_use]
-    pub(crate) fn lend(&self, at: usize, len: usize, to: &mut TxFrame) -> bool {
+    pub(crate) fn lend(&self, at: usize, len: usize, to: &mut impl Borrower) -> bool {
         let mut taken = true;
         let inside = self.pieces(at, len, |page, offset, len| {
-            // SAFETY: The page is pinned and `offset + len` is inside it.
+            let (Some(page), Ok(offset), Ok(len)) = (NonNull::new(page), u32::try_from(offset), u32::try_from(len))
+            else {
+                taken = false;
+                return;
+            };
+            // SAFETY: The page is pinned and `offset + len` is inside it. It stays so while the region does, which
+            // those who lend it see to (`mr: Lenders`).
             taken = taken && unsafe { to.lend(page, offset, len) };
         });
         inside && taken

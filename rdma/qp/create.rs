@@ -146,6 +146,7 @@ impl Qp {
                 late: Atomic::new(0),
                 awaits: Atomic::new(0),
                 flushes: Atomic::new(0),
+                queued: Atomic::new(0),
                 mappings <- new_mutex!(mappings, "usb4_qp_mappings"),
                 sends <- new_irq_lock!(sends, c"usb4_sends"),
                 recvs <- new_irq_lock!(recvs, c"usb4_recvs"),

@@ -130,31 +130,33 @@ fn ethernet_metadata_never_points_out_of_the_inline_bytes() {
 }
 
 #[test]
-fn transport_metadata_has_its_8_bytes_and_exact_sizes() {
+fn transport_metadata_has_its_16_bytes_and_exact_sizes() {
     let roce = Roce {
         packets: 4,
         mtu: 4096,
         header_len: 28,
+        ends: 0x0102_0304_0506_0708,
     };
-    assert_eq!(roce.bytes(), [4, 0, 0, 16, 28, 0, 0, 0]);
-    let fits = |pages: u8, bytes: u32| Roce::parse(&roce.bytes(), &header(Kind::Roce, 8 + 28, pages, bytes));
+    assert_eq!(roce.bytes(), [4, 0, 0, 16, 28, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1]);
+    let fits = |pages: u8, bytes: u32| Roce::parse(&roce.bytes(), &header(Kind::Roce, 16 + 28, pages, bytes));
     assert_eq!(fits(4, 4 * 4096), Ok(roce));
     assert_eq!(fits(4, 3 * 4096 + 1), Ok(roce));
     assert_eq!(fits(3, 3 * 4096), Err(WireError::Length));
     assert_eq!(fits(5, 4 * 4096 + 1), Err(WireError::Length));
     let none = Roce { packets: 0, ..roce };
     assert_eq!(
-        Roce::parse(&none.bytes(), &header(Kind::Roce, 36, 0, 0)),
+        Roce::parse(&none.bytes(), &header(Kind::Roce, 44, 0, 0)),
         Err(WireError::Length)
     );
     let ack = Roce {
         packets: 1,
         mtu: 0,
         header_len: 16,
+        ends: 0,
     };
-    assert_eq!(Roce::parse(&ack.bytes(), &header(Kind::Roce, 24, 0, 0)), Ok(ack));
+    assert_eq!(Roce::parse(&ack.bytes(), &header(Kind::Roce, 32, 0, 0)), Ok(ack));
     assert_eq!(
-        Roce::parse(&ack.bytes(), &header(Kind::Roce, 23, 0, 0)),
+        Roce::parse(&ack.bytes(), &header(Kind::Roce, 31, 0, 0)),
         Err(WireError::Length)
     );
 }

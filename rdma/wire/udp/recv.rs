@@ -130,8 +130,10 @@ impl Incoming<'_> {
                 heard = match qp {
                     Some(qp) => Qp::receive(qp, &packet, &self.payload()),
                     None => self.device.netdev().is_some_and(|netdev| {
-                        let graves = &self.device.graves;
-                        graves.receive(&packet, self.datagram, &netdev, self.frame.tag())
+                        let payload = self.payload();
+                        self.device
+                            .graves
+                            .receive(&packet, &netdev, |wire| wire.brought(&payload))
                     }),
                 };
             }

@@ -2,23 +2,20 @@
 //! The way out in runs: frames of many packets without an ICRC, for a cable whose other end is the peer ([`Bth::run`],
 //! `roce::runs`). A long payload is not copied: the netdev reads it in the pages of the region.
 //!
-//! Until it has done so the memory is lent, and neither the region nor what the QP does then comes to an end: a frame
-//! that waits for the cable would carry to the peer, as a message or as an answer, what the program has put there
-//! since. The region's deregistration waits for it, and so do RESET, destruction, and in ERR the completions
-//! ([`Loan`]).
+//! Until it has done so the memory is lent ([`Loan`]).
 
 use super::send::{offsets, Frame, NotBuilt, Way};
 use crate::{
     kapi::{
         netdev::{FrameDone, Lent, To, TxFrame},
-        revoke::{Gate, Lease},
+        revoke::Gate,
     },
-    mr::Lenders,
+    wire::{Bytes, Loan},
 };
 use kernel::sync::Arc;
 use roce::{
     wire::{udp::PathHeaders, Bth},
-    wqe::{Fault, Room, Transmit},
+    wqe::{Room, Transmit},
 };
 
 /// How much a run may have: what one IP datagram can carry, in pages.
@@ -28,35 +25,7 @@ pub(crate) const ROOM: Room = Room {
 };
 
 /// Payloads up to this length are copied behind the headers: `tbip::cut` would copy them too.
-const COPIED: usize = 2048;
-
-/// How the payload comes into the frame.
-pub(crate) trait Bytes {
-    /// Copies it.
-    fn gather(&self, to: &mut [u8]) -> Result<(), Fault>;
-    /// Lends it. False if it cannot be lent; then the frame is spoiled.
-    fn lend(&self, to: &mut TxFrame, lenders: &mut Lenders) -> Result<bool, Fault>;
-}
-
-/// What a frame with a lent payload keeps until it has been read.
-struct Loan<C: FrameDone> {
-    lenders: Lenders,
-    /// Of the life of the QP that has sent it.
-    life: Option<Lease<Gate>>,
-    /// Who is told then, once the frame is complete.
-    credit: Option<Arc<C>>,
-}
-
-impl<C: FrameDone> Drop for Loan<C> {
-    fn drop(&mut self) {
-        // Whoever hears of it finds the memory given back.
-        self.lenders = Lenders::default();
-        self.life = None;
-        if let Some(credit) = &self.credit {
-            credit.on_frame_done();
-        }
-    }
-}
+const COPIED: usize = tbnet::Outbound::INLINE;
 
 /// Builds the frame of a run; `credit` is told its end. The way is not by a VLAN. The frame may borrow its payload
 /// where `life` is given, in which it then is until the payload has been read.
@@ -70,12 +39,8 @@ pub(crate) fn build<C: FrameDone>(
     let payload = transmit.payload.byte_len() as usize;
     if let Some(life) = life.filter(|_| payload > COPIED) {
         let (mut frame, _) = start(transmit, way, 0)?;
-        let mut loan = Loan::<C> {
-            lenders: Lenders::default(),
-            life: Lease::enter(life),
-            credit: None,
-        };
-        if loan.life.is_some() && bytes.lend(&mut frame, &mut loan.lenders).map_err(NotBuilt::Fault)? {
+        let mut loan = Loan::new(life);
+        if loan.is_open() && bytes.lend(&mut frame, &mut loan.lenders).map_err(NotBuilt::Fault)? {
             let (network, transport) = offsets(&way.path)?;
             let mut loan = Lent::new(loan).ok_or(NotBuilt::Lost)?;
             loan.kept.credit = Some(credit);
@@ -84,7 +49,7 @@ pub(crate) fn build<C: FrameDone>(
     }
     let (mut frame, front) = start(transmit, way, payload)?;
     let to = frame.bytes().get_mut(front..).ok_or(NotBuilt::Lost)?;
-    bytes.gather(to).map_err(NotBuilt::Fault)?;
+    bytes.gather(0, to).map_err(NotBuilt::Fault)?;
     finish(frame, way, credit)
 }
 

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! What a lane and its client give each other: runs of queue pairs' packets, as trains of their own, past the stack.
+//!
+//! ```text
+//!   client --Port::post--> tx lock: descriptors, no doorbell        poll: Rx::poll gives a train
+//!   client --Port::ring--> tx lock: one doorbell for all                  --Client::on_train--> client, no lane lock
+//!                                                                         --Client::on_room---> client, who had none
+//! ```
+//!
+//! A cable's device has one client at most. It shares ring and credit with the packets of the stack: it may have half
+//! of the ring, and leaves room for one packet of the stack, so neither keeps the other out.
+
+use crate::kapi::pages::{Piece, RxPage};
+use kernel::sync::Arc;
+use tbip::{
+    frame::{Header, Roce},
+    limits::{MAX_FRAME, MAX_PAGES},
+};
+
+/// Whose trains go by a lane.
+pub trait Client: Send + Sync {
+    /// A train has come. In the poll, a softirq, which is an RCU reader; no lock of the lane is held but the client's
+    /// place. Whoever wants to keep the train takes a share.
+    fn on_train(&self, train: &Arc<Train>);
+    /// There is room, which `Port::has_room` did not find. As above.
+    fn on_room(&self);
+}
+
+/// What a train out reads until it has gone. Dropped then, in any context but hard interrupts, the transmit side's lock
+/// held.
+pub trait Held: Send {}
+
+/// What a train out is, beside its bytes.
+#[derive(Clone, Copy)]
+pub struct Outbound<'a> {
+    /// Packets and ends; its headers are `front`.
+    pub meta: Roce,
+    /// Transport headers, from the BTH on.
+    pub front: &'a [u8],
+    /// Bytes of the payload.
+    pub payload: usize,
+    /// Where the payload is, if the DMA reads it there; else it is copied.
+    pub pieces: &'a [Piece],
+}
+
+impl Outbound<'_> {
+    /// Most bytes of a payload that is copied behind the headers, and not into page frames.
+    pub const INLINE: usize = 2048;
+
+    /// Bytes of the payload in the head frame.
+    pub(crate) fn inline(&self) -> usize {
+        if self.pieces.is_empty() && self.payload <= Self::INLINE {
+            self.payload
+        } else {
+            0
+        }
+    }
+
+    /// Page frames.
+    pub(crate) fn pages(&self) -> usize {
+        if self.pieces.is_empty() {
+            (self.payload - self.inline()).div_ceil(MAX_FRAME)
+        } else {
+            self.pieces.len()
+        }
+    }
+}
+
+/// Why a train was not sent.
+pub enum NotSent<E> {
+    /// No room, no credit, no peer; or memory that the device cannot be shown.
+    Busy,
+    /// Its payload could not be copied.
+    Uncopied(E),
+}
+
+/// A train that has come.
+pub struct Train {
+    meta: Roce,
+    /// Where the transport headers begin in the head frame, and the end of its inline bytes.
+    front: usize,
+    end: usize,
+    head: Option<RxPage>,
+    head_len: usize,
+    pages: [Option<(RxPage, usize)>; MAX_PAGES],
+    count: usize,
+    /// Bytes in the pages.
+    page_bytes: usize,
+}
+
+impl Train {
+    pub(crate) const EMPTY: Self = Self {
+        meta: Roce {
+            packets: 0,
+            mtu: 0,
+            header_len: 0,
+            ends: 0,
+        },
+        front: 0,
+        end: 0,
+        head: None,
+        head_len: 0,
+        pages: [const { None }; MAX_PAGES],
+        count: 0,
+        page_bytes: 0,
+    };
+
+    /// Fills an empty one: a head frame of `head_len` bytes with `header`, and its pages.
+    pub(crate) fn fill(
+        &mut self,
+        meta: Roce,
+        header: &Header,
+        (head, head_len): (RxPage, usize),
+        pages: impl Iterator<Item = (RxPage, usize)>,
+    ) {
+        self.meta = meta;
+        self.front = Header::LEN + Roce::LEN;
+        self.end = Header::LEN + usize::from(header.inline_len);
+        self.head = Some(head);
+        self.head_len = head_len;
+        self.count = 0;
+        self.page_bytes = 0;
+        for (place, (page, len)) in self.pages.iter_mut().zip(pages) {
+            page.sync(len);
+            *place = Some((page, len));
+            self.count += 1;
+            self.page_bytes += len;
+        }
+    }
+
+    /// Takes its frames' pages out, and how much of them was looked at.
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = (RxPage, usize)> + '_ {
+        let (head_len, count) = (self.head_len, core::mem::take(&mut self.count));
+        let head = self.head.take().map(|page| (page, head_len));
+        let pages = self.pages.iter_mut().take(count).filter_map(Option::take);
+        Iterator::chain(pages, head)
+    }
+
+    /// What it is.
+    pub fn meta(&self) -> &Roce {
+        &self.meta
+    }
+
+    /// Its transport headers, and what payload is behind them in the head frame.
+    pub fn front(&self) -> &[u8] {
+        let head = self.head.as_ref().map_or(&[][..], |page| page.view(self.end));
+        head.get(self.front..).unwrap_or(&[])
+    }
+
+    /// Bytes in all, from the BTH on.
+    pub fn byte_len(&self) -> usize {
+        self.end.saturating_sub(self.front) + self.page_bytes
+    }
+
+    /// Shows bytes `at..at + len`, piece by piece, until `each` returns false. False if it did, or the train is short.
+    pub fn pieces(&self, at: usize, len: usize, mut each: impl FnMut(&[u8]) -> bool) -> bool {
+        let pages = self.pages.iter().take(self.count).flatten();
+        let pages = pages.map(|(page, len)| page.view(*len));
+        let mut all = Iterator::chain(core::iter::once(self.front()), pages);
+        let (mut skip, mut left) = (at, len);
+        while left > 0 {
+            let Some(piece) = all.next() else {
+                return false;
+            };
+            let Some(tail) = piece.get(skip..) else {
+                skip -= piece.len();
+                continue;
+            };
+            skip = 0;
+            let part = tail.get(..left).unwrap_or(tail);
+            if !part.is_empty() && !each(part) {
+                return false;
+            }
+            left -= part.len();
+        }
+        true
+    }
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! A lane as its client sees it. What goes by it is in [`crate::client`].
+
+use crate::{
+    client::{Client, Held, NotSent, Outbound},
+    lane::Lane,
+};
+use kernel::{prelude::*, sync::Arc};
+use tbip::limits::MAX_FRAME;
+
+/// A share in a cable's lane, of its client.
+#[derive(Clone)]
+pub struct Port(Arc<Lane>);
+
+impl Port {
+    pub(crate) fn new(lane: Arc<Lane>) -> Self {
+        Self(lane)
+    }
+
+    /// Trains, and news of room, go to `client` from now on. Process context.
+    pub fn attach(&self, client: Arc<dyn Client>) {
+        let before = self.0.client().lock().replace(client);
+        drop(before);
+    }
+
+    /// And to nobody any more: on return nobody is in a call of the client. Process context.
+    pub fn detach(&self) {
+        let before = self.0.client().lock().take();
+        drop(before);
+    }
+
+    /// Whether the peer takes trains and has this Ethernet address. Any context.
+    pub fn reaches(&self, mac: [u8; 6]) -> bool {
+        self.0.reaches(mac)
+    }
+
+    /// Most payload of a train, wherever in its pages it begins. Any context.
+    pub fn most(&self) -> usize {
+        self.0.most_pages().saturating_sub(1) * MAX_FRAME
+    }
+
+    /// Whether any train has room now. If not, [`Client::on_room`] is called when it has. Softirqs off or on.
+    pub fn has_room(&self) -> bool {
+        self.0.has_room()
+    }
+
+    /// Posts a train; `copy` copies payload from an offset, if it is copied. The hardware is told by [`Self::ring`].
+    /// `held` is dropped when it has gone, or could not be sent. Softirqs off or on.
+    ///
+    /// # Errors
+    ///
+    /// It was not sent, and nothing has changed.
+    pub fn post<E>(
+        &self,
+        train: &Outbound<'_>,
+        held: Option<KBox<dyn Held>>,
+        copy: impl FnMut(usize, &mut [u8]) -> Result<(), E>,
+    ) -> Result<(), NotSent<E>> {
+        self.0.post(train, held, copy)
+    }
+
+    /// Tells the hardware of what was posted.
+    pub fn ring(&self) {
+        self.0.ring();
+    }
+}
