@@ -42,6 +42,10 @@ setup-stock: ## the distro's kernel, its Rust metadata and QEMU, for the second 
 	$(setup)/setup stock
 	$(MAKE) --no-print-directory programs
 
+setup-workloads: ## the lab root with MPI on top, for guests that run workloads
+	$(setup)/setup workloads
+	$(MAKE) --no-print-directory programs
+
 programs: ## usb4lab, fabricd, and the programs that run in guests: usb4fuzz, usb4stress
 	$(CARGO) build --release --quiet -p lab -p fabricd -p fuzz-guest
 	$(STRESS-CARGO) build --release --quiet -p stress
@@ -59,6 +63,9 @@ build/kernel/kasan/linux:
 
 build/stock/vmlinuz:
 	@$(MAKE) --no-print-directory setup-stock
+
+build/root-workloads:
+	@$(MAKE) --no-print-directory setup-workloads
 
 # A kernel that is set up is named by its directory in the cache, which is /build in the lab root.
 cached = $(notdir $(realpath build/$(1)))
@@ -127,6 +134,10 @@ bench-ours: ## the same over our netdev, and beside TCP over it, into build/benc
 	@$(MAKE) --no-print-directory programs module
 	target/release/usb4lab bench --suite rdma --net ours --json build/bench-ours.json --write
 
+bench-apps: | build/root-workloads ## all_reduce of Open MPI over our RDMA, our TCP and rxe, into build/bench-apps.json and docs/benchmarks.md
+	@$(MAKE) --no-print-directory programs module
+	target/release/usb4lab bench --suite apps --json build/bench-apps.json --write
+
 fuzz: ## search for inputs that break the packet and request parsers, the engine and the cable protocols, an hour each
 	for target in wire wqe tbip; do selftests/fuzz/run $$target; done
 
@@ -163,4 +174,4 @@ clean: ## remove build/ and target/ (the cache stays)
 clean-cache: ## empty the cache of lab roots and kernels that all checkouts share
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/usb4-rdma"
 
-.PHONY: help print-cargo module-lint setup setup-smp setup-kasan setup-stock programs module module-smp module-kasan module-stock demo check check-smp check-kasan check-deep check-long check-stock bench bench-ours bench-net benchmarks pyverbs fuzz fmt clean clean-cache
+.PHONY: help print-cargo module-lint setup setup-smp setup-kasan setup-stock setup-workloads programs module module-smp module-kasan module-stock demo check check-smp check-kasan check-deep check-long check-stock bench bench-ours bench-apps bench-net benchmarks pyverbs fuzz fmt clean clean-cache

@@ -19,6 +19,8 @@ pub enum Suite {
     Net,
     /// Verbs, against stock rxe over the same cable; with `--net ours` over our netdev, and against TCP over it too.
     Rdma,
+    /// Programs that use RDMA, over ours, TCP, and stock rxe.
+    Apps,
     /// Several cables: needs our own wire, which does not exist yet.
     Bond,
 }
@@ -82,7 +84,7 @@ struct Series {
 pub fn run(suite: Suite, runs: usize, file: Option<&Path>, ours: Kind) -> Result<()> {
     match suite {
         Suite::Rdma => {}
-        Suite::Net => bail!("the suite net has a runner of its own"),
+        Suite::Net | Suite::Apps => bail!("this suite has a runner of its own"),
         Suite::Bond => bail!("suite bond measures several cables as one, which our driver does not do yet"),
     }
     if runs == 0 {
@@ -149,7 +151,7 @@ pub fn over_ours(runs: usize, file: Option<&Path>, write: bool) -> Result<()> {
 }
 
 /// Writes a report to the file that was asked for.
-fn keep(report: &Value, file: Option<&Path>) -> Result<()> {
+pub fn keep(report: &Value, file: Option<&Path>) -> Result<()> {
     let Some(file) = file else {
         return Ok(());
     };

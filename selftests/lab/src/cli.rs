@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The command line.
 
+use crate::apps;
 use crate::bench::{self, Suite};
 use crate::deep::{self, Ground};
 use crate::demo;
@@ -11,7 +12,7 @@ use crate::matrix;
 use crate::netbench;
 use crate::runner::{self, Plan, Which};
 use crate::soak;
-use crate::spec::{Kernel, LabSpec, NetDriver, Profile, Tier, Topology};
+use crate::spec::{Kernel, LabSpec, NetDriver, Profile, Root, Tier, Topology};
 use crate::stat;
 use crate::stress;
 use crate::suite;
@@ -155,7 +156,7 @@ enum Command {
         /// The netdev below our device (suite rdma). Over ours, TCP over it is measured too, and our RDMA both ways
         #[arg(long, value_parser = ["stock", "ours"], default_value = "stock")]
         net: String,
-        /// Put the table into docs/benchmarks.md (suite rdma with --net ours)
+        /// Put the table into docs/benchmarks.md (suite rdma with --net ours, suite apps)
         #[arg(long)]
         write: bool,
         #[arg(long, value_enum, default_value_t = Kind::Usb4, conflicts_with = "net")]
@@ -327,6 +328,9 @@ struct Up {
     memory: u32,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Debian tree of the guests
+    #[arg(long, value_enum, default_value_t = Root::Lab)]
+    root: Root,
     /// Give each guest one processor of this machine, as measurements do
     #[arg(long)]
     pinned: bool,
@@ -441,7 +445,16 @@ impl Cli {
                 write,
                 ..
             } if net == "ours" => bench::over_ours(runs, json.as_deref(), write)?,
-            Command::Bench { write: true, .. } => bail!("--write belongs to --suite rdma --net ours"),
+            Command::Bench {
+                suite: Suite::Apps,
+                runs,
+                json,
+                write,
+                ..
+            } => apps::run(runs, json.as_deref(), write)?,
+            Command::Bench { write: true, .. } => {
+                bail!("--write belongs to --suite rdma --net ours, and to --suite apps")
+            }
             Command::Bench {
                 suite,
                 runs,
@@ -563,6 +576,7 @@ impl Up {
             net: drivers(&self.net, self.hosts)?,
             hops: self.hops,
             append: self.append,
+            root: self.root,
             pinned: self.pinned,
             ..LabSpec::wired(self.profile, self.topology, self.hosts, self.cables)?
         };

@@ -5,6 +5,7 @@
 //! that commands and test cases use, [`cases`] are the tests.
 
 mod agent;
+mod apps;
 mod bench;
 mod cases;
 mod cli;

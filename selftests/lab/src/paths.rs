@@ -2,9 +2,9 @@
 //! Where the project's built things and the labs' state live.
 //!
 //! Everything has a default under `build/` of the checkout and an environment variable that
-//! overrides it: `USB4_ROOT`, `USB4_KERNEL`, `USB4_MODULE`, `USB4_STOCK`, `USB4_LAB_DIR`, `USB4_FABRICD`.
+//! overrides it: `USB4_ROOT`, `USB4_ROOT_WORKLOADS`, `USB4_KERNEL`, `USB4_MODULE`, `USB4_STOCK`, `USB4_LAB_DIR`, `USB4_FABRICD`.
 
-use crate::spec::{Kernel, Tier};
+use crate::spec::{Kernel, Root, Tier};
 use anyhow::{bail, Context, Result};
 use std::env;
 use std::path::{Path, PathBuf};
@@ -30,9 +30,18 @@ pub fn labs() -> Result<PathBuf> {
 }
 
 /// The Debian tree the guests run on.
-pub fn root() -> Result<PathBuf> {
-    let path = chosen("USB4_ROOT", "build/root")?;
-    present(&path.join("usr/bin"), "the lab's root tree", "make setup")?;
+pub fn root(root: Root) -> Result<PathBuf> {
+    let (variable, default, what, target) = match root {
+        Root::Lab => ("USB4_ROOT", "build/root", "the lab's root tree", "make setup"),
+        Root::Workloads => (
+            "USB4_ROOT_WORKLOADS",
+            "build/root-workloads",
+            "the workloads' root tree",
+            "make setup-workloads",
+        ),
+    };
+    let path = chosen(variable, default)?;
+    present(&path.join("usr/bin"), what, target)?;
     path.canonicalize().with_context(|| format!("{}", path.display()))
 }
 

@@ -25,7 +25,7 @@ pub fn prepare(spec: &LabSpec, mnt: &Path) -> Result<()> {
     for made in [&upper, &work, &root] {
         fs::create_dir_all(made)?;
     }
-    let lower = paths::root()?;
+    let lower = paths::root(spec.root)?;
     if !lower.join("usr/bin/qemu-system-x86_64").exists() {
         bail!("the lab root has no QEMU: run `make setup-stock` first");
     }

@@ -68,6 +68,17 @@ pub enum NetDriver {
     None,
 }
 
+/// Which Debian tree the guests run on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Root {
+    /// The small one.
+    #[default]
+    Lab,
+    /// With MPI and what else workloads need.
+    Workloads,
+}
+
 /// One end of a cable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
@@ -115,6 +126,8 @@ pub struct LabSpec {
     /// Wall seconds that a scenario in virtual time may take.
     #[serde(default = "default_scenario_s")]
     pub scenario_s: u64,
+    #[serde(default)]
+    pub root: Root,
     /// Each guest, its programs included, has one processor of this machine, as it has one of its own. Left to itself
     /// the machine runs a guest's kernel and its program on two, and each system call wakes the other one up.
     #[serde(default)]
@@ -197,6 +210,7 @@ impl LabSpec {
             hops: None,
             events: Vec::new(),
             scenario_s: default_scenario_s(),
+            root: Root::default(),
             pinned: false,
             append: String::new(),
         })
@@ -236,6 +250,12 @@ impl LabSpec {
         }
         if !self.virtual_time && self.script.is_some() {
             bail!("--script belongs to --virtual-time; without it use `usb4lab exec`");
+        }
+        if self.tier == Tier::Stock && self.root != Root::Lab {
+            bail!("a stock-tier guest has what its initramfs packs of the small root: use --tier fast");
+        }
+        if self.root != Root::Lab {
+            paths::root(self.root)?;
         }
         Ok(())
     }

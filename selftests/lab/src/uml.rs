@@ -45,6 +45,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("storms.py", include_str!("../guest/storms.py")),
     ("stream.py", include_str!("../guest/stream.py")),
     ("verbs.py", include_str!("../guest/verbs.py")),
+    ("allreduce.py", include_str!("../guest/allreduce.py")),
     ("duo.py", include_str!("../guest/duo.py")),
     ("rdma-tests.py", include_str!("../guest/rdma-tests.py")),
 ];
@@ -100,7 +101,7 @@ pub fn mount_root(spec: &LabSpec, common: &Path, dir: &Path, fabric: &Path) -> R
     for made in [&upper, &work, &root] {
         fs::create_dir_all(made)?;
     }
-    let lower = paths::root()?;
+    let lower = paths::root(spec.root)?;
     let options = format!(
         "lowerdir={}:{},upperdir={},workdir={}",
         common.display(),
