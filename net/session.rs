@@ -130,7 +130,7 @@ impl Session {
         match &mut self.machine {
             Machine::None => {}
             Machine::Stock(login, _) => login.set_mac(Mac(requested.mac)),
-            Machine::Native(rail) => rail.set_mac(Mac(requested.mac)),
+            Machine::Native(rail) => rail.set_mac(now(), Mac(requested.mac)),
         }
         let mut messages = 0;
         while let Some(message) = port.inbox.take() {

@@ -177,28 +177,15 @@ impl<T: NetDevice> Drop for Registration<T> {
     }
 }
 
-/// What is behind network devices of its own, for those who know only the core's object.
-pub trait Behind {
-    /// The table that its devices have.
-    fn table() -> *const c::net_device_ops;
-}
-
-impl<T: NetDevice> Behind for T {
-    fn table() -> *const c::net_device_ops {
-        Tables::<T>::OPERATIONS
-    }
-}
-
-/// Lets `act` at the object behind a device, if that is a `T`'s.
+/// Lets `act` at the object behind a device, if it is one of this driver's.
 ///
 /// # Safety
 ///
-/// `ndev` is valid, and registered until the return: RTNL is held.
-pub unsafe fn with_object_of<T: Behind, R>(ndev: NonNull<c::net_device>, act: impl FnOnce(&T) -> R) -> Option<R> {
-    // SAFETY: By the caller's promise.
-    let operations = unsafe { (*ndev.as_ptr()).netdev_ops };
-    // SAFETY: With a `T`'s table there is a `T`, whose registration has a share in it.
-    ptr::eq(operations, T::table()).then(|| unsafe { with(c::usb4_nd_inner(ndev.as_ptr()), act) })
+/// `ndev` is valid, and registered until the return: RTNL is held. The driver's devices are those of a `T`.
+pub unsafe fn with_object_of<T, R>(ndev: NonNull<c::net_device>, act: impl FnOnce(&T) -> R) -> Option<R> {
+    // SAFETY: By the caller's promise. A device of this driver has an object of a `T`, in which its registration has a
+    // share. The tables would not tell: a constant has as many addresses as crates that use it.
+    unsafe { c::usb4_nd_is_ours(ndev.as_ptr()).then(|| with(c::usb4_nd_inner(ndev.as_ptr()), act)) }
 }
 
 /// The tables of a `T`.

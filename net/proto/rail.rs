@@ -267,9 +267,12 @@ impl Rail {
         }
     }
 
-    /// Our Ethernet address from now on. The next message tells it.
-    pub fn set_mac(&mut self, mac: Mac) {
-        self.config.abilities.mac = mac;
+    /// Our Ethernet address from now on. A peer that we are up with is told at once.
+    pub fn set_mac(&mut self, now: Instant, mac: Mac) {
+        let before = core::mem::replace(&mut self.config.abilities.mac, mac);
+        if before != mac && self.up {
+            self.kick(now);
+        }
     }
 
     /// End: close the rings, say goodbye. Over when [`Rail::stopped`].
@@ -661,6 +664,7 @@ impl Rail {
         };
         peer.heard = now;
         peer.busy = status.busy;
+        peer.abilities.mac = status.abilities.mac;
         let mut news = !known;
         if level > peer.level {
             peer.level = level;

@@ -323,13 +323,15 @@ void usb4_nd_set_runs(struct net_device *ndev, bool on)
 	WRITE_ONCE(priv->runs, on);
 }
 
+bool usb4_nd_is_ours(const struct net_device *ndev) { return ndev->ethtool_ops == &usb4_nd_ethtool_ops; }
+
 /* Whether a device is no cable whose peer takes runs. */
 static int usb4_nd_lacks_runs(struct net_device *lower, struct netdev_nested_priv *found)
 {
 	const struct usb4_nd_priv *priv = netdev_priv(lower);
 
 	*(u32 *)found->data += 1;
-	return lower->ethtool_ops != &usb4_nd_ethtool_ops || !READ_ONCE(priv->runs);
+	return !usb4_nd_is_ours(lower) || !READ_ONCE(priv->runs);
 }
 
 /* A cable whose peer takes runs, or a bond of nothing else. Any context. */

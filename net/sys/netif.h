@@ -102,6 +102,7 @@ int usb4_nd_port_name(struct net_device *ndev, char *name, size_t len);
 struct net_device *usb4_nd_alloc(struct device *parent, const u8 *mac, const struct net_device_ops *ops,
 				 const struct usb4_nd_calls *calls);
 void *usb4_nd_inner(struct net_device *ndev);
+bool usb4_nd_is_ours(const struct net_device *ndev);
 int usb4_nd_register(struct net_device *ndev, void *inner);
 void usb4_nd_unregister(struct net_device *ndev);
 void usb4_nd_free(struct net_device *ndev);

@@ -156,7 +156,7 @@ impl Netdev {
 
     /// The lane of the cable that it is on, past its queue, if it is one of ours. It is registered, and RTNL held.
     pub(crate) fn port(&self, _rtnl: &Rtnl) -> Option<Port> {
-        // SAFETY: Valid by the invariant, registered by the caller's promise.
+        // SAFETY: Valid by the invariant, registered by the caller's promise; `Netif` is what is behind all of them.
         unsafe { with_object_of::<Netif, Port>(self.0, Netif::port) }
     }
 

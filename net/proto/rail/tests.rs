@@ -299,8 +299,14 @@ fn a_message_of_another_cable_is_not_ours() {
 fn another_address_is_told_and_ends_nothing() {
     let mut pair = Pair::new([config(A, B, 2), config(B, A, 2)]);
     pair.run(ms(100));
-    pair.rails[0].set_mac(Mac([6; 6]));
+    pair.rails[0].set_mac(ms(100), Mac([6; 6]));
     let events = pair.events.len();
+    pair.run(ms(120));
+    assert_eq!(
+        pair.rails[1].peer_mac(),
+        Some(Mac([6; 6])),
+        "at once, not with the next keepalive"
+    );
     pair.run(ms(5_000));
     assert_eq!(pair.events.len(), events, "still up");
     pair.rails[0].handle_fault(ms(5_000));

@@ -53,7 +53,13 @@ pub struct NetLab {
     pub roles: [Role; 2],
     /// Rings of a router, hop 0 included, if other than the profile's.
     pub hops: Option<usize>,
+    /// RDMA goes past the network stack where it can.
+    pub trains: bool,
 }
+
+/// Has modprobe load our module so that RDMA stays on the netdev's queue: it takes parameters from the kernel's command
+/// line.
+pub const NO_TRAINS: &str = "usb4_rdma.trains=0";
 
 /// The network driver of a host in a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +131,7 @@ impl Bench {
                     seed,
                     net: lab.roles.map(driver).to_vec(),
                     hops: lab.hops,
+                    append: if lab.trains { String::new() } else { NO_TRAINS.into() },
                     ..LabSpec::wired(lab.profile, Topology::Pair, 2, lab.cables)?
                 }));
             }

@@ -5,6 +5,7 @@
 //! `usb4lab bench --suite rdma --net ours` shows the rows, `usb4lab yardstick` a table for people.
 
 use crate::bench::steal_seconds;
+use crate::cases::NO_TRAINS;
 use crate::lab::Lab;
 use crate::load::{self, Reading, Unit};
 use crate::measure::{figure, median};
@@ -47,9 +48,8 @@ impl Wire {
         };
         match self {
             Wire::Native => ours,
-            // modprobe takes parameters from the kernel's command line.
             Wire::Udp => LabSpec {
-                append: format!("usb4_rdma.{TRAINS}=0"),
+                append: NO_TRAINS.into(),
                 ..ours
             },
             Wire::Rxe => LabSpec::measured(),

@@ -29,6 +29,7 @@ const BOTH: NetLab = NetLab {
     cables: 1,
     roles: [Role::Tested, Role::Tested],
     hops: None,
+    trains: true,
 };
 
 /// Sets the MTU of a cable's network devices on both hosts.

@@ -1,34 +1,69 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! RDMA in runs, which a cable between two of our own network devices carries without an ICRC, and where it must not be
-//! so.
+//! so: as trains on the cable's rings, past the network stack (`trains_*`), or as datagrams on the netdev's queue
+//! (`runs_*`).
 
 use super::{only_ours, BOTH, MINUTE};
 use crate::cases::{about_net, data, faults, Case, Context, NetLab};
 use crate::lab::Lab;
 use crate::spec::ipv4;
 use crate::verbs::{wait_listen, Device, Kind, Pair};
-use anyhow::{ensure, Context as _, Result};
+use crate::{measure::median, netbench, parse};
+use anyhow::{anyhow, ensure, Context as _, Result};
 use serde_json::json;
-use std::time::Duration;
+use std::{thread, time::Duration};
+
+/// RDMA on the netdev's queue.
+const QUEUE: NetLab = NetLab { trains: false, ..BOTH };
 
 pub const CASES: &[Case] = &[
     about_net(
+        "trains_data",
+        "all operations with every byte compared, bandwidth at odd sizes, in trains; with rxe, in packets",
+        BOTH,
+        |context| operations(context, TRAINS),
+    ),
+    about_net(
+        "trains_faults",
+        "trains over a cable that loses, damages and doubles frames: pingpong -c and bandwidth",
+        BOTH,
+        |context| damaged(context, TRAINS),
+    ),
+    about_net(
+        "trains_lent",
+        "a train that waits for the cable carries what was sent, whatever ends before it has gone",
+        BOTH,
+        trains_lent,
+    ),
+    about_net(
+        "trains_address",
+        "both ends' Ethernet addresses change under a stream: it goes on, and by trains again",
+        BOTH,
+        address,
+    ),
+    about_net(
+        "trains_share",
+        "a stream of WRITEs, one of TCP and a ping over one cable: each has its share",
+        BOTH,
+        share,
+    ),
+    about_net(
         "runs_data",
         "all operations with every byte compared, bandwidth at odd sizes, in runs; with rxe, in packets",
-        BOTH,
-        operations,
+        QUEUE,
+        |context| operations(context, RUNS),
     ),
     about_net(
         "runs_faults",
         "runs over a cable that loses, damages and doubles frames: pingpong -c and bandwidth",
-        BOTH,
-        damaged,
+        QUEUE,
+        |context| damaged(context, RUNS),
     ),
     about_net(
         "runs_lent",
         "a frame that waits for the cable carries what was sent, whatever ends before it has gone",
-        BOTH,
-        lent,
+        QUEUE,
+        runs_lent,
     ),
     about_net(
         "runs_behind",
@@ -55,23 +90,41 @@ pub(super) fn counter(lab: &Lab, host: usize, device: &str, name: &str) -> Resul
     lab.ok(host, &["cat", &path])?.trim().parse().context(path)
 }
 
-/// Insists that both ends of a pair have sent runs, or that neither has.
-fn ensure_runs(lab: &Lab, pair: &Pair, wanted: bool) -> Result<()> {
+/// How packets go, by what counts them.
+#[derive(Clone, Copy)]
+struct Way {
+    runs: bool,
+    trains: bool,
+}
+
+const TRAINS: Way = Way {
+    runs: true,
+    trains: true,
+};
+const RUNS: Way = Way {
+    runs: true,
+    trains: false,
+};
+
+/// Insists that both ends of a pair have sent this way.
+fn ensure_way(lab: &Lab, pair: &Pair, way: Way) -> Result<()> {
     for device in [&pair.client, &pair.server] {
         if device.name.starts_with(Kind::Usb4.link_type()) {
-            let runs = counter(lab, device.host, &device.name, "sent_runs")?;
-            ensure!(
-                (runs > 0) == wanted,
-                "{} on host {} has sent {runs} runs",
-                device.name,
-                device.host
-            );
+            for (name, wanted) in [("sent_runs", way.runs), ("sent_trains", way.trains)] {
+                let sent = counter(lab, device.host, &device.name, name)?;
+                ensure!(
+                    (sent > 0) == wanted,
+                    "{} on host {}: {name} {sent}",
+                    device.name,
+                    device.host
+                );
+            }
         }
     }
     Ok(())
 }
 
-fn operations(context: &Context) -> Result<()> {
+fn operations(context: &Context, way: Way) -> Result<()> {
     only_ours(context, "runs")?;
     let lab = context.lab()?;
     let pair = Pair::add(lab, context.ours, context.ours)?;
@@ -86,7 +139,7 @@ fn operations(context: &Context) -> Result<()> {
     }
     pair.example(lab, "ibv_uc_pingpong", "-n 100 -s 20000", MINUTE)?;
     pair.example(lab, "ibv_ud_pingpong", "-n 100", MINUTE)?;
-    ensure_runs(lab, &pair, true)?;
+    ensure_way(lab, &pair, way)?;
     pair.delete(lab)?;
     let mixed = Pair::add(lab, context.ours, Kind::Rxe)?;
     // It tries runs, hears nothing, and goes on with packets.
@@ -95,7 +148,7 @@ fn operations(context: &Context) -> Result<()> {
     mixed.delete(lab)
 }
 
-fn damaged(context: &Context) -> Result<()> {
+fn damaged(context: &Context, way: Way) -> Result<()> {
     only_ours(context, "runs")?;
     // A ring does not reorder, so a frame that is late is a train lost, and of trains of 16 frames soon every one.
     let sets = [json!({"drop": 0.01}), json!({"corrupt": 0.01}), json!({"dup": 0.02})];
@@ -103,21 +156,39 @@ fn damaged(context: &Context) -> Result<()> {
     let lab = context.lab()?;
     let pair = Pair::add(lab, context.ours, context.ours)?;
     faults::under_faults(context, &pair, &sets, &programs)?;
-    ensure_runs(lab, &pair, true)?;
+    ensure_way(lab, &pair, way)?;
     pair.delete(lab)
 }
 
 /// Milliseconds that frames wait on their way out.
 const WAIT_MS: u32 = 400;
 
-fn lent(context: &Context) -> Result<()> {
+fn runs_lent(context: &Context) -> Result<()> {
     only_ours(context, "runs")?;
     let lab = context.lab()?;
     let pair = Pair::add(lab, context.ours, context.ours)?;
-    lab.sh(
-        0,
-        &format!("tc qdisc add dev {} root netem delay {WAIT_MS}ms", pair.client.netdev),
-    )?;
+    let delay = format!("tc qdisc add dev {} root netem delay {WAIT_MS}ms", pair.client.netdev);
+    lab.sh(0, &delay)?;
+    lent(lab, &pair)?;
+    lab.sh(0, &format!("tc qdisc del dev {} root", pair.client.netdev))?;
+    ensure_way(lab, &pair, RUNS)?;
+    pair.delete(lab)
+}
+
+fn trains_lent(context: &Context) -> Result<()> {
+    only_ours(context, "trains")?;
+    let lab = context.lab()?;
+    let pair = Pair::add(lab, context.ours, context.ours)?;
+    // The fabric reads a frame's bytes when it arrives.
+    lab.cable(0, "latency", Some(f64::from(WAIT_MS) * 1e6))?;
+    lent(lab, &pair)?;
+    lab.cable(0, "latency", Some(0.0))?;
+    ensure_way(lab, &pair, TRAINS)?;
+    pair.delete(lab)
+}
+
+/// What was lent ends in all ways while its frames wait.
+fn lent(lab: &Lab, pair: &Pair) -> Result<()> {
     let mut came = 0;
     for scene in [
         "lent_error",
@@ -134,8 +205,62 @@ fn lent(context: &Context) -> Result<()> {
     }
     // Else nothing waited when the ends came, and nothing was tried.
     ensure!(came > 3, "only {came} messages came");
-    lab.sh(0, &format!("tc qdisc del dev {} root", pair.client.netdev))?;
-    ensure_runs(lab, &pair, true)?;
+    Ok(())
+}
+
+fn address(context: &Context) -> Result<()> {
+    only_ours(context, "trains")?;
+    let lab = context.lab()?;
+    let pair = Pair::add(lab, context.ours, context.ours)?;
+    let trains = || counter(lab, 0, &pair.client.name, "sent_trains");
+    beside(lab, &pair, || {
+        for (host, mac) in [(0, "02:00:5e:00:53:0a"), (1, "02:00:5e:00:53:0b")] {
+            thread::sleep(Duration::from_millis(1500));
+            let netdev = lab.netdev(host, 0)?;
+            lab.ok(host, &["ip", "link", "set", &netdev, "address", mac])?;
+        }
+        // The peers tell each other twice a second.
+        thread::sleep(Duration::from_millis(1500));
+        let before = trains()?;
+        thread::sleep(Duration::from_millis(500));
+        ensure!(trains()? > before, "no trains 1.5 s after the change");
+        Ok(())
+    })?;
+    ensure_way(lab, &pair, TRAINS)?;
+    pair.delete(lab)
+}
+
+/// Lets `act` act while a stream of WRITEs runs for six seconds. The stream's MiB/s.
+fn beside(lab: &Lab, pair: &Pair, act: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let text = thread::scope(|scope| {
+        let stream = scope.spawn(|| pair.perftest(lab, "ib_write_bw", "-s 65536 -D 6", MINUTE));
+        let acted = act();
+        let text = stream.join().map_err(|_| anyhow!("the stream's thread panicked"))?;
+        acted?;
+        text
+    })?;
+    Ok(parse::bandwidth(&text)?.first().context("empty table")?.mib_s)
+}
+
+fn share(context: &Context) -> Result<()> {
+    only_ours(context, "trains")?;
+    let lab = context.lab()?;
+    let pair = Pair::add(lab, context.ours, context.ours)?;
+    // Both want all of it.
+    lab.cable(0, "rate", Some(1e9))?;
+    let (mut tcp, mut round) = (0.0, 0.0);
+    let rdma = beside(lab, &pair, || {
+        thread::sleep(Duration::from_secs(1));
+        tcp = netbench::tcp(lab, 3)?.0 * 1e9 / 8.0 / f64::from(1 << 20);
+        let times = parse::ping_times_us(&lab.sh(0, &format!("ping -c 20 -i 0.02 {}", ipv4(0, 1)))?);
+        round = median(&times).context("no ping was answered")?;
+        Ok(())
+    })?;
+    lab.cable(0, "rate", Some(0.0))?;
+    let said = format!("WRITE {rdma:.0} MiB/s and TCP {tcp:.0} of 119; beside WRITE alone, a ping takes {round:.0} us");
+    println!("{said}");
+    // A ping waits for what is on the ring before it: half of it is the client's, 256 frames of 33 us.
+    ensure!(rdma > 25.0 && tcp > 12.0 && round < 30_000.0, "{said}");
     pair.delete(lab)
 }
 
@@ -196,7 +321,7 @@ fn behind(context: &Context) -> Result<()> {
         server: near,
     };
     pair.pingpong(lab, "-c -n 100", MINUTE)?;
-    ensure_runs(lab, &pair, true)?;
+    ensure_way(lab, &pair, TRAINS)?;
     pair.delete(lab)?;
     lab.sh(0, &format!("ip route del {far}"))?;
     lab.sh(1, "ip netns del far; sysctl -qw net.ipv4.ip_forward=0")?;
