@@ -168,8 +168,7 @@ impl Report {
         pair.delete(&lab)?;
         if wire == Wire::Native {
             self.tcp.readings.push(load::tcp(&lab)?);
-            let trips = lab.sh(0, &format!("ethtool -t {}", lab.netdev(0, 0)?))?;
-            self.floor.push(parse::round_trip(&trips)? / 1000.0);
+            self.floor.push(floor(&lab)?);
         }
         if let Some(trouble) = kernel_trouble(&marks)? {
             bail!("a kernel complained:\n{trouble}");
@@ -307,6 +306,19 @@ impl Report {
         rows.push(floor);
         page::table(&heading, &rows)
     }
+}
+
+/// The median round trip over the bare rings, microseconds; again if the test failed, as it does where a busy machine
+/// lets a round trip take longer than the test waits.
+fn floor(lab: &Lab) -> Result<f64> {
+    let line = format!("ethtool -t {}", lab.netdev(0, 0)?);
+    for _ in 0..2 {
+        match lab.sh(0, &line) {
+            Ok(trips) => return Ok(parse::round_trip(&trips)? / 1000.0),
+            Err(error) => eprintln!("once more: {error:#}"),
+        }
+    }
+    Ok(parse::round_trip(&lab.sh(0, &line)?)? / 1000.0)
 }
 
 #[cfg(test)]
