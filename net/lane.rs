@@ -135,6 +135,8 @@ pub(crate) struct Lane {
     peer: AtomicU8,
     /// Packets have come since the session last asked.
     traffic: AtomicBool,
+    /// What was waited for has not gone for long.
+    stuck: AtomicBool,
     /// Whose trains go by the lane. Held over its calls.
     #[pin]
     client: BhLock<Option<Arc<dyn Client>>>,
@@ -183,6 +185,7 @@ impl Lane {
                 credit: AtomicU32::new(0),
                 peer: AtomicU8::new(Peer::None as u8),
                 traffic: AtomicBool::new(false),
+                stuck: AtomicBool::new(false),
                 client <- new_bh_lock!(None, c"usb4_lane_client"),
                 reaches: AtomicU64::new(0),
                 trial <- new_bh_lock!(None, c"usb4_lane_trial"),
@@ -311,6 +314,15 @@ impl Lane {
     /// Whether packets have come since the last call.
     pub(crate) fn take_traffic(&self) -> bool {
         self.traffic.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether the rings have got stuck since the last call. Counted as a timeout.
+    pub(crate) fn take_stuck(&self) -> bool {
+        let stuck = self.stuck.swap(false, Ordering::Relaxed);
+        if stuck {
+            self.count_timeout();
+        }
+        stuck
     }
 
     // The stack. ----------------------------------------------------------------------------------------------------
@@ -724,9 +736,15 @@ impl Timed for Lane {
             let mut side = self.tx.lock();
             let TxSide { path, wanted, .. } = &mut *side;
             path.as_mut().map_or((Look::default(), false), |tx| {
-                (tx.handle_timer(&self.netdev, *wanted), tx.probe_at().is_some())
+                (
+                    tx.handle_timer(Instant(timer::now()), &self.netdev, *wanted),
+                    tx.probe_at().is_some(),
+                )
             })
         };
+        if look.stuck {
+            self.stuck.store(true, Ordering::Relaxed);
+        }
         if look.again {
             self.timer.arm(timer::now() + LOOK_AFTER.0);
         }

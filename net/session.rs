@@ -288,7 +288,11 @@ impl Session {
                 login.handle_timeout(now());
             }
             Machine::Native(rail) => {
-                if fault {
+                let stuck = port.lane.is_some_and(|lane| lane.take_stuck());
+                if stuck {
+                    pr_warn!("{}: nothing goes out, beginning anew\n", port.name);
+                }
+                if fault || stuck {
                     rail.handle_fault(now());
                 }
                 rail.handle_timeout(now());

@@ -327,9 +327,9 @@ impl Tx {
 
     /// The timer has fired.
     #[must_use]
-    pub(crate) fn handle_timer(&mut self, netdev: &Netdev, wanted: bool) -> Look {
+    pub(crate) fn handle_timer(&mut self, now: Instant, netdev: &Netdev, wanted: bool) -> Look {
         let waited_for = self.is_waited_for(netdev, wanted);
-        self.reaper.handle_timer(waited_for)
+        self.reaper.handle_timer(now, waited_for)
     }
 
     /// Tells the hardware of what was posted.

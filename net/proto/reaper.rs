@@ -9,14 +9,20 @@
 //!
 //! An interrupt alone is not enough where somebody waits: one that is lost leaves the queue stopped, and nothing comes
 //! by that would look. So the timer watches whatever is waited for, whether or not an interrupt was asked for as well.
+//! Where nothing goes for long the rings count as stuck, and the link begins anew: memory of others is read by frames
+//! on their way, and its owners wait.
 
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 
 /// Bytes on their way after which one frame raises an interrupt, if nothing else has the ring looked at before.
 pub const UNSEEN_BYTES: usize = 512 * 1024;
 
 /// Time between two looks of the timer. What is waited for is taken back two of them after it has gone, at the latest.
 pub const LOOK_AFTER: Duration = Duration::from_millis(1);
+
+/// Time without a frame that goes, while some are waited for, after which the ring is stuck: as long as the stack waits
+/// for a transmit queue (the netdev's watchdog).
+pub const STUCK_AFTER: Duration = Duration::from_millis(5_000);
 
 /// What the timer is to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +31,8 @@ pub struct Look {
     pub poll: bool,
     /// Come again after [`LOOK_AFTER`].
     pub again: bool,
+    /// The ring is stuck.
+    pub stuck: bool,
 }
 
 /// The taking back of one ring's frames. All calls under the lock of the transmit side, the timer's too: else a packet
@@ -37,6 +45,8 @@ pub struct Reaper {
     reaped: bool,
     /// The timer is armed.
     watched: bool,
+    /// Since when the timer has found nothing to go that is waited for.
+    silent: Option<Instant>,
 }
 
 impl Reaper {
@@ -47,6 +57,7 @@ impl Reaper {
             unseen: 0,
             reaped: false,
             watched: false,
+            silent: None,
         }
     }
 
@@ -81,13 +92,18 @@ impl Reaper {
 
     /// The timer has fired, for whatever reason.
     #[must_use]
-    pub fn handle_timer(&mut self, waited_for: bool) -> Look {
+    pub fn handle_timer(&mut self, now: Instant, waited_for: bool) -> Look {
         self.watched = waited_for;
         // Under way by itself: no need to look, but to look again later.
         let reaped = core::mem::take(&mut self.reaped);
+        let poll = waited_for && !reaped;
+        let since = poll.then(|| self.silent.unwrap_or(now));
+        let stuck = since.is_some_and(|since| now.since(since) >= STUCK_AFTER);
+        self.silent = since.filter(|_| !stuck);
         Look {
-            poll: waited_for && !reaped,
+            poll,
             again: waited_for,
+            stuck,
         }
     }
 }
@@ -114,15 +130,21 @@ mod tests {
         assert!(!reaper.poll_timer(false));
         assert!(reaper.poll_timer(true));
         assert!(!reaper.poll_timer(true), "armed already");
-        let look = reaper.handle_timer(false);
-        assert_eq!(
-            look,
-            Look {
-                poll: false,
-                again: false
-            }
-        );
+        assert_eq!(reaper.handle_timer(Instant(0), false), Look::default());
         assert!(reaper.poll_timer(true), "armed anew");
+    }
+
+    #[test]
+    fn a_ring_of_which_nothing_goes_is_stuck_after_five_seconds() {
+        let ms = |n: u64| Instant(n * 1_000_000);
+        let mut reaper = Reaper::new();
+        assert!((0..5_000).all(|n| !reaper.handle_timer(ms(n), true).stuck));
+        assert!(reaper.handle_timer(ms(5_000), true).stuck);
+        assert!(!reaper.handle_timer(ms(5_001), true).stuck, "said once");
+        reaper.handle_reaped(1);
+        assert!((5_002..10_001).all(|n| !reaper.handle_timer(ms(n), true).stuck));
+        assert!(!reaper.handle_timer(ms(10_001), false).stuck, "nobody waits");
+        assert!(!reaper.handle_timer(ms(15_000), true).stuck);
     }
 
     /// A queue of a few frames whose interrupts are lost at random: what is waited for is taken back in time.
@@ -159,7 +181,7 @@ mod tests {
                 let interrupted = way.iter().any(|(at, arrives)| *at <= now && *arrives);
                 let mut poll = interrupted;
                 if timer.is_some_and(|at| at <= now) {
-                    let look = reaper.handle_timer(stopped_at.is_some());
+                    let look = reaper.handle_timer(Instant(now), stopped_at.is_some());
                     timer = look.again.then_some(now + LOOK);
                     poll |= look.poll;
                 }

@@ -42,6 +42,12 @@ pub const CASES: &[Case] = &[
         address,
     ),
     about_net(
+        "trains_stuck",
+        "a cable that takes trains and sends none: a killed program is gone when the cable has begun anew, after 5 s",
+        BOTH,
+        stuck,
+    ),
+    about_net(
         "trains_share",
         "a stream of WRITEs, one of TCP and a ping over one cable: each has its share",
         BOTH,
@@ -227,6 +233,44 @@ fn address(context: &Context) -> Result<()> {
         Ok(())
     })?;
     ensure_way(lab, &pair, TRAINS)?;
+    pair.delete(lab)
+}
+
+fn stuck(context: &Context) -> Result<()> {
+    only_ours(context, "trains")?;
+    let lab = context.lab()?;
+    let pair = Pair::add(lab, context.ours, context.ours)?;
+    let stream = |device: &Device, peer: &str| {
+        format!(
+            "exec timeout -s KILL 40 ib_write_bw -d {} -s 65536 -D 30 {peer}",
+            device.name
+        )
+    };
+    let serving = lab.start(1, &stream(&pair.server, ""), MINUTE);
+    wait_listen(lab, 1, 18515)?;
+    let sending = lab.start(0, &stream(&pair.client, &ipv4(0, 1)), MINUTE);
+    let dev = &pair.client.netdev;
+    lab.sh(
+        0,
+        &format!("until [ $(ethtool -S {dev} | sed -n 's/ *tx_rdma_trains: //p') -gt 100 ]; do sleep 0.1; done"),
+    )?;
+    lab.cable(0, "latency", Some(60e9))?;
+    thread::sleep(Duration::from_millis(500));
+    let waited = lab.sh(
+        0,
+        "pkill -KILL -x ib_write_bw; n=0; while pgrep -x ib_write_bw > /dev/null; do sleep 0.1; n=$((n+1)); done; echo $n",
+    )?;
+    lab.cable(0, "latency", Some(0.0))?;
+    lab.sh(1, "pkill -KILL -x ib_write_bw")?;
+    sending.wait()?;
+    serving.wait()?;
+    let tenths: u32 = waited.trim().parse().context(waited)?;
+    let timeouts = parse::ethtool_counters(&lab.sh(0, &format!("ethtool -S {dev}"))?)["tx_timeouts"];
+    // A memory that ended at once was not being read: nothing was tried.
+    ensure!(
+        (10..100).contains(&tenths) && timeouts == 1,
+        "gone after {tenths} tenths of a second, tx_timeouts {timeouts}"
+    );
     pair.delete(lab)
 }
 
