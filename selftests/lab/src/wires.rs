@@ -165,6 +165,9 @@ impl Report {
                 .with_context(|| load.name)?;
             series.readings.push(reading);
         }
+        if self.udp {
+            check_wire(&lab, &pair, wire)?;
+        }
         pair.delete(&lab)?;
         if wire == Wire::Native {
             self.tcp.readings.push(load::tcp(&lab)?);
@@ -306,6 +309,23 @@ impl Report {
         rows.push(floor);
         page::table(&heading, &rows)
     }
+}
+
+/// Whether what was measured went where the row says, by the device's counter.
+fn check_wire(lab: &Lab, pair: &Pair, wire: Wire) -> Result<()> {
+    if wire == Wire::Rxe {
+        return Ok(());
+    }
+    let counter = format!(
+        "/sys/class/infiniband/{}/ports/1/hw_counters/sent_trains",
+        pair.client.name
+    );
+    let sent: u64 = lab.ok(0, &["cat", &counter])?.trim().parse().context("sent_trains")?;
+    match wire {
+        Wire::Native => ensure!(sent > 0, "nothing went as trains of queue pairs"),
+        _ => ensure!(sent == 0, "{sent} trains of queue pairs in spite of {NO_TRAINS}"),
+    }
+    Ok(())
 }
 
 /// The median round trip over the bare rings, microseconds; again if the test failed, as it does where a busy machine
