@@ -140,26 +140,31 @@ pub const ALL: [Load; 12] = [
 
 impl Load {
     /// Runs it in both lengths; again if it reported nonsense, as perftest does when a busy machine spoils its estimate
-    /// of the clock. `count` is that of the short run, found by a trial where it is not known yet.
+    /// of the clock, or if a busy moment made the trial choose runs that are too short. `count` is that of the short
+    /// run, found by a trial where it is not known yet.
     pub fn measure(&self, lab: &Lab, pair: &Pair, count: &mut Option<u64>) -> Result<Reading> {
-        let short = match *count {
+        let seconds = SHORT_S[usize::from(self.unit != Unit::Mebibytes)];
+        let fitting = |run: &Run| ((seconds / run.each_s) as u64).max(10);
+        let mut short = match *count {
             Some(short) => short,
-            None => {
-                let seconds = SHORT_S[usize::from(self.unit != Unit::Mebibytes)];
-                let trial = self.sane(lab, pair, (TRIAL.0 / self.size).clamp(TRIAL.1 / 20, TRIAL.1))?;
-                *count.insert(((seconds / trial.each_s) as u64).max(10))
-            }
+            None => fitting(&self.sane(lab, pair, (TRIAL.0 / self.size).clamp(TRIAL.1 / 20, TRIAL.1))?),
         };
+        let mut found = None;
         for _ in 0..3 {
             let runs = [self.sane(lab, pair, short)?, self.sane(lab, pair, short * LONGER)?];
             let more = (short * (LONGER - 1)) as f64;
             let each = [0, 1].map(|host| (runs[1].cpu[host] - runs[0].cpu[host]) / more);
             // A guest that only answers may cost less than the clock's tick; both together may not.
             if each[0] + each[1] > 0.0 {
-                return Ok(self.reading(&runs[1], each));
+                found = Some(self.reading(&runs[1], each));
+                if fitting(&runs[1]) < 2 * short {
+                    break;
+                }
             }
+            short = fitting(&runs[1]);
         }
-        bail!("{}: the longer run took no more CPU time than the shorter", self.name)
+        *count = Some(short);
+        found.with_context(|| format!("{}: the longer run took no more CPU time than the shorter", self.name))
     }
 
     /// What a long run says, with the CPU seconds that each of its messages cost.
