@@ -13,6 +13,8 @@ use std::time::Duration;
 const SMP: &[&str] = &[
     "net_rdma_over_ours",
     "net_life",
+    "trains_data",
+    "trains_lent",
     "data_operations",
     "device_regions",
     "services_ours",
@@ -31,6 +33,7 @@ const SMP: &[&str] = &[
 const KASAN: &[&str] = &[
     "net_rdma_over_ours",
     "net_life",
+    "trains_data",
     "data_operations",
     "device_regions",
     "keys",
@@ -42,6 +45,11 @@ const KASAN: &[&str] = &[
 
 /// What cannot run on a kernel, and why.
 const MISSING: &[(Kernel, &str, &str)] = &[
+    (
+        Kernel::Smp,
+        "virtual_time_latency",
+        "arch/um has virtual time on one processor only",
+    ),
     (Kernel::Smp, "virtual_time_determinism", NO_VIRTUAL_TIME),
     (Kernel::Smp, "net_soak_virtual", NO_VIRTUAL_TIME),
     (Kernel::Smp, "net_suspend", "arch/um has suspend on one processor only"),
@@ -64,6 +72,9 @@ pub fn chosen(kernel: Kernel) -> Option<&'static [&'static str]> {
 
 /// Why a case cannot run on a kernel, None if it can.
 pub fn missing(kernel: Kernel, case: &str) -> Option<&'static str> {
+    if kernel != Kernel::Lab && ["fair_", "quiet_"].iter().any(|family| case.starts_with(family)) {
+        return Some("shares of a processor's time, most of which the kernel's checkers take here");
+    }
     let found = MISSING.iter().find(|(k, name, _)| *k == kernel && *name == case);
     found.map(|(_, _, reason)| *reason)
 }
