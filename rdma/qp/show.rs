@@ -38,12 +38,14 @@ impl Qp {
         let state = self.state.lock();
         writeln!(
             f,
-            "qp {:#08x} {:?} pd {} sending {} frames {} wire {:?}",
+            "qp {:#08x} {:?} pd {} sending {} frames {} runs {} trains {} wire {:?}",
             self.number,
             self.kind,
             self.pd.0,
             state.phase.is_sending(),
             self.flight.frames(),
+            state.tally.sent_runs,
+            state.tally.sent_trains,
             state.wire
         )?;
         for (name, part) in ["attrs", "requester", "responder"].iter().zip(state.engine.machine()) {
