@@ -24,9 +24,9 @@ pub(crate) struct TxCounters {
     pub(crate) map_errors: u64,
     /// Packets of so many small pieces that they were copied whole.
     pub(crate) scattered: u64,
-    /// Times the queue was stopped for want of descriptors.
+    /// Times the queue was stopped, or a queue pair had to wait, for want of descriptors.
     pub(crate) ring_full: u64,
-    /// Times the queue was stopped for want of credit.
+    /// The same for want of credit.
     pub(crate) no_credit: u64,
     /// Frames that carried nothing but credit.
     pub(crate) credits: u64,

@@ -6,9 +6,10 @@
 //! name: `rdma/engine/qp.rs` decides, `rdma/qp.rs` performs.
 //!
 //! ```text
-//!   system call ---> ops ---> qp ---> roce::qp ---> wire::udp::send ---> netdev
+//!   system call ---> ops ---> qp ---> roce::qp ---> wire::udp::send ---> netdev, or wire::native ---> cable's lane
 //!   netdev hook ---> wire::udp::recv ---> qp ---> roce::qp ---> memory (placement), cq
-//!   hrtimer -------> qp ---> roce::qp ---> wire::udp::send
+//!   lane's poll ---> wire::native::recv, likewise
+//!   hrtimer -------> qp ---> roce::qp, then as a system call
 //! ```
 //!
 //! All `unsafe` is in two places: `kapi/`, which wraps the kernel and names nothing of the driver, and `ops/`, where
@@ -64,7 +65,7 @@ module! {
         },
         trains: u8 {
             default: 1,
-            description: "RDMA between two hosts of ours past the network stack, as trains on the cable: 0 no, 1 yes (default)",
+            description: "RDMA between two hosts of ours past the network stack: 0 no, 1 yes (default)",
         },
     },
 }
