@@ -254,8 +254,21 @@ fn stuck(context: &Context) -> Result<()> {
         0,
         &format!("until [ $(ethtool -S {dev} | sed -n 's/ *tx_rdma_trains: //p') -gt 100 ]; do sleep 0.1; done"),
     )?;
-    lab.cable(0, "latency", Some(60e9))?;
-    thread::sleep(Duration::from_millis(500));
+    // Where all of the window has arrived and the peer's acknowledgements are what waits, nothing is lent.
+    let lent = format!(
+        "grep -E '^qp .* frames [1-9]' /sys/kernel/debug/usb4_rdma/{}/qps || true",
+        pair.client.name
+    );
+    for tries in 0.. {
+        ensure!(tries < 20, "no train was caught on its way");
+        lab.cable(0, "latency", Some(60e9))?;
+        thread::sleep(Duration::from_millis(500));
+        if !lab.sh(0, &lent)?.is_empty() {
+            break;
+        }
+        lab.cable(0, "latency", Some(0.0))?;
+        thread::sleep(Duration::from_millis(300));
+    }
     let waited = lab.sh(
         0,
         "pkill -KILL -x ib_write_bw; n=0; while pgrep -x ib_write_bw > /dev/null; do sleep 0.1; n=$((n+1)); done; echo $n",
