@@ -269,10 +269,13 @@ fn stuck(context: &Context) -> Result<()> {
         lab.cable(0, "latency", Some(0.0))?;
         thread::sleep(Duration::from_millis(300));
     }
+    // Nor may a packet of the stack be on the ring: its queue has a watchdog of its own.
+    lab.sh(0, &format!("tc qdisc add dev {dev} root netem loss 100%"))?;
     let waited = lab.sh(
         0,
         "pkill -KILL -x ib_write_bw; n=0; while pgrep -x ib_write_bw > /dev/null; do sleep 0.1; n=$((n+1)); done; echo $n",
     )?;
+    lab.sh(0, &format!("tc qdisc del dev {dev} root"))?;
     lab.cable(0, "latency", Some(0.0))?;
     lab.sh(1, "pkill -KILL -x ib_write_bw")?;
     sending.wait()?;
