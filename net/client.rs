@@ -7,14 +7,15 @@
 //!                                                                         --Client::on_room---> client, who had none
 //! ```
 //!
-//! A cable's device has one client at most. It shares ring and credit with the packets of the stack: it may have half
-//! of the ring, and leaves room for one packet of the stack, so neither keeps the other out.
+//! A cable's device has one client at most. It shares ring and credit with the packets of the stack ([`tbip::share`]).
 
 use crate::kapi::pages::{Piece, RxPage};
 use kernel::sync::Arc;
 use tbip::{
+    cut::COPY_WHOLE,
     frame::{Header, Roce},
-    limits::{MAX_FRAME, MAX_PAGES},
+    limits::MAX_PAGES,
+    span,
 };
 
 /// Whose trains go by a lane.
@@ -44,26 +45,8 @@ pub struct Outbound<'a> {
 }
 
 impl Outbound<'_> {
-    /// Most bytes of a payload that is copied behind the headers, and not into page frames.
-    pub const INLINE: usize = 2048;
-
-    /// Bytes of the payload in the head frame.
-    pub(crate) fn inline(&self) -> usize {
-        if self.pieces.is_empty() && self.payload <= Self::INLINE {
-            self.payload
-        } else {
-            0
-        }
-    }
-
-    /// Page frames.
-    pub(crate) fn pages(&self) -> usize {
-        if self.pieces.is_empty() {
-            (self.payload - self.inline()).div_ceil(MAX_FRAME)
-        } else {
-            self.pieces.len()
-        }
-    }
+    /// Longest payload that is copied for being short, lent or not.
+    pub const SHORT: usize = COPY_WHOLE;
 }
 
 /// Why a train was not sent.
@@ -153,26 +136,10 @@ impl Train {
     }
 
     /// Shows bytes `at..at + len`, piece by piece, until `each` returns false. False if it did, or the train is short.
-    pub fn pieces(&self, at: usize, len: usize, mut each: impl FnMut(&[u8]) -> bool) -> bool {
+    pub fn pieces(&self, at: usize, len: usize, each: impl FnMut(&[u8]) -> bool) -> bool {
         let pages = self.pages.iter().take(self.count).flatten();
         let pages = pages.map(|(page, len)| page.view(*len));
-        let mut all = Iterator::chain(core::iter::once(self.front()), pages);
-        let (mut skip, mut left) = (at, len);
-        while left > 0 {
-            let Some(piece) = all.next() else {
-                return false;
-            };
-            let Some(tail) = piece.get(skip..) else {
-                skip -= piece.len();
-                continue;
-            };
-            skip = 0;
-            let part = tail.get(..left).unwrap_or(tail);
-            if !part.is_empty() && !each(part) {
-                return false;
-            }
-            left -= part.len();
-        }
-        true
+        let all = Iterator::chain(core::iter::once(self.front()), pages);
+        span::pieces(all, at, len, each)
     }
 }

@@ -35,7 +35,7 @@ use crate::{
     },
     rings::{Rings, Wire},
     rx::{Polled, Rx},
-    tx::{Refused, Tx, MAX_TRAIN},
+    tx::{Refused, Tx},
 };
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
 use kernel::{
@@ -46,10 +46,11 @@ use kernel::{
 use tbip::{
     echo::{self, Outcome, Trial},
     frame::{Ctrl, Seq},
-    limits::{MAX_PACKET, MAX_SUPER_PACKET},
+    limits::{MAX_PACKET, MAX_SUPER_PACKET, MAX_TRAIN},
     moderate::{self, Load},
     native::Features,
     reaper::{Look, LOOK_AFTER},
+    share::Share,
     stock::Settings,
     time::{Duration, Instant},
 };
@@ -142,6 +143,8 @@ pub(crate) struct Lane {
     client: BhLock<Option<Arc<dyn Client>>>,
     /// The peer's Ethernet address, while trains may go to it; else 0.
     reaches: AtomicU64,
+    /// Most page frames of a train that it takes.
+    most_pages: AtomicU8,
     /// Round trips that are being measured.
     #[pin]
     trial: BhLock<Option<Trial<KVVec<u32>>>>,
@@ -188,6 +191,7 @@ impl Lane {
                 stuck: AtomicBool::new(false),
                 client <- new_bh_lock!(None, c"usb4_lane_client"),
                 reaches: AtomicU64::new(0),
+                most_pages: AtomicU8::new(0),
                 trial <- new_bh_lock!(None, c"usb4_lane_trial"),
             }),
             GFP_KERNEL,
@@ -218,6 +222,9 @@ impl Lane {
         self.peer.store(peer as u8, Ordering::Relaxed);
         let runs = matches!(wire, Wire::Native { plan } if plan.features.has(Features::RUNS));
         self.netdev.set_runs(runs);
+        if let Wire::Native { plan } = wire {
+            self.most_pages.store(plan.max_pages, Ordering::Relaxed);
+        }
         self.credit.store(credit.0, Ordering::Relaxed);
         {
             let mut side = self.rx.lock();
@@ -498,7 +505,7 @@ impl Lane {
 
     /// Most page frames of a train.
     pub(crate) fn most_pages(&self) -> usize {
-        self.tx.lock().path.as_ref().map_or(0, Tx::most_pages)
+        usize::from(self.most_pages.load(Ordering::Relaxed))
     }
 
     /// Whether any train has room. If not, the client is told when it has; or when the peer is there again.
@@ -518,11 +525,11 @@ impl Lane {
         if tx.in_flight() >= REAP_BATCH {
             tx.reap(&self.netdev, false);
         }
-        if tx.has_client_room() {
+        if tx.has_train_room() {
             return true;
         }
         *wanted = true;
-        tx.blocked(Instant(timer::now()), 2 * MAX_TRAIN, counters);
+        tx.blocked(Instant(timer::now()), Share::NEEDED, counters);
         if let Some(at) = tx.probe_at() {
             self.timer.arm(at.0);
         }
@@ -611,7 +618,7 @@ impl Lane {
                 *stopped = false;
                 self.netdev.wake_queue();
             }
-            return tx.has_client_room() && core::mem::take(wanted);
+            return tx.has_train_room() && core::mem::take(wanted);
         }
         false
     }

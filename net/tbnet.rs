@@ -38,7 +38,7 @@ pub use client::{Client, Held, NotSent, Outbound, Train};
 pub use kapi::pages::Piece;
 pub use netif::Netif;
 pub use port::Port;
-pub use tbip::{fifo::Fifo, frame::Roce};
+pub use tbip::{fifo::Fifo, frame::Roce, span};
 
 use links::Links;
 use tbip::stock::Settings;

@@ -24,15 +24,13 @@ use kernel::{prelude::*, sync::Arc};
 use tbip::{
     credit::Spender,
     frame::{self, Ctrl, Header, Kind, Seq},
-    limits::MAX_PAGES,
+    limits::{MAX_PAGES, MAX_TRAIN},
     reaper::{Look, Reaper},
+    share::Share,
     stock::Settings,
     time::Instant,
     train::Train,
 };
-
-/// Most frames of one packet, on either wire.
-pub(crate) const MAX_TRAIN: usize = MAX_PAGES + 1;
 
 /// What a descriptor in flight holds: who sends on a lane has a variant of its own, which comes back to it when the
 /// frame has gone.
@@ -43,7 +41,7 @@ pub(crate) enum Owner {
     Fragment(#[expect(dead_code, reason = "held until it is dropped")] Mapping),
     /// Last frame of a train of the lane's client, which has as many.
     Train {
-        frames: u32,
+        frames: u16,
         /// What the client holds until it has gone.
         held: Option<KBox<dyn Held>>,
     },
@@ -87,8 +85,8 @@ pub(crate) struct Tx {
     mode: Mode,
     /// Packets of the stack, and trains whose memory is their client's, that descriptors in flight hold.
     held: usize,
-    /// Frames of the client in flight.
-    client: u32,
+    /// What the client has of the ring.
+    share: Share,
     /// Something was posted since the hardware was last told.
     untold: bool,
     reaper: Reaper,
@@ -112,6 +110,7 @@ impl Tx {
                 }
             }
         };
+        let share = Share::new(ring.size());
         Ok(Self {
             ring,
             slots,
@@ -119,7 +118,7 @@ impl Tx {
             dma,
             mode,
             held: 0,
-            client: 0,
+            share,
             untold: false,
             reaper: Reaper::new(),
         })
@@ -251,20 +250,14 @@ impl Tx {
         self.ring.room() >= MAX_TRAIN && self.has_credit()
     }
 
-    /// Whether any train of the client can be sent now: it has half of the ring, and the stack has room left for a
-    /// packet.
-    pub(crate) fn has_client_room(&self) -> bool {
-        self.ring.room() >= 2 * MAX_TRAIN
-            && self.client as usize <= self.ring.size() / 2
-            && self.credit() >= 2 * MAX_TRAIN
+    /// Whether any train of the client can be sent now.
+    pub(crate) fn has_train_room(&self) -> bool {
+        self.share.admits(self.ring.room(), self.credit())
     }
 
-    /// Most page frames of a train.
-    pub(crate) fn most_pages(&self) -> usize {
-        match self.mode {
-            Mode::Native { max_pages, .. } => usize::from(max_pages).min(MAX_PAGES),
-            Mode::Stock { .. } => 0,
-        }
+    /// Whether trains of so many page frames can go at all.
+    fn takes_pages(&self, pages: usize) -> bool {
+        matches!(self.mode, Mode::Native { max_pages, .. } if pages <= usize::from(max_pages).min(MAX_PAGES))
     }
 
     /// Whether it is worth to go on after the queue was stopped.
@@ -292,7 +285,7 @@ impl Tx {
             match owner {
                 Owner::Nothing | Owner::Fragment(_) => {}
                 Owner::Train { frames, held } => {
-                    self.client = self.client.saturating_sub(frames);
+                    self.share.handle_gone(usize::from(frames));
                     self.held = self.held.saturating_sub(usize::from(held.is_some()));
                 }
                 Owner::Packet { skb, bytes: counted } => {

@@ -6,21 +6,22 @@
 //! frames that were built, after the lock is released. One CPU at a time sends for a QP, so frames leave in order;
 //! whoever comes meanwhile leaves the work to it.
 
+mod attributes;
 mod create;
 mod phase;
 mod show;
+mod transmits;
 
 pub(crate) use create::NewQp;
 
 use self::phase::{Pace, Phase};
 use crate::{
-    attr, caps,
+    caps,
     counters::Tally,
     cq::{Cq, Extra},
     device::Device,
-    host::{Own, PayloadOf},
+    host::Own,
     kapi::{
-        hint::hint,
         netdev::{FrameDone, Netdev},
         queue::Mapping,
         revoke::Gate,
@@ -29,7 +30,7 @@ use crate::{
         sync::{BhLock, IrqLock},
         tasklet::{Deferred, Tasklet},
         timer::{now, Timed, Timer},
-        uverbs::{udp_sport, KeptAttr, QpAttr, QpEvent, QpHandle},
+        uverbs::{KeptAttr, QpEvent, QpHandle},
     },
     memory::Memory,
     needs::Needs,
@@ -39,15 +40,9 @@ use crate::{
     watch,
     window::Life,
     wire::{
-        native,
-        udp::{
-            run,
-            send::{self, Batch, NotBuilt, Way, BATCH},
-            Flight,
-        },
+        udp::{send::Batch, Flight},
         Wire,
     },
-    wq::SendQueue,
 };
 use kernel::{
     prelude::*,
@@ -59,29 +54,19 @@ use kernel::{
 use roce::{
     completion::{self, Queue, WcStatus},
     counters::Counters,
-    ends::Ends,
     keys::Pd,
-    limits,
     parking::Errand,
-    psn::Qpn,
-    qp::{ModifyError, Mtu, QpKind, ReadResource, SendMessage, Slots, State as QpState},
+    qp::{QpKind, ReadResource, SendMessage, Slots, State as QpState},
     runs::Runs,
     time::Instant,
-    wire::{udp::Path, Packet},
-    wqe::{Fault, Room, Route},
+    wire::Packet,
 };
-use tbnet::Port;
-use usb4_bindings as c;
 
 /// All our QPNs have it; those of stock rxe devices, which may share the netdev, are small.
 pub(crate) const QPN_FLAG: u32 = 0x80_0000;
 
 /// Frames sent without a break; then other softirqs have their turn.
 const ROUND: usize = 64;
-/// Packets asked of the engine under one taking of the lock: with paths that cannot be built nothing else ends it.
-const TURNS: usize = 4 * BATCH;
-/// After so many packets of which none could be sent the next are asked for that many nanoseconds later.
-const TURN_PAUSE: u64 = 1_000_000;
 /// Completions written without a break. A user who keeps posting to a QP in ERR cannot keep us here.
 const SETTLE: usize = 1024;
 /// Nanoseconds to the next try where there was no memory for something.
@@ -478,207 +463,6 @@ impl Qp {
         this.state.lock().paging.settle(errand);
     }
 
-    /// Builds what may be sent now.
-    fn fill(self: &Arc<Self>, state: &mut State, netdev: Option<&Netdev>, batch: &mut Batch) {
-        let Some(netdev) = netdev else {
-            return;
-        };
-        if state.wire.is_none() && self.is_connected() {
-            return;
-        }
-        let runs = self.sends_runs(state, netdev);
-        let port = self.device.port().filter(|_| runs);
-        let port = port.as_deref().and_then(Option::as_ref);
-        if let Some((port, wire)) = port
-            .zip(state.wire)
-            .filter(|(port, wire)| port.reaches(wire.path.dst_mac))
-        {
-            self.fill_lane(state, port, &wire);
-            return;
-        }
-        let now = Instant(now());
-        let needs = state.paging.needs();
-        let mut turns = 0;
-        while !batch.is_full() {
-            turns += 1;
-            if turns > TURNS {
-                self.timer.arm(now.0.saturating_add(TURN_PAUSE));
-                break;
-            }
-            let room = if runs { state.runs.room(run::ROOM) } else { Room::PACKET };
-            let mut host = state.own.lend(self.memory(&needs), None);
-            // Acknowledgements go past the limit of frames in the stack: else a QP that waits for room would stop its
-            // peer.
-            let transmit = if self.flight.may_send(&self.device.in_flight) {
-                state.engine.poll_transmit(now, room, &mut host)
-            } else {
-                state.engine.poll_acknowledgement()
-            };
-            let Some(transmit) = transmit else {
-                break;
-            };
-            let path = match transmit.route {
-                Some(route) => self.route(route, &host.own.sq, netdev),
-                None => state.wire.map(|wire| wire.path),
-            };
-            let Some(path) = path else {
-                let before = watch::before(&state.engine);
-                state
-                    .engine
-                    .handle_gather_fault(now, &transmit, Fault::LocalQpOp, &mut host);
-                watch::after(before, &state.engine, self.device.ib(), self.number);
-                continue;
-            };
-            state.ip_id = state.ip_id.wrapping_add(1);
-            let way = Way {
-                netdev,
-                path,
-                ip_id: state.ip_id,
-            };
-            let built = if runs {
-                // UC completes what is built, and then the memory is the program's again.
-                let life = (self.kind == QpKind::Rc).then_some(&state.loans);
-                run::build(&transmit, &way, &PayloadOf(&host, transmit.payload), life, self.clone())
-            } else {
-                let gather = |to: &mut [u8]| host.gather(transmit.payload, to);
-                let heard = |gid: &[u8; 16]| self.device.groups.has(gid);
-                send::build(&transmit, way, gather, heard, Some(self.clone()))
-            };
-            if runs {
-                state.runs.handle_built(!matches!(built, Err(NotBuilt::Lost)));
-            }
-            match built {
-                Ok(frame) => {
-                    state.tally.sent_runs += u64::from(runs);
-                    self.flight.on_built(&self.device.in_flight);
-                    state.tally.sent_bytes += frame.ip_len();
-                    batch.push(frame, transmit.request_psn());
-                }
-                Err(NotBuilt::Fault(fault)) => {
-                    let before = watch::before(&state.engine);
-                    state.engine.handle_gather_fault(now, &transmit, fault, &mut host);
-                    watch::after(before, &state.engine, self.device.ib(), self.number);
-                    if fault == Fault::Absent {
-                        break;
-                    }
-                }
-                // As if the wire had lost it: the timer's retries end, and the user is told.
-                Err(NotBuilt::TooLong) if transmit.request_psn().is_some() => state.tally.lost += 1,
-                Err(NotBuilt::TooLong | NotBuilt::Lost) => {
-                    state.tally.lost += 1;
-                    state.engine.handle_unbuilt(now, &transmit);
-                }
-            }
-        }
-        self.bring(state, &needs, None);
-        self.settle(state);
-    }
-
-    /// As [`Self::fill`], by trains on the cable's lane, which are posted at once: the QP's lock keeps them in order.
-    fn fill_lane(self: &Arc<Self>, state: &mut State, port: &Port, wire: &Wire) {
-        let now = Instant(now());
-        let needs = state.paging.needs();
-        let (mtu, most) = (state.engine.query().path_mtu.bytes(), native::room(port));
-        let mut posted = 0;
-        for turn in 0.. {
-            if turn == BATCH {
-                // Others have their turn.
-                self.after.schedule();
-                break;
-            }
-            let room = state.runs.room(most);
-            let mut host = state.own.lend(self.memory(&needs), None);
-            // Acknowledgements go past the limit: else a QP that waits for room would stop its peer.
-            let transmit = if self.has_room(port) {
-                state.engine.poll_transmit(now, room, &mut host)
-            } else {
-                state.engine.poll_acknowledgement()
-            };
-            let Some(transmit) = transmit else {
-                break;
-            };
-            // UC completes what is built, and then the memory is the program's again.
-            let life = (self.kind == QpKind::Rc).then_some(&state.loans);
-            let bytes = PayloadOf(&host, transmit.payload);
-            let credit = || {
-                self.flight.on_built(&self.device.in_flight);
-                self.clone()
-            };
-            let built = native::post(port, &transmit, (mtu, wire.ends.out), &bytes, life, credit);
-            state.runs.handle_built(!matches!(built, Err(NotBuilt::Lost)));
-            match built {
-                Ok(len) => {
-                    posted += 1;
-                    state.tally.sent_runs += 1;
-                    state.tally.sent_trains += 1;
-                    state.tally.sent_bytes += len;
-                }
-                Err(NotBuilt::Fault(fault)) => {
-                    let before = watch::before(&state.engine);
-                    state.engine.handle_gather_fault(now, &transmit, fault, &mut host);
-                    watch::after(before, &state.engine, self.device.ib(), self.number);
-                    if fault == Fault::Absent {
-                        break;
-                    }
-                }
-                Err(NotBuilt::TooLong | NotBuilt::Lost) => {
-                    state.tally.lost += 1;
-                    state.engine.handle_unbuilt(now, &transmit);
-                }
-            }
-        }
-        if posted != 0 {
-            port.ring();
-        }
-        self.bring(state, &needs, None);
-        self.settle(state);
-    }
-
-    /// Whether the cable's lane has room for a train. If not, [`Self::on_room`] is called when it has.
-    fn has_room(&self, port: &Port) -> bool {
-        if port.has_room() {
-            return true;
-        }
-        if self.queued.xchg(1, Full) == 0 && !self.device.waiting.push(self.number) {
-            self.queued.store(0, Relaxed);
-            self.timer.arm(now().saturating_add(TRY_AGAIN));
-        }
-        // There may have been some since, and all been told but this one.
-        port.has_room()
-    }
-
-    /// The cable's lane has room again.
-    pub(crate) fn on_room(&self) {
-        self.queued.store(0, Relaxed);
-        self.after.schedule();
-    }
-
-    /// Whether it sends in runs now: to its peer at the other end of a cable.
-    fn sends_runs(&self, state: &mut State, netdev: &Netdev) -> bool {
-        let Some(Wire { path, .. }) = &state.wire else {
-            return false;
-        };
-        let carried = path.tag == 0 && path.dst_mac != netdev.mac() && netdev.carries_runs();
-        state.runs.poll(carried, state.engine.timeouts())
-    }
-
-    /// The path of a datagram.
-    fn route(&self, route: Route, sq: &SendQueue, netdev: &Netdev) -> Option<Path> {
-        // One source port a QP: its datagrams stay in order.
-        let src_port = 0xc000 | u16::try_from(self.number & 0x3fff).unwrap_or(0);
-        match route.ah {
-            0 => {
-                let mut path = sq.vector(route.slot)?.path(self.device.ib(), netdev, src_port)?;
-                // The sender's handle may be older than the peer's Ethernet address.
-                if let Some(hop) = self.device.next_hop(netdev, &path, false) {
-                    path.dst_mac = hop;
-                }
-                Some(path)
-            }
-            number => self.device.ahs.find(number)?.path(self.pd, src_port),
-        }
-    }
-
     /// Whether no frame borrows from memory any more. If not, [`FrameDone::on_frame_done`] has the QP look again.
     ///
     /// In ERR completions say that requests were not carried out and that their memory is the program's again. A frame
@@ -767,142 +551,6 @@ impl Qp {
         } else if state.engine.state() != QpState::Sqe {
             state.pace.reset();
         }
-    }
-
-    /// Changes attributes and state.
-    pub(crate) fn modify(this: &Arc<Self>, mut wanted: QpAttr<'_>, mask: i32) -> Result {
-        let mask = u32::from_ne_bytes(mask.to_ne_bytes());
-        let has = |bit: u32| mask & bit != 0;
-        let unknown = has(c::ib_qp_attr_mask_IB_QP_ALT_PATH
-            | c::ib_qp_attr_mask_IB_QP_PATH_MIG_STATE
-            | c::ib_qp_attr_mask_IB_QP_RATE_LIMIT
-            | c::ib_qp_attr_mask_IB_QP_CAP);
-        if unknown || mask & !c::ib_qp_attr_mask_IB_QP_ATTR_STANDARD_BITS != 0 {
-            hint!(
-                this.device.ib(),
-                "QP {:#x}: attributes {:#x}: no path migration, no rate limit",
-                this.number,
-                mask
-            );
-            return Err(EOPNOTSUPP);
-        }
-        let refuse = |why: &str| {
-            hint!(this.device.ib(), "QP {:#x}: {}", this.number, why);
-            EINVAL
-        };
-        let netdev = this.device.netdev().ok_or(ENODEV)?;
-        Self::flush(this);
-        // Memory for the peer's READs is as large as it was ever asked to be.
-        let mut reads = KVVec::new();
-        if has(c::ib_qp_attr_mask_IB_QP_MAX_DEST_RD_ATOMIC) {
-            let wanted = usize::from(wanted.fields().max_dest_rd_atomic).min(limits::MAX_RD_ATOMIC);
-            if wanted > this.state.lock().engine.read_capacity() {
-                reads.resize(wanted, ReadResource::EMPTY, GFP_KERNEL)?;
-            }
-        }
-        let mut parked = KVec::new();
-        let mut ended = None;
-        let mut loans = None;
-        let resets = has(c::ib_qp_attr_mask_IB_QP_STATE) && wanted.fields().qp_state == c::ib_qp_state_IB_QPS_RESET;
-        let mut fresh = resets.then(|| Arc::pin_init(Gate::new(), GFP_KERNEL)).transpose()?;
-        {
-            let mut guard = this.state.lock();
-            let state = &mut *guard;
-            state.engine.swap_reads(&mut reads);
-            let dest = if has(c::ib_qp_attr_mask_IB_QP_DEST_QPN) {
-                wanted.fields().dest_qp_num
-            } else {
-                state.kept.fields().dest_qp_num
-            };
-            let path = if has(c::ib_qp_attr_mask_IB_QP_AV) {
-                let flat = wanted.path(&netdev).ok_or_else(|| refuse(attr::NO_PATH))?;
-                let src_port = udp_sport(flat.flow_label, this.number, dest);
-                Some(attr::path(&flat, src_port))
-            } else {
-                None
-            };
-            let out = netdev.tagged(path.map_or(0, |path| path.tag));
-            let port_mtu = caps::active_mtu(out.ok_or_else(|| refuse("its VLAN is down"))?.mtu());
-            let modify = attr::read_modify(state.engine.state(), this.kind, &wanted, mask, port_mtu).map_err(refuse)?;
-            let before = watch::before(&state.engine);
-            state.engine.modify(Instant(now()), &modify).map_err(|err| {
-                refuse(match err {
-                    ModifyError::Transition => "no such transition",
-                    ModifyError::Missing => "an attribute that the new state needs was never given",
-                    ModifyError::Range => "an attribute is out of range",
-                })
-            })?;
-            if let Some(mtu) = modify.path_mtu.map(Mtu::bytes).filter(|mtu| *mtu > port_mtu) {
-                // Both ends count packets by the MTU that they agreed on, so this one must not take a smaller one.
-                hint!(
-                    this.device.ib(),
-                    "QP {:#x}: the path's MTU is {} and the port's {}: of longer messages than that none leave; give \
-                     the netdevs one MTU",
-                    this.number,
-                    mtu,
-                    port_mtu
-                );
-            }
-            watch::after(before, &state.engine, this.device.ib(), this.number);
-            if let Some(path) = path {
-                let ends = Ends::new(&path.addresses, Qpn::new(this.number), Qpn::new(dest));
-                state.wire = Some(Wire { path, ends });
-                state.runs.handle_path();
-                state.kept.keep_path(&wanted);
-            }
-            attr::keep(&mut state.kept, wanted.fields(), mask);
-            if modify.state == Some(QpState::Reset) {
-                state.own.sq.reset();
-                state.own.rq.reset();
-                state.wire = None;
-                state.kept.forget();
-                parked = state.paging.renew();
-                ended = this.life.renew(this.device.new_serial());
-                loans = fresh.take().map(|fresh| core::mem::replace(&mut state.loans, fresh));
-            }
-        }
-        drop(parked);
-        if let Some(loans) = loans {
-            loans.close();
-        }
-        if let Some(life) = ended {
-            this.device.keyed.end_life(life);
-        }
-        Self::work(this, Event::Modified);
-        Ok(())
-    }
-
-    /// Leads to where its next hop is now, in a pass over `all` paths or only over those whose peer was late.
-    pub(crate) fn renew(&self, all: bool, look_up: &mut impl FnMut(&Path, bool) -> Option<[u8; 6]>) {
-        let late = self.late.xchg(0, Full) != 0;
-        let wire = self.state.lock().wire;
-        let Some(old) = wire.filter(|_| all || late).map(|wire| wire.path) else {
-            return;
-        };
-        let Some(hop) = look_up(&old, late) else {
-            return;
-        };
-        let mut state = self.state.lock();
-        // It may have been modified since.
-        match &mut state.wire {
-            Some(Wire { path, .. }) if path.leads_as(&old) => path.dst_mac = hop,
-            _ => {}
-        }
-    }
-
-    /// Answers `query_qp`.
-    pub(crate) fn query(&self, attr: &mut c::ib_qp_attr) {
-        let mut state = self.state.lock();
-        let now = state.engine.query();
-        let kept = state.kept.fields();
-        kept.qp_state = u32::from(now.state as u8);
-        kept.cur_qp_state = kept.qp_state;
-        kept.path_mtu = u32::from(now.path_mtu as u8);
-        kept.rq_psn = now.rq_psn.value();
-        kept.sq_psn = now.sq_psn.value();
-        kept.sq_draining = u8::from(now.sq_draining);
-        kept.port_num = 1;
-        state.kept.answer(attr);
     }
 
     /// The end: on return nobody works on this QP any more. Frames in the stack may still hold it, inert.

@@ -7,7 +7,7 @@
 //!   packet  RoCEv2 (`udp/send`)                                anything else
 //! ```
 //!
-//! Which it is `qp: fill` asks before each transmit, so nothing is to be told when it changes, and the ends need not
+//! Which it is `qp/transmits: fill` asks each time, so nothing is to be told when it changes, and the ends need not
 //! change at once: all three are taken at any time, if they come from the other end ([`Wire::brought`]). PSNs mean the
 //! same on all. Datagrams have no wire of their own: each brings a path and goes by UDP.
 

@@ -52,6 +52,18 @@ impl Cut {
     }
 }
 
+/// Decide for a run of queue pairs' packets with `payload` bytes, of which `pieces` of memory can be read by the DMA, or
+/// 0 if all is copied: payload behind the headers in the head frame, and page frames. What is copied and short goes
+/// with the headers.
+#[must_use]
+pub const fn cut_run(payload: usize, pieces: usize) -> (usize, usize) {
+    match pieces {
+        0 if payload <= COPY_WHOLE => (payload, 0),
+        0 => (0, payload.div_ceil(MAX_FRAME)),
+        pieces => (0, pieces),
+    }
+}
+
 /// Decide for a packet whose memory is `segments` (lengths, the linear part first), of which the first `headers` bytes
 /// must be inline, `room` bytes can be, and at most `max_pages` page frames may follow. `None` where it cannot be sent
 /// at all.
@@ -188,6 +200,13 @@ fn count(segments: &[u32], inline: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_are_cut_by_what_the_dma_reads_or_into_whole_frames() {
+        assert_eq!([cut_run(0, 0), cut_run(2048, 0)], [(0, 0), (2048, 0)]);
+        assert_eq!([cut_run(2049, 0), cut_run(4097, 0)], [(0, 1), (0, 2)]);
+        assert_eq!([cut_run(65_536, 0), cut_run(65_536, 17)], [(0, 16), (0, 17)]);
+    }
     use crate::frame::Eth;
     use crate::limits::{MAX_PAGES, MAX_SUPER_PACKET};
     use proptest::prelude::*;

@@ -15,6 +15,9 @@ pub const MAX_SUPER_PACKET: usize = 65_553;
 /// Most page frames of a train: what a receiver can hang on one skb (MAX_SKB_FRAGS, 17).
 pub const MAX_PAGES: usize = 17;
 
+/// Most frames of a train: its pages and the head.
+pub const MAX_TRAIN: usize = MAX_PAGES + 1;
+
 /// First HopID that is not reserved: USB4, `TB_PATH_MIN_HOPID`.
 pub const MIN_HOP: u16 = 8;
 

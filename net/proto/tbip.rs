@@ -55,6 +55,8 @@ pub mod moderate;
 pub mod native;
 pub mod rail;
 pub mod reaper;
+pub mod share;
+pub mod span;
 pub mod steer;
 pub mod stock;
 pub mod time;

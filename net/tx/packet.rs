@@ -6,7 +6,7 @@
 //!   stock    all bytes -> slots, 4084 behind each header, summed on the way
 //! ```
 
-use super::{Mode, Owner, Refused, Tx, MAX_TRAIN};
+use super::{Mode, Owner, Refused, Tx};
 use crate::{
     counters::TxCounters,
     kapi::{
@@ -18,7 +18,7 @@ use crate::{
 use tbip::{
     cut::{cut, pieces, Cut},
     frame::{self, Checksum, Eth, Header, Kind, Seq},
-    limits::{MAX_FRAME, MAX_PAGES, MAX_SUPER_PACKET},
+    limits::{MAX_FRAME, MAX_PAGES, MAX_SUPER_PACKET, MAX_TRAIN},
     stock::{self, frame::Segments},
     time::Instant,
     train::Train,

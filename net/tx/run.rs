@@ -6,7 +6,7 @@
 //!                                         or -> copied: behind the headers, or into slots of their own
 //! ```
 
-use super::{Mode, Owner, Tx, MAX_TRAIN};
+use super::{Mode, Owner, Tx};
 use crate::{
     client::{Held, NotSent, Outbound},
     counters::TxCounters,
@@ -14,8 +14,9 @@ use crate::{
 };
 use kernel::prelude::*;
 use tbip::{
+    cut::cut_run,
     frame::{self, Header, Kind, Roce, Seq},
-    limits::{MAX_FRAME, MAX_PAGES},
+    limits::{MAX_FRAME, MAX_PAGES, MAX_TRAIN},
     time::Instant,
     train::Train,
 };
@@ -31,11 +32,10 @@ impl Tx {
         mut copy: impl FnMut(usize, &mut [u8]) -> Result<(), E>,
         counters: &mut TxCounters,
     ) -> Result<(), NotSent<E>> {
-        let (inline, pages) = (out.inline(), out.pages());
+        let (inline, pages) = cut_run(out.payload, out.pieces.len());
         let frames = pages + 1;
         let body = Roce::LEN + out.front.len() + inline;
-        if pages > self.most_pages() || body > frame::MAX_INLINE || self.ring.room() < frames || self.credit() < frames
-        {
+        if !self.takes_pages(pages) || body > frame::MAX_INLINE || self.ring.room() < frames || self.credit() < frames {
             return Err(NotSent::Busy);
         }
         // All that can fail comes first: a sequence once taken must be sent.
@@ -100,15 +100,15 @@ impl Tx {
         counters.zerocopy += zerocopy as u64;
         counters.frames += frames as u64;
         self.held += usize::from(held.is_some());
-        self.client += frames as u32;
+        self.share.handle_posted(frames);
         // The client waits after this train, or the queue would: one descriptor more goes with the head.
-        let waits = !self.has_client_room() || self.ring.room() <= MAX_TRAIN;
+        let waits = !self.has_train_room() || self.ring.room() <= MAX_TRAIN;
         let interrupt = self.reaper.handle_packet(bytes, waits);
         counters.interrupts += u64::from(interrupt);
         let len = Header::LEN + body;
         let address = self.slots.ready(head, len);
         let owner = Owner::Train {
-            frames: frames as u32,
+            frames: frames as u16,
             held,
         };
         let _ = self.post(address, len, frame::EOF_HEAD, interrupt, owner);

@@ -480,6 +480,11 @@ impl<S: Storage> Qp<S> {
         attrs
     }
 
+    /// The path MTU in force.
+    pub fn path_mtu(&self) -> Mtu {
+        self.attrs.path_mtu
+    }
+
     /// What was fixed at creation.
     pub fn config(&self) -> &QpConfig {
         &self.config

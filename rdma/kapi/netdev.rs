@@ -18,7 +18,7 @@ use kernel::{
     types::{NotThreadSafe, Opaque},
 };
 use roce::wire::udp::{Addresses, Path, ETHERNET_LEN};
-use tbnet::{kapi::ndo::with_object_of, Netif, Piece, Port};
+use tbnet::{kapi::ndo::with_object_of, span, Netif, Piece, Port};
 use usb4_bindings as c;
 
 /// `NET_XMIT_DROP`: the queue of the netdev is full.
@@ -458,32 +458,17 @@ impl RxFrame {
     }
 
     /// Shows bytes `at..at + len`, piece by piece, until `each` returns false. False if it did, or the frame is short.
-    pub(crate) fn pieces(&self, at: usize, len: usize, mut each: impl FnMut(&[u8]) -> bool) -> bool {
-        let mut skip = at;
-        let mut left = len;
+    pub(crate) fn pieces(&self, at: usize, len: usize, each: impl FnMut(&[u8]) -> bool) -> bool {
         let mut index = 0;
-        while left > 0 {
+        let segments = core::iter::from_fn(|| {
             let mut size = 0;
             // SAFETY: Valid by `new`.
             let base = unsafe { c::usb4_skb_segment(self.skb.as_ptr(), index, &mut size) };
-            if base.is_null() {
-                return false;
-            }
             index += 1;
             // SAFETY: The segment has `size` readable bytes, and nobody writes received frames.
-            let segment = unsafe { slice::from_raw_parts(base, size as usize) };
-            let Some(tail) = segment.get(skip..) else {
-                skip -= segment.len();
-                continue;
-            };
-            skip = 0;
-            let piece = tail.get(..left).unwrap_or(tail);
-            if !piece.is_empty() && !each(piece) {
-                return false;
-            }
-            left -= piece.len();
-        }
-        true
+            (!base.is_null()).then(|| unsafe { slice::from_raw_parts(base, size as usize) })
+        });
+        span::pieces(segments, at, len, each)
     }
 }
 

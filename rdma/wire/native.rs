@@ -2,7 +2,7 @@
 //! Runs of packets as trains on a cable's lane: past the stack, without IP and UDP headers, without an ICRC.
 //!
 //! ```text
-//!   out   qp: fill -> post -> Port::post: head frame and pages, one doorbell for what one fill has posted
+//!   out   qp/transmits -> post -> Port::post: head frame and pages, one doorbell for what one fill has posted
 //!   in    lane's poll -> recv: on_train -> qp: receive, as a packet of UDP
 //! ```
 //!
@@ -52,7 +52,7 @@ pub(crate) fn post<C: FrameDone>(
     let payload = transmit.payload.byte_len() as usize;
     let mut pieces = Pieces::new();
     let mut loan = None;
-    if let Some(life) = life.filter(|_| payload > Outbound::INLINE) {
+    if let Some(life) = life.filter(|_| payload > Outbound::SHORT) {
         let mut open = Loan::new(life);
         if open.is_open() && bytes.lend(&mut pieces, &mut open.lenders).map_err(NotBuilt::Fault)? {
             open.credit = Some(credit());

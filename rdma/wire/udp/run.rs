@@ -25,7 +25,7 @@ pub(crate) const ROOM: Room = Room {
 };
 
 /// Payloads up to this length are copied behind the headers: `tbip::cut` would copy them too.
-const COPIED: usize = tbnet::Outbound::INLINE;
+const COPIED: usize = tbnet::Outbound::SHORT;
 
 /// Builds the frame of a run; `credit` is told its end. The way is not by a VLAN. The frame may borrow its payload
 /// where `life` is given, in which it then is until the payload has been read.

@@ -33,7 +33,7 @@ pub const CASES: &[Case] = &[
         "trains_lent",
         "a train that waits for the cable carries what was sent, whatever ends before it has gone",
         BOTH,
-        trains_lent,
+        |context| lent(context, TRAINS),
     ),
     about_net(
         "trains_address",
@@ -69,7 +69,7 @@ pub const CASES: &[Case] = &[
         "runs_lent",
         "a frame that waits for the cable carries what was sent, whatever ends before it has gone",
         QUEUE,
-        runs_lent,
+        |context| lent(context, RUNS),
     ),
     about_net(
         "runs_behind",
@@ -169,32 +169,18 @@ fn damaged(context: &Context, way: Way) -> Result<()> {
 /// Milliseconds that frames wait on their way out.
 const WAIT_MS: u32 = 400;
 
-fn runs_lent(context: &Context) -> Result<()> {
+/// What was lent ends in all ways while its frames wait: in the queue, or on the cable, whose fabric reads a frame's
+/// bytes when it arrives.
+fn lent(context: &Context, way: Way) -> Result<()> {
     only_ours(context, "runs")?;
     let lab = context.lab()?;
     let pair = Pair::add(lab, context.ours, context.ours)?;
-    let delay = format!("tc qdisc add dev {} root netem delay {WAIT_MS}ms", pair.client.netdev);
-    lab.sh(0, &delay)?;
-    lent(lab, &pair)?;
-    lab.sh(0, &format!("tc qdisc del dev {} root", pair.client.netdev))?;
-    ensure_way(lab, &pair, RUNS)?;
-    pair.delete(lab)
-}
-
-fn trains_lent(context: &Context) -> Result<()> {
-    only_ours(context, "trains")?;
-    let lab = context.lab()?;
-    let pair = Pair::add(lab, context.ours, context.ours)?;
-    // The fabric reads a frame's bytes when it arrives.
-    lab.cable(0, "latency", Some(f64::from(WAIT_MS) * 1e6))?;
-    lent(lab, &pair)?;
-    lab.cable(0, "latency", Some(0.0))?;
-    ensure_way(lab, &pair, TRAINS)?;
-    pair.delete(lab)
-}
-
-/// What was lent ends in all ways while its frames wait.
-fn lent(lab: &Lab, pair: &Pair) -> Result<()> {
+    let queue = |op: &str, what: &str| format!("tc qdisc {op} dev {} root {what}", pair.client.netdev);
+    if way.trains {
+        lab.cable(0, "latency", Some(f64::from(WAIT_MS) * 1e6))?;
+    } else {
+        lab.sh(0, &queue("add", &format!("netem delay {WAIT_MS}ms")))?;
+    }
     let mut came = 0;
     for scene in [
         "lent_error",
@@ -211,7 +197,13 @@ fn lent(lab: &Lab, pair: &Pair) -> Result<()> {
     }
     // Else nothing waited when the ends came, and nothing was tried.
     ensure!(came > 3, "only {came} messages came");
-    Ok(())
+    if way.trains {
+        lab.cable(0, "latency", Some(0.0))?;
+    } else {
+        lab.sh(0, &queue("del", ""))?;
+    }
+    ensure_way(lab, &pair, way)?;
+    pair.delete(lab)
 }
 
 fn address(context: &Context) -> Result<()> {
@@ -250,33 +242,19 @@ fn stuck(context: &Context) -> Result<()> {
     wait_listen(lab, 1, 18515)?;
     let sending = lab.start(0, &stream(&pair.client, &ipv4(0, 1)), MINUTE);
     let dev = &pair.client.netdev;
-    lab.sh(
-        0,
-        &format!("until [ $(ethtool -S {dev} | sed -n 's/ *tx_rdma_trains: //p') -gt 100 ]; do sleep 0.1; done"),
-    )?;
-    // Where all of the window has arrived and the peer's acknowledgements are what waits, nothing is lent.
-    let lent = format!(
-        "grep -E '^qp .* frames [1-9]' /sys/kernel/debug/usb4_rdma/{}/qps || true",
-        pair.client.name
-    );
-    for tries in 0.. {
-        ensure!(tries < 20, "no train was caught on its way");
-        lab.cable(0, "latency", Some(60e9))?;
-        thread::sleep(Duration::from_millis(500));
-        if !lab.sh(0, &lent)?.is_empty() {
-            break;
-        }
-        lab.cable(0, "latency", Some(0.0))?;
-        thread::sleep(Duration::from_millis(300));
-    }
-    // Nor may a packet of the stack be on the ring: its queue has a watchdog of its own.
+    // Slower than the program: the ring is full of trains. Then a frame takes half a minute.
+    lab.cable(0, "rate", Some(1e8))?;
+    let trains = format!("ethtool -S {dev} | sed -n 's/ *tx_rdma_trains: //p'");
+    lab.sh(0, &format!("until [ $({trains}) -gt 100 ]; do sleep 0.1; done"))?;
+    lab.cable(0, "rate", Some(1e3))?;
+    // No packet of the stack may be on the ring: its queue has a watchdog of its own.
     lab.sh(0, &format!("tc qdisc add dev {dev} root netem loss 100%"))?;
     let waited = lab.sh(
         0,
         "pkill -KILL -x ib_write_bw; n=0; while pgrep -x ib_write_bw > /dev/null; do sleep 0.1; n=$((n+1)); done; echo $n",
     )?;
     lab.sh(0, &format!("tc qdisc del dev {dev} root"))?;
-    lab.cable(0, "latency", Some(0.0))?;
+    lab.cable(0, "rate", Some(0.0))?;
     lab.sh(1, "pkill -KILL -x ib_write_bw")?;
     sending.wait()?;
     serving.wait()?;

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! How queue pairs' trains and the stack's packets share a transmit ring.
+//!
+//! ```text
+//!   frames of trains in flight     at most half of the ring, and what one train more has
+//!   left free by a train           a packet of the stack of the largest size, descriptors and credit
+//! ```
+//!
+//! So trains never fill the ring: the stack has room for a packet unless it has filled the rest itself, which its own
+//! limit of bytes on their way keeps it from.
+
+use crate::limits::MAX_TRAIN;
+
+/// The trains on one ring.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// Frames of trains that they may have before one more.
+    most: usize,
+    /// Frames of trains in flight.
+    trains: usize,
+}
+
+impl Share {
+    /// No train yet, on a ring of `size` descriptors.
+    #[must_use]
+    pub const fn new(size: usize) -> Self {
+        Self {
+            most: size / 2,
+            trains: 0,
+        }
+    }
+
+    /// A train of so many frames has been posted.
+    pub fn handle_posted(&mut self, frames: usize) {
+        self.trains = self.trains.saturating_add(frames);
+    }
+
+    /// It has gone.
+    pub fn handle_gone(&mut self, frames: usize) {
+        self.trains = self.trains.saturating_sub(frames);
+    }
+
+    /// Free descriptors, and frames of credit, without which no train is begun.
+    pub const NEEDED: usize = 2 * MAX_TRAIN;
+
+    /// Whether any train may be posted, with so many free descriptors and so much credit.
+    #[must_use]
+    pub const fn admits(&self, free: usize, credit: usize) -> bool {
+        free >= Self::NEEDED && credit >= Self::NEEDED && self.trains <= self.most
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    #[test]
+    fn an_empty_ring_of_any_size_takes_a_train() {
+        for size in 64..=4096 {
+            assert!(Share::new(size).admits(size - 1, Share::NEEDED));
+        }
+    }
+
+    /// Trains of all sizes as fast as they are admitted, frames that go at random: a packet always has room, and once
+    /// everything has gone, so has a train.
+    #[test]
+    fn trains_leave_room_for_a_packet_whatever_goes_when() {
+        for seed in 0..1000u64 {
+            let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut next = |below: u64| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                (random % below) as usize
+            };
+            let size = 64 + next(1000);
+            let mut share = Share::new(size);
+            let mut flight = VecDeque::new();
+            let free = |flight: &VecDeque<usize>| size - 1 - flight.iter().sum::<usize>();
+            for _ in 0..500 {
+                while share.admits(free(&flight), free(&flight)) {
+                    let frames = 1 + next(MAX_TRAIN as u64);
+                    share.handle_posted(frames);
+                    flight.push_back(frames);
+                    assert!(free(&flight) >= MAX_TRAIN, "seed {seed}: no room for a packet");
+                }
+                for _ in 0..next(4) {
+                    share.handle_gone(flight.pop_front().unwrap_or(0));
+                }
+            }
+            flight.drain(..).for_each(|frames| share.handle_gone(frames));
+            assert!(share.admits(size - 1, size - 1), "seed {seed}: nothing is on its way");
+        }
+    }
+}

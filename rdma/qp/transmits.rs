@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! What leaves a queue pair: the engine's transmits, made into frames for the netdev's queue or posted as trains on the
+//! cable's lane. Which of the two is asked anew for each filling.
+
+use super::{Engine, Qp, State, TRY_AGAIN};
+use crate::{
+    counters::Tally,
+    host::{Lent, PayloadOf},
+    kapi::{netdev::Netdev, timer::now},
+    watch,
+    wire::{
+        native,
+        udp::{
+            run,
+            send::{self, Batch, NotBuilt, Way, BATCH},
+        },
+        Wire,
+    },
+    wq::SendQueue,
+};
+use kernel::sync::{
+    atomic::{Full, Relaxed},
+    Arc,
+};
+use roce::{
+    qp::QpKind,
+    time::Instant,
+    wire::udp::Path,
+    wqe::{Fault, Room, Route, Transmit},
+};
+use tbnet::Port;
+
+/// Packets asked of the engine under one taking of the lock: with paths that cannot be built nothing else ends it.
+const TURNS: usize = 4 * BATCH;
+/// After so many packets of which none could be sent the next are asked for that many nanoseconds later.
+const TURN_PAUSE: u64 = 1_000_000;
+
+impl Qp {
+    /// Builds what may be sent now.
+    pub(super) fn fill(self: &Arc<Self>, state: &mut State, netdev: Option<&Netdev>, batch: &mut Batch) {
+        let Some(netdev) = netdev else {
+            return;
+        };
+        if state.wire.is_none() && self.is_connected() {
+            return;
+        }
+        let runs = self.sends_runs(state, netdev);
+        let port = self.device.port().filter(|_| runs);
+        let port = port.as_deref().and_then(Option::as_ref);
+        if let Some((port, wire)) = port
+            .zip(state.wire)
+            .filter(|(port, wire)| port.reaches(wire.path.dst_mac))
+        {
+            self.fill_lane(state, port, &wire);
+            return;
+        }
+        let now = Instant(now());
+        let needs = state.paging.needs();
+        let mut turns = 0;
+        while !batch.is_full() {
+            turns += 1;
+            if turns > TURNS {
+                self.timer.arm(now.0.saturating_add(TURN_PAUSE));
+                break;
+            }
+            let room = if runs { state.runs.room(run::ROOM) } else { Room::PACKET };
+            let mut host = state.own.lend(self.memory(&needs), None);
+            // Acknowledgements go past the limit of frames in the stack: else a QP that waits for room would stop its
+            // peer.
+            let transmit = if self.flight.may_send(&self.device.in_flight) {
+                state.engine.poll_transmit(now, room, &mut host)
+            } else {
+                state.engine.poll_acknowledgement()
+            };
+            let Some(transmit) = transmit else {
+                break;
+            };
+            let path = match transmit.route {
+                Some(route) => self.route(route, &host.own.sq, netdev),
+                None => state.wire.map(|wire| wire.path),
+            };
+            let Some(path) = path else {
+                let why = NotBuilt::Fault(Fault::LocalQpOp);
+                self.on_not_built(&mut state.engine, &mut state.tally, &mut host, &transmit, why);
+                continue;
+            };
+            state.ip_id = state.ip_id.wrapping_add(1);
+            let way = Way {
+                netdev,
+                path,
+                ip_id: state.ip_id,
+            };
+            let built = if runs {
+                // UC completes what is built, and then the memory is the program's again.
+                let life = (self.kind == QpKind::Rc).then_some(&state.loans);
+                run::build(&transmit, &way, &PayloadOf(&host, transmit.payload), life, self.clone())
+            } else {
+                let gather = |to: &mut [u8]| host.gather(transmit.payload, to);
+                let heard = |gid: &[u8; 16]| self.device.groups.has(gid);
+                send::build(&transmit, way, gather, heard, Some(self.clone()))
+            };
+            if runs {
+                state.runs.handle_built(!matches!(built, Err(NotBuilt::Lost)));
+            }
+            match built {
+                Ok(frame) => {
+                    state.tally.sent_runs += u64::from(runs);
+                    self.flight.on_built(&self.device.in_flight);
+                    state.tally.sent_bytes += frame.ip_len();
+                    batch.push(frame, transmit.request_psn());
+                }
+                Err(why) => {
+                    if !self.on_not_built(&mut state.engine, &mut state.tally, &mut host, &transmit, why) {
+                        break;
+                    }
+                }
+            }
+        }
+        self.bring(state, &needs, None);
+        self.settle(state);
+    }
+
+    /// As [`Self::fill`], by trains on the cable's lane, which are posted at once: the QP's lock keeps them in order.
+    fn fill_lane(self: &Arc<Self>, state: &mut State, port: &Port, wire: &Wire) {
+        let now = Instant(now());
+        let needs = state.paging.needs();
+        let (mtu, most) = (state.engine.path_mtu().bytes(), native::room(port));
+        let mut posted = 0;
+        for turn in 0.. {
+            if turn == BATCH {
+                // Others have their turn.
+                self.after.schedule();
+                break;
+            }
+            let room = state.runs.room(most);
+            let mut host = state.own.lend(self.memory(&needs), None);
+            // Acknowledgements go past the limit: else a QP that waits for room would stop its peer.
+            let transmit = if self.has_room(port) {
+                state.engine.poll_transmit(now, room, &mut host)
+            } else {
+                state.engine.poll_acknowledgement()
+            };
+            let Some(transmit) = transmit else {
+                break;
+            };
+            // UC completes what is built, and then the memory is the program's again.
+            let life = (self.kind == QpKind::Rc).then_some(&state.loans);
+            let bytes = PayloadOf(&host, transmit.payload);
+            let credit = || {
+                self.flight.on_built(&self.device.in_flight);
+                self.clone()
+            };
+            let built = native::post(port, &transmit, (mtu, wire.ends.out), &bytes, life, credit);
+            state.runs.handle_built(!matches!(built, Err(NotBuilt::Lost)));
+            match built {
+                Ok(len) => {
+                    posted += 1;
+                    state.tally.sent_runs += 1;
+                    state.tally.sent_trains += 1;
+                    state.tally.sent_bytes += len;
+                }
+                Err(why) => {
+                    if !self.on_not_built(&mut state.engine, &mut state.tally, &mut host, &transmit, why) {
+                        break;
+                    }
+                }
+            }
+        }
+        if posted != 0 {
+            port.ring();
+        }
+        self.bring(state, &needs, None);
+        self.settle(state);
+    }
+
+    /// A transmit was not built. False if it waits for pages, and nothing goes before it.
+    fn on_not_built(
+        &self,
+        engine: &mut Engine,
+        tally: &mut Tally,
+        host: &mut Lent<'_>,
+        transmit: &Transmit,
+        why: NotBuilt,
+    ) -> bool {
+        match why {
+            NotBuilt::Fault(fault) => {
+                let before = watch::before(engine);
+                engine.handle_gather_fault(Instant(now()), transmit, fault, host);
+                watch::after(before, engine, self.device.ib(), self.number);
+                return fault != Fault::Absent;
+            }
+            // As if the wire had lost it: the timer's retries end, and the user is told.
+            NotBuilt::TooLong if transmit.request_psn().is_some() => tally.lost += 1,
+            NotBuilt::TooLong | NotBuilt::Lost => {
+                tally.lost += 1;
+                engine.handle_unbuilt(Instant(now()), transmit);
+            }
+        }
+        true
+    }
+
+    /// Whether the cable's lane has room for a train. If not, [`Self::on_room`] is called when it has.
+    fn has_room(&self, port: &Port) -> bool {
+        if port.has_room() {
+            return true;
+        }
+        if self.queued.xchg(1, Full) == 0 && !self.device.waiting.push(self.number) {
+            self.queued.store(0, Relaxed);
+            self.timer.arm(now().saturating_add(TRY_AGAIN));
+        }
+        // There may have been some since, and all been told but this one.
+        port.has_room()
+    }
+
+    /// The cable's lane has room again.
+    pub(crate) fn on_room(&self) {
+        self.queued.store(0, Relaxed);
+        self.after.schedule();
+    }
+
+    /// Whether it sends in runs now: to its peer at the other end of a cable.
+    fn sends_runs(&self, state: &mut State, netdev: &Netdev) -> bool {
+        let Some(Wire { path, .. }) = &state.wire else {
+            return false;
+        };
+        let carried = path.tag == 0 && path.dst_mac != netdev.mac() && netdev.carries_runs();
+        state.runs.poll(carried, state.engine.timeouts())
+    }
+
+    /// The path of a datagram.
+    fn route(&self, route: Route, sq: &SendQueue, netdev: &Netdev) -> Option<Path> {
+        // One source port a QP: its datagrams stay in order.
+        let src_port = 0xc000 | u16::try_from(self.number & 0x3fff).unwrap_or(0);
+        match route.ah {
+            0 => {
+                let mut path = sq.vector(route.slot)?.path(self.device.ib(), netdev, src_port)?;
+                // The sender's handle may be older than the peer's Ethernet address.
+                if let Some(hop) = self.device.next_hop(netdev, &path, false) {
+                    path.dst_mac = hop;
+                }
+                Some(path)
+            }
+            number => self.device.ahs.find(number)?.path(self.pd, src_port),
+        }
+    }
+}
