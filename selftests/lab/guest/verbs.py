@@ -12,6 +12,7 @@ program fails only when it cannot play.
 import ctypes
 import errno
 import json
+import random
 import socket
 import sys
 import time
@@ -31,6 +32,8 @@ SIZE = 65536
 ACCESS = (e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_READ)
 MTU = {256: 1, 512: 2, 1024: 3, 2048: 4, 4096: 5}
 PATIENCE = 30
+# Most pieces of memory of one request.
+PIECES = 8
 
 
 class Side:
@@ -45,7 +48,7 @@ class Side:
         self.cq = CQ(self.context, 256, None, self.channel, 0) if events else CQ(self.context, 256)
         self.gid_index = gid_index
         self.seen = []
-        cap = QPCap(max_send_wr=64, max_recv_wr=64, max_send_sge=2, max_recv_sge=2, max_inline_data=64)
+        cap = QPCap(max_send_wr=64, max_recv_wr=64, max_send_sge=PIECES, max_recv_sge=PIECES, max_inline_data=64)
         self.qp = QP(self.pd, QPInitAttr(qp_type=e.IBV_QPT_RC, scq=self.cq, rcq=self.cq, cap=cap, sq_sig_all=0))
 
     def exchange(self, **values):
@@ -56,7 +59,7 @@ class Side:
             raise SystemExit("the other end went away")
         return json.loads(answer)
 
-    def connect(self, rnr_retry=7, retry_cnt=7, timeout=14, mtu=1024, rkey_of=None):
+    def connect(self, rnr_retry=7, retry_cnt=7, timeout=14, mtu=1024, rkey_of=None, reads=1):
         """Exchanges addresses, takes the queue pair to RTS."""
         mr = rkey_of or self.mr
         gid = str(self.context.query_gid(1, self.gid_index))
@@ -65,8 +68,8 @@ class Side:
         attr = QPAttr(port_num=1)
         attr.qp_access_flags = ACCESS
         attr.path_mtu = MTU[mtu]
-        attr.max_dest_rd_atomic = 1
-        attr.max_rd_atomic = 1
+        attr.max_dest_rd_atomic = reads
+        attr.max_rd_atomic = reads
         attr.min_rnr_timer = 12
         attr.timeout = timeout
         attr.retry_cnt = retry_cnt
@@ -308,6 +311,197 @@ def operations(side, calling):
     side.report(wrong=wrong)
 
 
+class Arena:
+    """One region of two parts. The sources are random and the same on both hosts, so either end knows what a message
+    carries; the targets are GUARD wherever no message has been placed."""
+
+    GUARD = 0xa5
+    CHUNK = 1 << 20
+
+    def __init__(self, side, sources, targets):
+        self.sources, self.size = sources, sources + targets
+        self.buf = mmap(length=self.size, flags=MAP_ANONYMOUS_ | MAP_PRIVATE_)
+        dice = random.Random(11)
+        for at in range(0, sources, self.CHUNK):
+            length = min(self.CHUNK, sources - at)
+            ctypes.memmove(self.buf + at, dice.randbytes(length), length)
+        self.guard = bytes([self.GUARD]) * self.CHUNK
+        self.memcmp = ctypes.CDLL(None).memcmp
+        self.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+        self.mr = MR(side.pd, self.size, ACCESS, address=self.buf)
+
+    def clear(self, end):
+        """Makes the targets before `end` GUARD again."""
+        ctypes.memset(self.buf + self.sources, self.GUARD, end - self.sources)
+
+    def guarded(self, start, end):
+        """Whether nothing has been placed there."""
+        for at in range(start, end, self.CHUNK):
+            if self.memcmp(self.buf + at, self.guard, min(self.CHUNK, end - at)):
+                return False
+        return True
+
+    def same(self, sources, targets):
+        """Whether the bytes of one list of pieces are those of the other."""
+        sources, targets = list(sources), list(targets)
+        while sources:
+            (source, left), (target, room) = sources.pop(), targets.pop()
+            length = min(left, room)
+            # From the last byte on, as what is left over stays at the front.
+            if self.memcmp(self.buf + source + left - length, self.buf + target + room - length, length):
+                return False
+            if left > length:
+                sources.append((source, left - length))
+            if room > length:
+                targets.append((target, room - length))
+        return not targets
+
+    def sges(self, pieces):
+        return [SGE(self.buf + at, length, self.mr.lkey) for at, length in pieces]
+
+
+class Message:
+    """A SEND, WRITE or READ: pieces, (offset in the arena, length) each, it takes its bytes from and puts them to."""
+
+    def __init__(self, dice, arena, opcode, length, at):
+        self.opcode, self.length = opcode, length
+        self.reads = opcode == e.IBV_WR_RDMA_READ
+        pieces = [self.cut(dice, length, 1 if remote else dice.randint(1, PIECES))
+                  for remote in (self.reads, opcode == e.IBV_WR_RDMA_WRITE)]
+        self.sources = [(dice.randint(0, arena.sources - part), part) for part in pieces[0]]
+        self.targets = []
+        for part in pieces[1]:
+            # Guards of all lengths between pieces, and any place in a page.
+            at += dice.randint(1, 97)
+            self.targets.append((at, part))
+            at += part
+        self.end = at
+
+    @staticmethod
+    def cut(dice, length, count):
+        borders = sorted(dice.sample(range(1, length), min(count, length) - 1))
+        return [b - a for a, b in zip([0] + borders, borders + [length])]
+
+    def post(self, side, arena, wr_id):
+        local, remote = (self.targets, self.sources) if self.reads else (self.sources, self.targets)
+        sges = arena.sges(local)
+        wr = SendWR(wr_id=wr_id, opcode=self.opcode, num_sge=len(sges), sg=sges, send_flags=e.IBV_SEND_SIGNALED)
+        if self.opcode != e.IBV_WR_SEND:
+            wr.set_wr_rdma(side.peer["rkey"], side.peer["addr"] + remote[0][0])
+        side.qp.post_send(wr)
+
+    def __repr__(self):
+        name = {e.IBV_WR_SEND: "SEND", e.IBV_WR_RDMA_WRITE: "WRITE", e.IBV_WR_RDMA_READ: "READ"}[self.opcode]
+        return f"{name} from {self.sources} to {self.targets}"
+
+
+MIB = 1 << 20
+# Around what is inline or lent (2 KiB), an MTU, a page, a run (60 KiB), a train (64 KiB), the window and more.
+SIZES = [1, 2, 3, 7, 64, 65, 255, 257, 1023, 1024, 1025, 2047, 2048, 2049, 4095, 4096, 4097, 8191, 8193, 12289, 32769,
+         61439, 61440, 61441, 65535, 65536, 65537, 131071, 131073, 262147, MIB - 1, MIB, MIB + 3, 4 * MIB + 1,
+         16 * MIB - 5, 64 * MIB]
+# A local ACK timeout of 8.6 s: a host that does not get the processor so long is no lost train.
+PATIENT = 21
+# Messages in flight at most, and their bytes.
+FLIGHT, ROOM = 24, 130 * MIB
+
+
+def sizes(side, calling, turns, mixed):
+    """Messages of every size of the ladder `turns` times, then `mixed` flights of any sizes: SEND, WRITE and READ in
+    flight at once, from and to up to 8 pieces at any place. Every byte of the targets is looked at, the guards between
+    and behind them too."""
+    arena = Arena(side, 64 * MIB + 4096, ROOM + MIB)
+    side.connect(mtu=4096, timeout=PATIENT, rkey_of=arena.mr, reads=16)
+    wrong, count, total, slowest = [], 0, 0, (0,)
+    dice = random.Random(12)
+    flights = [[size] * min(FLIGHT, ROOM // size) for _ in range(turns) for size in SIZES]
+    flights += [[int(2 ** dice.uniform(0, 20)) for _ in range(FLIGHT)] for _ in range(mixed)]
+    for turn, flight in enumerate(flights):
+        messages, end = [], arena.sources
+        for index, length in enumerate(flight):
+            opcode = (e.IBV_WR_SEND, e.IBV_WR_RDMA_WRITE, e.IBV_WR_RDMA_READ)[(turn + index) % 3]
+            messages.append(Message(dice, arena, opcode, length, end))
+            end = messages[-1].end
+        end += 4096
+        arena.clear(end)
+        sends = [m for m in messages if m.opcode == e.IBV_WR_SEND]
+        if not calling:
+            for index, message in enumerate(sends):
+                sges = arena.sges(message.targets)
+                side.qp.post_recv(RecvWR(wr_id=index, num_sge=len(sges), sg=sges))
+        side.exchange(ready=True)
+        if calling:
+            for index, message in enumerate(messages):
+                message.post(side, arena, index)
+        awaited = messages if calling else sends
+        since = time.monotonic()
+        got = side.completions(len(awaited))
+        slowest = max(slowest, (time.monotonic() - since, turn, flight[0]))
+        side.exchange(done=True)
+        side.seen.clear()
+        if [(w.wr_id, w.status) for w in got] != [(n, 0) for n in range(len(awaited))]:
+            wrong.append(f"completions {[(w.wr_id, w.status) for w in got]} of {awaited}")
+            break
+        if not calling:
+            wrong += [f"{m}: byte_len {w.byte_len}" for m, w in zip(sends, got) if w.byte_len != m.length]
+        clean = arena.sources
+        for message in messages:
+            if message.reads == calling:
+                if not arena.same(message.sources, message.targets):
+                    wrong.append(f"{message}: data")
+                for at, length in message.targets:
+                    if not arena.guarded(clean, at):
+                        wrong.append(f"{message}: before {at}")
+                    clean = at + length
+        if not arena.guarded(clean, end):
+            wrong.append(f"behind {messages[-1]}")
+        count, total = count + len(messages), total + sum(flight)
+        if wrong:
+            break
+    side.report(wrong=wrong[:8], messages=count, bytes=total, slowest=slowest)
+
+
+def reads(side, calling, count=200000, flight=16, chain=8):
+    """READs of 64 B to 2 KiB, `flight` of them under way and `chain` more posted: each into a place that had other
+    bytes before."""
+    place, places = 2048 + 128, flight + chain
+    arena = Arena(side, MIB, places * place)
+    side.connect(mtu=4096, timeout=PATIENT, rkey_of=arena.mr, reads=flight)
+    wrong, done, slowest = [], 0, (0, 0)
+    if calling:
+        dice = random.Random(13)
+        requests = []
+        for index in range(places * 100):
+            length = dice.randint(64, 2048)
+            source, target = dice.randint(0, MIB - length), arena.sources + index % places * place + dice.randint(1, 127)
+            wr = SendWR(wr_id=index, opcode=e.IBV_WR_RDMA_READ, num_sge=1, sg=arena.sges([(target, length)]),
+                        send_flags=e.IBV_SEND_SIGNALED)
+            wr.set_wr_rdma(side.peer["rkey"], side.peer["addr"] + source)
+            if index % chain:
+                requests[-1][0].next_wr = wr
+            requests.append((wr, source, target, length))
+        posted = 0
+        while done < count and not wrong:
+            while posted < count and posted + chain <= done + places:
+                side.qp.post_send(requests[posted % len(requests)][0])
+                posted += chain
+            since = time.monotonic()
+            got = side.completions(chain)
+            slowest = max(slowest, (time.monotonic() - since, done))
+            side.seen.clear()
+            if len(got) != chain:
+                wrong.append(f"READ {done}: {len(got)} of {chain} in time")
+            for wc in got:
+                _, source, target, length = requests[done % len(requests)]
+                if (wc.wr_id, wc.status) != (done % len(requests), 0):
+                    wrong.append(f"READ {done}: wr_id {wc.wr_id} status {wc.status}")
+                elif arena.memcmp(arena.buf + source, arena.buf + target, length):
+                    wrong.append(f"READ {done}: data")
+                done += 1
+    side.exchange(done=True)
+    side.report(wrong=wrong, reads=done, slowest=slowest)
+
+
 class Paged:
     """A region of memory that is not pinned, all of whose pages can be taken away."""
 
@@ -433,9 +627,12 @@ LENT = {f"lent_{f.__name__}": lambda side, calling, f=f: lent(side, calling, f)
 LENT |= {f"lent_read_{f.__name__}": lambda side, calling, f=f: lent(side, calling, f, reads=True)
          for f in (reset, destroy, deregister)}
 
-SCENES = LENT | {f.__name__: f for f in (bad_rkey, out_of_bounds, wrong_pd, no_remote_right, bad_read_rkey, wrong_local_pd,
-                                  bad_lkey, missing_receive, late_receive, short_receive, dead_peer, idle, operations,
-                                  paged, unmapped_source)}
+SIZES_SCENES = {"sizes": lambda side, calling: sizes(side, calling, turns=1, mixed=20),
+                "sizes_long": lambda side, calling: sizes(side, calling, turns=12, mixed=2000)}
+
+SCENES = LENT | SIZES_SCENES | {f.__name__: f for f in (
+    bad_rkey, out_of_bounds, wrong_pd, no_remote_right, bad_read_rkey, wrong_local_pd, bad_lkey, missing_receive,
+    late_receive, short_receive, dead_peer, idle, operations, paged, unmapped_source, reads)}
 
 
 def main():

@@ -240,7 +240,11 @@ impl Pair {
 
     /// Plays a scene of `verbs.py`; what the caller's and the server's side report.
     pub fn scene(&self, lab: &Lab, scene: &str) -> Result<(Value, Value)> {
-        let timeout = Duration::from_secs(120);
+        self.scene_within(lab, scene, Duration::from_secs(120))
+    }
+
+    /// The same where it may take longer.
+    pub fn scene_within(&self, lab: &Lab, scene: &str, timeout: Duration) -> Result<(Value, Value)> {
         let line = format!(
             "/usb4lab/verbs.py serve {PORT} {} {} {scene}",
             self.server.name, self.server.gid

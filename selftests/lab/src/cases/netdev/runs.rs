@@ -4,13 +4,13 @@
 //! (`runs_*`).
 
 use super::{only_ours, BOTH, MINUTE};
-use crate::cases::{about_net, data, faults, Case, Context, NetLab};
+use crate::cases::{about_net, data, faults, long, Case, Context, NetLab};
 use crate::lab::Lab;
 use crate::spec::ipv4;
 use crate::verbs::{wait_listen, Device, Kind, Pair};
 use crate::{measure::median, netbench, parse};
-use anyhow::{anyhow, ensure, Context as _, Result};
-use serde_json::json;
+use anyhow::{anyhow, bail, ensure, Context as _, Result};
+use serde_json::{json, Value};
 use std::{
     thread,
     time::{Duration, Instant},
@@ -25,6 +25,24 @@ pub const CASES: &[Case] = &[
         "all operations with every byte compared, bandwidth at odd sizes, in trains; with rxe, in packets",
         BOTH,
         |context| operations(context, TRAINS),
+    ),
+    about_net(
+        "trains_sizes",
+        "SEND, WRITE and READ of 1 B to 64 MiB in flight at once, in pieces at any place: every byte, and the guards",
+        BOTH,
+        |context| sizes(context, "sizes"),
+    ),
+    long(about_net(
+        "trains_sizes_long",
+        "the same, each size twelve times and 48,000 messages of any size",
+        BOTH,
+        |context| sizes(context, "sizes_long"),
+    )),
+    about_net(
+        "trains_reads",
+        "200,000 READs of 64 B to 2 KiB, 16 under way: every byte, and no timer",
+        BOTH,
+        reads,
     ),
     about_net(
         "trains_faults",
@@ -155,6 +173,68 @@ fn operations(context: &Context, way: Way) -> Result<()> {
     mixed.pingpong(lab, "-c -n 100", MINUTE)?;
     mixed.turned().pingpong(lab, "-c -n 100", MINUTE)?;
     mixed.delete(lab)
+}
+
+/// What a cable that loses nothing, and stays, never has a device count.
+const NEVER: [&str; 6] = [
+    "link_downed",
+    "local_ack_timeout_err",
+    "rcvd_seq_err",
+    "out_of_seq_request",
+    "response_gaps",
+    "duplicate_request",
+];
+
+/// Plays a scene that compares bytes, by trains; what the client's side reports.
+fn compared(lab: &Lab, pair: &Pair, scene: &str) -> Result<Value> {
+    let begun = Instant::now();
+    let (client, server) = pair.scene_within(lab, scene, 10 * MINUTE)?;
+    for (side, report) in [("client", &client), ("server", &server)] {
+        ensure!(report["wrong"] == json!([]), "{side}: {}", report["wrong"]);
+    }
+    let mut bad = Vec::new();
+    for device in [&pair.client, &pair.server] {
+        for name in NEVER {
+            let count = counter(lab, device.host, &device.name, name)?;
+            if count != 0 {
+                bad.push(format!("{name} {count} on host {}", device.host));
+            }
+        }
+    }
+    let slowest = client["slowest"].to_string();
+    println!("{:.1} s, the slowest {slowest}", begun.elapsed().as_secs_f64());
+    if !bad.is_empty() {
+        let mut all = String::new();
+        for device in [&pair.client, &pair.server] {
+            let show = format!(
+                "cd /sys/class/infiniband/{}/ports/1/hw_counters; grep . *; ethtool -S {}",
+                device.name, device.netdev
+            );
+            all += &format!("host {}:\n{}", device.host, lab.sh(device.host, &show)?);
+        }
+        bail!("{}; the slowest: {slowest}\n{all}", bad.join(", "));
+    }
+    ensure_way(lab, pair, TRAINS)?;
+    Ok(client)
+}
+
+fn sizes(context: &Context, scene: &str) -> Result<()> {
+    only_ours(context, "trains")?;
+    let lab = context.lab()?;
+    let pair = Pair::add(lab, context.ours, context.ours)?;
+    let said = compared(lab, &pair, scene)?;
+    println!("{} messages, {} bytes", said["messages"], said["bytes"]);
+    ensure!(said["messages"].as_u64() > Some(1000), "{said}");
+    pair.delete(lab)
+}
+
+fn reads(context: &Context) -> Result<()> {
+    only_ours(context, "trains")?;
+    let lab = context.lab()?;
+    let pair = Pair::add(lab, context.ours, context.ours)?;
+    let said = compared(lab, &pair, "reads")?;
+    ensure!(said["reads"] == json!(200_000), "{said}");
+    pair.delete(lab)
 }
 
 fn damaged(context: &Context, way: Way) -> Result<()> {
