@@ -138,8 +138,8 @@ bench-apps: | build/root-workloads ## all_reduce of Open MPI over our RDMA, our 
 	@$(MAKE) --no-print-directory programs module
 	target/release/usb4lab bench --suite apps --json build/bench-apps.json --write
 
-fuzz: ## search for inputs that break the packet and request parsers, the engine and the cable protocols, an hour each
-	for target in wire wqe tbip; do selftests/fuzz/run $$target; done
+fuzz: ## search for inputs that break the packet and request parsers, the engine, the cable protocols and the way between, an hour each
+	for target in wire wqe tbip native; do selftests/fuzz/run $$target; done
 
 benchmarks: ## perftest in all its variants, and at every size, ours beside rxe, into docs/benchmarks.md (about 30 minutes)
 	@$(MAKE) --no-print-directory programs module

@@ -7,6 +7,7 @@
 pub mod cable;
 pub mod corpus;
 pub mod input;
+pub mod native;
 pub mod pair;
 pub mod side;
 
@@ -16,7 +17,12 @@ pub mod user;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 3] = [("wire", wire), ("wqe", wqe), ("tbip", cable::run)];
+pub const TARGETS: [Target; 4] = [
+    ("wire", wire),
+    ("wqe", wqe),
+    ("tbip", cable::run),
+    ("native", native::run),
+];
 
 /// Two engines whose users are honest and whose cable is not: packets are lost, doubled, spoiled, made up.
 pub fn wire(data: &[u8]) {

@@ -10,7 +10,7 @@ use roce::psn::{Psn, Qpn};
 use roce::qp::{Modify, Mtu, Posted, Qp, QpConfig, QpKind, ReadResource, SendMessage, Slots, State};
 use roce::time::Instant;
 use roce::tombstone::Tombstone;
-use roce::wire::Packet;
+use roce::wire::{Bth, Packet};
 use roce::wqe::{Room, Source, Transmit};
 
 /// A packet on its way: the headers, and the length of the whole without the ICRC.
@@ -34,6 +34,8 @@ pub struct Side {
     /// What comes to this end.
     pub inbox: Vec<OnWire>,
     tombstone: Option<Tombstone>,
+    /// How much one transmit may have. More than a packet: it goes as a run.
+    pub room: Room,
 }
 
 impl Side {
@@ -61,6 +63,7 @@ impl Side {
             reads,
             inbox: Vec::new(),
             tombstone: None,
+            room: Room::PACKET,
         };
         side.connect(input, Instant(0));
         side
@@ -110,7 +113,9 @@ impl Side {
         if modify.state == Some(State::Reset) {
             self.tombstone = self.engine.tombstone().or(self.tombstone);
         }
-        let changed = self.engine.modify(now, modify).is_ok();
+        // The core lets the path's MTU through on the way to RTR only.
+        let path_mtu = modify.path_mtu.filter(|_| modify.state == Some(State::Rtr));
+        let changed = self.engine.modify(now, &Modify { path_mtu, ..*modify }).is_ok();
         if changed && modify.state == Some(State::Reset) {
             self.user.reset();
         }
@@ -181,7 +186,7 @@ impl Side {
     pub fn transmit(&mut self, now: Instant, count: usize, to: &mut Vec<OnWire>) {
         for _ in 0..count {
             self.begin();
-            let transmit = self.engine.poll_transmit(now, Room::PACKET, &mut self.user);
+            let transmit = self.engine.poll_transmit(now, self.room, &mut self.user);
             self.end();
             let Some(transmit) = transmit else { return };
             self.build(now, &transmit, to);
@@ -189,10 +194,17 @@ impl Side {
     }
 
     fn build(&mut self, now: Instant, transmit: &Transmit, to: &mut Vec<OnWire>) {
-        let mut payload = [0; 4096];
+        let (mut packet, mut run) = ([0; 4096], Vec::new());
+        let payload = match transmit.payload.byte_len() as usize {
+            len @ ..=4096 => &mut packet[..len],
+            len => {
+                run.resize(len, 0);
+                &mut run[..]
+            }
+        };
         let gathered = match transmit.payload {
             Source::None => Ok(()),
-            Source::Send { slot, offset, len } => self.user.gather_send(slot, offset, &mut payload[..len as usize]),
+            Source::Send { slot, offset, .. } => self.user.gather_send(slot, offset, payload),
             Source::Region { rkey, va, len } => self.user.gather_region(rkey, va, len),
         };
         if let Err(fault) = gathered {
@@ -200,7 +212,12 @@ impl Side {
             self.engine.handle_gather_fault(now, transmit, fault, &mut self.user);
             return self.end();
         }
-        let packet = check(transmit);
+        let packet = if self.room == Room::PACKET {
+            check(transmit)
+        } else {
+            let mtu = self.engine.path_mtu().bytes();
+            check_run(transmit, mtu)
+        };
         if to.len() < QUEUE {
             to.push(packet);
         }
@@ -213,18 +230,28 @@ impl Side {
         };
         let end = parsed.payload.offset as usize + parsed.payload.len as usize + usize::from(parsed.bth.pad);
         assert_eq!(end, packet.len, "payload and headers are not the packet");
-        if let Some(answer) = self.tombstone.and_then(|tombstone| tombstone.answer(&parsed)) {
-            let answer = check(&answer);
+        if let Some(answer) = self.answer_of_dead(&parsed) {
             if to.len() < QUEUE {
                 to.push(answer);
             }
         }
         // Longer than any IP datagram carries.
         if packet.len < 1 << 16 {
-            self.begin();
-            self.engine.handle_packet(now, &parsed, &mut self.user);
-            self.end();
+            self.take(now, &parsed, &[packet.len]);
         }
+    }
+
+    /// The engine's part of it. `pieces`: how much is where, from the BTH on.
+    pub fn take(&mut self, now: Instant, packet: &Packet, pieces: &[usize]) {
+        self.begin();
+        self.user.brought = pieces.to_vec();
+        self.engine.handle_packet(now, packet, &mut self.user);
+        self.end();
+    }
+
+    /// What the queue pair's former life says.
+    pub fn answer_of_dead(&self, packet: &Packet) -> Option<OnWire> {
+        Some(check(&self.tombstone?.answer(packet)?))
     }
 
     /// The timer fires.
@@ -350,6 +377,20 @@ fn check(transmit: &Transmit) -> OnWire {
     assert!(len <= 48 + 4096 + 3 && len % 4 == 0, "{len} bytes");
     let parsed = Packet::parse(&head, len).expect("our own packets parse");
     assert_eq!(parsed.payload.len, transmit.payload.byte_len());
+    OnWire { head, len }
+}
+
+/// A run of ours is one that we would take.
+fn check_run(transmit: &Transmit, mtu: u32) -> OnWire {
+    let mut head = transmit.header.as_bytes().to_vec();
+    Bth::mark_run(&mut head);
+    let payload = transmit.payload.byte_len();
+    assert!(payload <= 1 << 16 && head.len() <= 64, "a run too long");
+    let packets = payload.div_ceil(mtu).max(1);
+    assert_eq!(transmit.packets, packets, "{transmit:?} of {mtu}");
+    let len = head.len() + payload as usize;
+    let parsed = Packet::parse(&head, len).expect("our own runs parse");
+    assert!(parsed.bth.run && parsed.payload.len == payload);
     OnWire { head, len }
 }
 

@@ -5,6 +5,7 @@ use roce::abi::{Place, Places, Sge, RECV_HEADER, SEND_HEADER, SGE_LEN};
 use roce::keys::{self, Access, Key, Pd, RegionView};
 use roce::wqe::{AtomicOp, Fault, FlushKind, Host, RecvWqe, SendOp, SendWqe, Span, Target};
 use std::collections::VecDeque;
+use tbip::span;
 
 /// Scatter entries of a request.
 pub const SGES: usize = 3;
@@ -17,7 +18,8 @@ const RECV_PLACES: usize = 4;
 const PD: Pd = Pd(7);
 /// Most calls of the host that one call of an engine may make.
 pub const MAX_CALLS: u32 = 40;
-static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
+/// As long as any train.
+static ZEROES: [u8; 1 << 17] = [0; 1 << 17];
 
 /// A ring in memory that the user writes at any time.
 pub struct Ring {
@@ -119,6 +121,8 @@ pub struct User {
     pub calls: u32,
     /// Nothing more is given out.
     pub dry: bool,
+    /// Lengths of the pieces in which the packet being handled came.
+    pub brought: Vec<usize>,
 }
 
 /// The region of all rights, one that is only the owner's, one at the end of the address space, one that may be dead.
@@ -155,6 +159,7 @@ impl User {
             may_read: Vec::new(),
             calls: 0,
             dry: false,
+            brought: Vec::new(),
         }
     }
 
@@ -223,6 +228,43 @@ impl User {
     fn recv(&self, slot: u32) -> &Taken {
         let taken = self.recvs_out.iter().find(|taken| taken.slot == slot);
         taken.expect("a receive that is not in flight")
+    }
+
+    /// Puts payload where the engine says.
+    fn put(&mut self, to: Target, payload: Span) -> Result<(), Fault> {
+        self.calls += 1;
+        let bytes = &ZEROES[..payload.len as usize];
+        assert!(!bytes.is_empty(), "nothing placed");
+        let end = |offset: u32| u64::from(offset) + bytes.len() as u64;
+        let (places, slot, offset) = match to {
+            Target::Recv { slot, offset } => {
+                let taken = self.recv(slot);
+                assert!(
+                    !taken.bad && end(offset) <= u64::from(taken.length),
+                    "outside a receive"
+                );
+                (&self.held_recvs, slot, offset)
+            }
+            Target::ReadResult { slot, offset } => {
+                let taken = self.send(slot);
+                assert!(
+                    taken.op == SendOp::Read && !taken.bad && end(offset) <= u64::from(taken.length),
+                    "outside a READ"
+                );
+                (&self.held_sends, slot, offset)
+            }
+            Target::Region { rkey, va } => {
+                let asked = self
+                    .may_write
+                    .is_some_and(|range| contains(range, rkey, va, payload.len));
+                assert!(asked, "a write to what was never checked");
+                return reach(&self.regions, rkey, va, bytes.len(), Access::REMOTE_WRITE);
+            }
+        };
+        let regions = &self.regions;
+        places.scatter(slot, offset, bytes, |key, va, part| {
+            reach(regions, key, va, part.len(), Access::LOCAL_WRITE)
+        })
     }
 
     fn word(&mut self, rkey: Key, va: u64, needed: Access) -> Result<u64, Fault> {
@@ -313,43 +355,18 @@ impl Host for User {
     }
 
     fn place(&mut self, to: Target, payload: Span) -> Result<(), Fault> {
-        self.calls += 1;
-        let bytes = &ZEROES[..payload.len as usize];
-        assert!(!bytes.is_empty(), "nothing placed");
-        let end = |offset: u32| u64::from(offset) + bytes.len() as u64;
-        let (places, slot, offset) = match to {
-            Target::Recv { slot, offset } => {
-                let taken = self.recv(slot);
-                assert!(
-                    !taken.bad && end(offset) <= u64::from(taken.length),
-                    "outside a receive"
-                );
-                (&self.held_recvs, slot, offset)
-            }
-            Target::ReadResult { slot, offset } => {
-                let taken = self.send(slot);
-                assert!(
-                    taken.op == SendOp::Read && !taken.bad && end(offset) <= u64::from(taken.length),
-                    "outside a READ"
-                );
-                (&self.held_sends, slot, offset)
-            }
-            Target::Region { rkey, va } => {
-                let asked = self
-                    .may_write
-                    .is_some_and(|range| contains(range, rkey, va, payload.len));
-                assert!(asked, "a write to what was never checked");
-                return reach(&self.regions, rkey, va, bytes.len(), Access::REMOTE_WRITE);
-            }
-        };
-        let regions = &self.regions;
-        places.scatter(slot, offset, bytes, |key, va, part| {
-            reach(regions, key, va, part.len(), Access::LOCAL_WRITE)
-        })
+        let pieces = self.brought.iter().map(|len| &ZEROES[..*len]);
+        let mut left = payload.len as usize;
+        let there = span::pieces(pieces, payload.offset as usize, left, |piece| {
+            left -= piece.len();
+            true
+        });
+        assert!(there && left == 0, "placed what has not come");
+        self.put(to, payload)
     }
 
     fn place_grh(&mut self, slot: u32) -> Result<(), Fault> {
-        self.place(Target::Recv { slot, offset: 0 }, Span { offset: 0, len: 40 })
+        self.put(Target::Recv { slot, offset: 0 }, Span { offset: 0, len: 40 })
     }
 
     fn atomic(&mut self, _: AtomicOp, rkey: Key, va: u64) -> Result<u64, Fault> {
