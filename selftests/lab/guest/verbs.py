@@ -502,6 +502,40 @@ def reads(side, calling, count=200000, flight=16, chain=8):
     side.report(wrong=wrong, reads=done, slowest=slowest)
 
 
+def stream(side, calling, length, both):
+    """WRITEs of `length`, 2 MiB of them posted, until 128 MiB have gone; from both ends at once if `both`. Waits for
+    events, and measures with the clock of the guest: in virtual time no cycle counter says anything."""
+    depth, count = max(2, 2 * MIB // length), 128 * MIB // length
+    arena = Arena(side, length, length)
+    side.connect(mtu=4096, timeout=18, rkey_of=arena.mr)
+    sge = arena.sges([(0, length)])
+    wr = SendWR(opcode=e.IBV_WR_RDMA_WRITE, num_sge=1, sg=sge, send_flags=e.IBV_SEND_SIGNALED)
+    wr.set_wr_rdma(side.peer["rkey"], side.peer["addr"] + arena.sources)
+    side.exchange(ready=True)
+    begun, posted, done, bad = time.monotonic(), 0, 0, 0
+    while (calling or both) and done < count and not bad:
+        while posted < min(done + depth, count):
+            side.qp.post_send(wr)
+            posted += 1
+        number, wcs = side.cq.poll(depth)
+        if not number:
+            side.cq.req_notify()
+            number, wcs = side.cq.poll(depth)
+        if not number:
+            side.channel.get_cq_event(side.cq)
+            side.cq.ack_events(1)
+        done += number
+        bad += sum(w.status != 0 for w in wcs)
+    taken = time.monotonic() - begun
+    side.exchange(done=True)
+    side.report(bytes=done * length, seconds=taken, bad=bad)
+
+
+STREAMS = {f"stream_{length}_{'both' if both else 'one'}":
+           lambda side, calling, length=length, both=both: stream(side, calling, length, both)
+           for length in (65536, MIB) for both in (False, True)}
+
+
 class Paged:
     """A region of memory that is not pinned, all of whose pages can be taken away."""
 
@@ -630,7 +664,7 @@ LENT |= {f"lent_read_{f.__name__}": lambda side, calling, f=f: lent(side, callin
 SIZES_SCENES = {"sizes": lambda side, calling: sizes(side, calling, turns=1, mixed=20),
                 "sizes_long": lambda side, calling: sizes(side, calling, turns=12, mixed=2000)}
 
-SCENES = LENT | SIZES_SCENES | {f.__name__: f for f in (
+SCENES = LENT | SIZES_SCENES | STREAMS | {f.__name__: f for f in (
     bad_rkey, out_of_bounds, wrong_pd, no_remote_right, bad_read_rkey, wrong_local_pd, bad_lkey, missing_receive,
     late_receive, short_receive, dead_peer, idle, operations, paged, unmapped_source, reads)}
 
@@ -643,7 +677,8 @@ def main():
     else:
         address, port, device, gid_index, scene = sys.argv[2:7]
         line = socket.create_connection((address, int(port)))
-    SCENES[scene](Side(line, device, int(gid_index)), sys.argv[1] == "call")
+    side = Side(line, device, int(gid_index), events=scene in STREAMS)
+    SCENES[scene](side, sys.argv[1] == "call")
 
 
 main()
