@@ -216,7 +216,6 @@ impl Qp {
     ///
     /// `EINVAL` in a state where nothing may be sent, as rxe; user space expects to be told.
     pub(crate) fn posted(this: &Arc<Self>) -> Result {
-        this.owner.asks();
         let read = [this.send_cq.read_up_to(), this.recv_cq.read_up_to()];
         match Self::work(this, Event::Post { read }) {
             Outcome::Refused => Err(EINVAL),
@@ -264,7 +263,9 @@ impl Qp {
         let outcome = {
             let mut guard = this.state.lock();
             let state = &mut *guard;
-            let (outcome, sends) = this.handle(state, &event);
+            // Once for all that the event leads to.
+            let now = Instant(now());
+            let (outcome, sends) = this.handle(state, now, &event);
             match sends {
                 Sends::No => return outcome,
                 Sends::Later => {
@@ -273,7 +274,7 @@ impl Qp {
                 }
                 Sends::Now => {}
             }
-            this.fill(state, netdev.as_ref(), &mut batch);
+            this.fill(state, now, netdev.as_ref(), &mut batch);
             if batch.len() == 0 {
                 this.rearm(state);
                 return outcome;
@@ -286,7 +287,7 @@ impl Qp {
     }
 
     /// Has the engine handle what has happened, and writes completions. Under the QP's lock.
-    fn handle(self: &Arc<Self>, state: &mut State, event: &Event<'_>) -> (Outcome, Sends) {
+    fn handle(self: &Arc<Self>, state: &mut State, now: Instant, event: &Event<'_>) -> (Outcome, Sends) {
         if state.phase.is_closed() {
             let outcome = match event {
                 Event::Post { .. } => Outcome::Refused,
@@ -313,7 +314,7 @@ impl Qp {
         }
         let before = watch::before(&state.engine);
         state.engine.handle_company(STUCK.load(Relaxed));
-        let outcome = self.tell_engine(state, event, payload);
+        let outcome = self.tell_engine(state, now, event, payload);
         watch::after(before, &state.engine, self.device.ib(), self.number);
         state.count_stuck(state.engine.is_stuck());
         let woke = self.settle(state) | self.handle_early(state);
@@ -332,14 +333,20 @@ impl Qp {
     }
 
     /// Tells the engine what has happened, and has the pages brought that it missed.
-    fn tell_engine(self: &Arc<Self>, state: &mut State, event: &Event<'_>, payload: Option<&Payload<'_>>) -> Outcome {
+    fn tell_engine(
+        self: &Arc<Self>,
+        state: &mut State,
+        now: Instant,
+        event: &Event<'_>,
+        payload: Option<&Payload<'_>>,
+    ) -> Outcome {
         let needs = state.paging.needs();
-        let now = Instant(now());
         let engine = &mut state.engine;
         let mut host = state.own.lend(self.memory(&needs), payload);
         let mut outcome = Outcome::Done;
         match event {
             Event::Post { read } => {
+                self.owner.asks(now.0);
                 if matches!(engine.state(), QpState::Reset | QpState::Init | QpState::Rtr) {
                     outcome = Outcome::Refused;
                 }
@@ -378,7 +385,7 @@ impl Qp {
                 state.engine.handle_unsent(Instant(now()), psn);
             }
             if !state.phase.is_closed() && sent < ROUND {
-                self.fill(state, netdev, batch);
+                self.fill(state, Instant(now()), netdev, batch);
                 if batch.len() != 0 {
                     continue;
                 }

@@ -67,9 +67,9 @@ impl Owner {
         }
     }
 
-    /// It asks for something now.
-    pub(crate) fn asks(&self) {
-        self.asked.store(now(), Relaxed);
+    /// It asks for something at `now`.
+    pub(crate) fn asks(&self, now: u64) {
+        self.asked.store(now, Relaxed);
     }
 
     /// Whether what is done for it now takes the time from somebody else.

@@ -37,7 +37,7 @@ const TURN_PAUSE: u64 = 1_000_000;
 
 impl Qp {
     /// Builds what may be sent now.
-    pub(super) fn fill(self: &Arc<Self>, state: &mut State, netdev: Option<&Netdev>, batch: &mut Batch) {
+    pub(super) fn fill(self: &Arc<Self>, state: &mut State, now: Instant, netdev: Option<&Netdev>, batch: &mut Batch) {
         let Some(netdev) = netdev else {
             return;
         };
@@ -51,10 +51,9 @@ impl Qp {
             .zip(state.wire)
             .filter(|(port, wire)| port.reaches(wire.path.dst_mac))
         {
-            self.fill_lane(state, port, &wire);
+            self.fill_lane(state, now, port, &wire);
             return;
         }
-        let now = Instant(now());
         let needs = state.paging.needs();
         let mut turns = 0;
         while !batch.is_full() {
@@ -121,8 +120,7 @@ impl Qp {
     }
 
     /// As [`Self::fill`], by trains on the cable's lane, which are posted at once: the QP's lock keeps them in order.
-    fn fill_lane(self: &Arc<Self>, state: &mut State, port: &Port, wire: &Wire) {
-        let now = Instant(now());
+    fn fill_lane(self: &Arc<Self>, state: &mut State, now: Instant, port: &Port, wire: &Wire) {
         let needs = state.paging.needs();
         let (mtu, most) = (state.engine.path_mtu().bytes(), native::room(port));
         let mut posted = 0;
