@@ -40,7 +40,8 @@ class Side:
     """One end: device, memory, queue pair, and the line to the other end."""
 
     def __init__(self, line, device, gid_index, events=False):
-        self.line = line.makefile("rw")
+        # Two files: one for both would forget at each write what it has read beyond a line.
+        self.heard, self.line = line.makefile("r"), line.makefile("w")
         self.context = Context(name=device)
         self.pd = PD(self.context)
         self.mr = MR(self.pd, SIZE, ACCESS)
@@ -54,7 +55,7 @@ class Side:
     def exchange(self, **values):
         self.line.write(json.dumps(values) + "\n")
         self.line.flush()
-        answer = self.line.readline()
+        answer = self.heard.readline()
         if not answer:
             raise SystemExit("the other end went away")
         return json.loads(answer)
@@ -441,8 +442,7 @@ def sizes(side, calling, turns, mixed):
         side.seen.clear()
         if [(w.wr_id, w.status) for w in got] != [(n, 0) for n in range(len(awaited))]:
             wrong.append(f"completions {[(w.wr_id, w.status) for w in got]} of {awaited}")
-            break
-        if not calling:
+        elif not calling:
             wrong += [f"{m}: byte_len {w.byte_len}" for m, w in zip(sends, got) if w.byte_len != m.length]
         clean = arena.sources
         for message in messages:
@@ -456,7 +456,7 @@ def sizes(side, calling, turns, mixed):
         if not arena.guarded(clean, end):
             wrong.append(f"behind {messages[-1]}")
         count, total = count + len(messages), total + sum(flight)
-        if wrong:
+        if side.exchange(wrong=len(wrong))["wrong"] or wrong:
             break
     side.report(wrong=wrong[:8], messages=count, bytes=total, slowest=slowest)
 

@@ -251,9 +251,8 @@ fn compared(lab: &Lab, pair: &Pair, scene: &str) -> Result<Value> {
         println!("{taken:.1} s, the slowest {}", client["slowest"]);
         Ok((client, server))
     })?;
-    for (side, report) in [("client", &client), ("server", &server)] {
-        ensure!(report["wrong"] == json!([]), "{side}: {}", report["wrong"]);
-    }
+    let wrong = [&client["wrong"], &server["wrong"]];
+    ensure!(wrong == [&json!([]); 2], "client: {}, server: {}", wrong[0], wrong[1]);
     ensure_way(lab, pair, TRAINS)?;
     Ok(client)
 }
@@ -262,6 +261,8 @@ fn compared(lab: &Lab, pair: &Pair, scene: &str) -> Result<Value> {
 fn both(context: &Context, seconds: u64) -> Result<()> {
     only_ours(context, "trains")?;
     let lab = context.lab()?;
+    // A frame that finds no descriptor at the other end is lost, and does not wait on the cable.
+    lab.faults(json!({"overrun": 1.0}), context.seed)?;
     for program in ["ib_write_bw", "ib_send_bw"] {
         let pair = Pair::add(lab, context.ours, context.ours)?;
         let arguments = format!("-b -s 65536 -u {PATIENT} -D {seconds}");
