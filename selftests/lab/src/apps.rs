@@ -28,6 +28,8 @@ const MEMORY_MIB: u32 = 1024;
 enum Way {
     Rdma,
     Tcp,
+    /// RDMA in longer segments than UCX's own 8 KiB, which nothing that a device says of itself changes.
+    Segments,
 }
 
 /// A lab, and what is measured in it.
@@ -40,15 +42,28 @@ enum Ground {
 }
 
 const GROUNDS: [Ground; 2] = [Ground::Ours, Ground::Stock];
-const WAYS: [Way; 2] = [Way::Rdma, Way::Tcp];
+/// What each ground is measured with. `Segments` is last: it has a place of its own in the table.
+const WAYS: [Way; 3] = [Way::Rdma, Way::Tcp, Way::Segments];
+/// UCX's setting for `Way::Segments`.
+const SEGMENTS: &str = "UCX_RC_VERBS_SEG_SIZE=65536";
 
 impl Ground {
     fn name(self, way: Way) -> &'static str {
         match (self, way) {
             (Ground::Ours, Way::Rdma) => "our RDMA",
+            (Ground::Ours, Way::Segments) => "our RDMA, 64 KiB segments",
             (Ground::Ours, Way::Tcp) => "TCP over our netdev",
             (Ground::Stock, Way::Rdma) => "rxe over thunderbolt_net",
+            (Ground::Stock, Way::Segments) => "rxe over thunderbolt_net, 64 KiB segments",
             (Ground::Stock, Way::Tcp) => "TCP over thunderbolt_net",
+        }
+    }
+
+    /// Only ours is measured with more than the defaults.
+    fn ways(self) -> &'static [Way] {
+        match self {
+            Ground::Ours => &WAYS,
+            Ground::Stock => &WAYS[..2],
         }
     }
 
@@ -74,7 +89,7 @@ impl Ground {
 }
 
 /// Microseconds of a call by ground, way, size and round.
-type Times = [[[Vec<f64>; SIZES.len()]; 2]; 2];
+type Times = [[[Vec<f64>; SIZES.len()]; WAYS.len()]; GROUNDS.len()];
 
 /// Runs the suite; its rows to `file`, its table into docs/benchmarks.md.
 ///
@@ -118,16 +133,17 @@ pub fn run(runs: usize, file: Option<&Path>, write: bool) -> Result<()> {
 const HOW: &str =
     "all_reduce (sum of float32) of Open MPI over UCX between two hosts, one rank each, by mpi4py: us of a
 call, the median of the slower rank, medians of the runs. RDMA is UCX's rc_verbs, TCP its tcp; nothing else is allowed
-for messages, so nothing falls back. rxe's queue pairs are connected over TCP, ours over UD. Every element is compared
+for messages, so nothing falls back. UCX's settings are its own, but for one column with UCX_RC_VERBS_SEG_SIZE=65536
+(its default is 8256). rxe's queue pairs are connected over TCP, ours over UD. Every element is compared
 in the first and in the last call of a size.";
 
 /// One lab, both ways over it.
-fn round(ground: Ground, times: &mut [[Vec<f64>; SIZES.len()]; 2], which: &str) -> Result<()> {
+fn round(ground: Ground, times: &mut [[Vec<f64>; SIZES.len()]; WAYS.len()], which: &str) -> Result<()> {
     let lab = Lab::up(&format!("apps-{}", std::process::id()), ground.spec())?;
     let marks = lab.marks();
     join(&lab)?;
     let pair = Pair::add(&lab, ground.kind(), ground.kind())?;
-    for (way, times) in WAYS.iter().zip(times) {
+    for (way, times) in ground.ways().iter().zip(times) {
         let name = ground.name(*way);
         eprintln!("{which}: {name}");
         let got = all_reduce(&lab, &pair, ground, *way).context(name)?;
@@ -173,12 +189,14 @@ fn all_reduce(lab: &Lab, pair: &Pair, ground: Ground, way: Way) -> Result<Vec<f6
         Ground::Ours => ("ud_verbs", format!("{}:1", pair.client.name)),
         Ground::Stock => ("tcp", format!("{}:1,{}", pair.client.name, pair.client.netdev)),
     };
+    let rdma = format!("-x UCX_TLS=rc_verbs,{aux}:aux,self -x UCX_NET_DEVICES={devices}");
     // Open MPI takes UCX for InfiniBand devices only, unless it is told to take any.
     let line = format!(
         "mpirun --allow-run-as-root -np 2 --host h0:1,h1:1 --mca pml ucx --mca opal_common_ucx_tls any \
          --mca opal_common_ucx_devices any {} python3 /usb4lab/allreduce.py {EACH_S} {}",
         match way {
-            Way::Rdma => format!("-x UCX_TLS=rc_verbs,{aux}:aux,self -x UCX_NET_DEVICES={devices}"),
+            Way::Rdma => rdma,
+            Way::Segments => format!("{rdma} -x {SEGMENTS}"),
             Way::Tcp => format!("-x UCX_TLS=tcp,self -x UCX_NET_DEVICES={}", pair.client.netdev),
         },
         sizes.join(" ")
@@ -210,10 +228,20 @@ fn rows(times: &Times, runs: usize) -> Vec<Value> {
         ("_vs_tcp", Ground::Ours, Way::Tcp),
         ("_vs_stock_tcp", Ground::Stock, Way::Tcp),
     ];
+    // By how much a longer segment is faster, and where that leaves TCP.
+    let segments = [("_64k_segments", Way::Rdma), ("_64k_segments_vs_tcp", Way::Tcp)];
+    let pairs: Vec<(&str, Way, Ground, Way)> = Iterator::chain(
+        against
+            .map(|(suffix, ground, way)| (suffix, Way::Rdma, ground, way))
+            .into_iter(),
+        segments.map(|(suffix, way)| (suffix, Way::Segments, Ground::Ours, way)),
+    )
+    .collect();
     let mut rows = Vec::new();
     for (n, size) in SIZES.iter().enumerate() {
-        for (suffix, ground, way) in against {
-            let (own, other) = (&times[0][0][n], &times[ground as usize][way as usize][n]);
+        for &(suffix, with, ground, way) in &pairs {
+            let own = &times[Ground::Ours as usize][with as usize][n];
+            let other = &times[ground as usize][way as usize][n];
             let both = median(own).zip(median(other));
             rows.push(json!({
                 "metric": format!("allreduce_{}{suffix}", size_name(*size)),
@@ -233,9 +261,9 @@ fn rows(times: &Times, runs: usize) -> Vec<Value> {
 fn shown(times: &Times) -> String {
     let mut heading = vec!["all_reduce of".to_string()];
     for ground in GROUNDS {
-        heading.extend(WAYS.map(|way| format!("{}, us", ground.name(way))));
+        heading.extend(ground.ways().iter().map(|way| format!("{}, us", ground.name(*way))));
     }
-    heading.extend(["ours/TCP".into(), "ours/rxe".into()]);
+    heading.extend(["ours/TCP".into(), "64 KiB segments/TCP".into(), "ours/rxe".into()]);
     let heading: Vec<&str> = heading.iter().map(String::as_str).collect();
     let cell = |value: Option<f64>| value.map_or_else(|| "-".into(), figure);
     let cells: Vec<Vec<String>> = SIZES
@@ -246,10 +274,12 @@ fn shown(times: &Times) -> String {
             let ratio = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a / b);
             let mut row = vec![size_name(*size)];
             for ground in GROUNDS {
-                row.extend(WAYS.map(|way| cell(of(ground, way))));
+                row.extend(ground.ways().iter().map(|way| cell(of(ground, *way))));
             }
             let own = of(Ground::Ours, Way::Rdma);
-            row.push(cell(ratio(own, of(Ground::Ours, Way::Tcp))));
+            let tcp = of(Ground::Ours, Way::Tcp);
+            row.push(cell(ratio(own, tcp)));
+            row.push(cell(ratio(of(Ground::Ours, Way::Segments), tcp)));
             row.push(cell(ratio(own, of(Ground::Stock, Way::Rdma))));
             row
         })
@@ -277,10 +307,11 @@ mod tests {
             (&json!("allreduce_1KiB_vs_tcp"), &json!(0.5))
         );
         assert_eq!(rows[2]["ratio"], Value::Null);
-        assert_eq!(rows[20]["metric"], "allreduce_4MiB_vs_stock_tcp");
+        assert_eq!(rows[3]["metric"], "allreduce_1KiB_64k_segments");
+        assert_eq!(rows[34]["metric"], "allreduce_4MiB_64k_segments_vs_tcp");
         let table = shown(&times);
         assert!(
-            table.contains("| 1KiB | 20.0 | 40.0 | 80.0 | - | 0.50 | 0.25 |"),
+            table.contains("| 1KiB | 20.0 | 40.0 | - | 80.0 | - | 0.50 | - | 0.25 |"),
             "{table}"
         );
     }
