@@ -99,6 +99,17 @@ fn latency(context: &Context) -> Result<()> {
         bail!("not two pingpongs in\n{said}");
     };
     println!("bare rings {bare} us, 64 B {small} us, 1 MiB {long} us a round");
+    let ends = [streams(&said)?, streams(&said_by(1)?)?];
+    ensure!(
+        ends.iter().all(|end| end.len() == STREAMS.len()),
+        "streams are missing in\n{said}"
+    );
+    let mut goodputs = Vec::new();
+    for ((&(name, ways, least), out), back) in STREAMS.iter().zip(&ends[0]).zip(&ends[1]) {
+        let goodput = 8.0 * (out.0 + back.0) / out.1.max(back.1) / (ways * RATE);
+        println!("WRITEs of {name}: {goodput:.4} of the cable's rate");
+        goodputs.push((name, goodput, least));
+    }
     let cable = 2.0 * CABLE_NS as f64 / 1000.0;
     ensure!(
         bare <= BARE * cable,
@@ -113,14 +124,7 @@ fn latency(context: &Context) -> Result<()> {
         goodput >= GOODPUT,
         "long messages carry {goodput:.3} of the cable's rate"
     );
-    let streams = [streams(&said)?, streams(&said_by(1)?)?];
-    for (index, &(name, ways, least)) in STREAMS.iter().enumerate() {
-        let ends = streams.each_ref().map(|end| end.get(index).copied());
-        let [Some((out, taken)), Some((back, taken_back))] = ends else {
-            bail!("not {} streams in\n{said}", STREAMS.len());
-        };
-        let goodput = 8.0 * (out + back) / taken.max(taken_back) / (ways * RATE);
-        println!("WRITEs of {name}: {goodput:.4} of the cable's rate");
+    for (name, goodput, least) in goodputs {
         ensure!(
             goodput >= least,
             "a stream of WRITEs of {name} has {goodput:.4} of the cable's rate"
