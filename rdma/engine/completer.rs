@@ -74,7 +74,7 @@ impl<S: Storage> Qp<S> {
         let requester = &mut self.requester;
         let keep = || host.keep(Early::Response(psn));
         if requester.arrivals.on_ahead(now, requester.una, psn, keep) {
-            self.on_response_gap();
+            self.on_response_gap(now);
         }
     }
 

@@ -30,6 +30,12 @@ pub struct Counters {
     pub received_error_naks: u64,
     /// Gaps seen in READ responses or acknowledgements that skipped one.
     pub response_gaps: u64,
+    /// Runs of requests that the lane has lost ([`crate::lost`]).
+    pub lost_requests: u64,
+    /// Runs of responses, and acknowledgements.
+    pub lost_responses: u64,
+    /// Runs sent again for that alone.
+    pub sent_again: u64,
     /// Local ACK timeouts.
     pub timeouts: u64,
     /// Rewinds of the send queue for whatever reason.

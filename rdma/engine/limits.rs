@@ -68,6 +68,14 @@ pub const MIN_PATIENCE: Duration = Duration::from_micros(20);
 /// How long packets are kept whose predecessor does not come. Ours: several common local ACK timeouts.
 pub const KEPT_FOR: Duration = Duration::from_millis(500);
 
+/// Runs of each half of a queue pair that are lost and wait to be sent again; more, and all is sent again. Ours: what a
+/// window of [`DEFAULT_WINDOW_PACKETS`] has in flight at the largest path MTU.
+pub const MAX_HOLES: usize = 8;
+
+/// How long the word of a lane, that keeps account of its trains, is waited for when the peer says that something is
+/// missing. Ours: a lane asks after two round trips, or 100 us, and a busy host takes its time.
+pub const LANE_WORD: Duration = Duration::from_millis(2);
+
 /// How often in a row responses that could not be built are kept for later without a word from the peer, which may be
 /// gone. Ours: 30 ms of [`UNSENT_WAIT`]s that double, after which it is for the peer to ask again.
 pub const MAX_UNBUILT: u8 = 16;

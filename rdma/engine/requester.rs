@@ -10,6 +10,7 @@ use crate::cork::Cork;
 use crate::counters::Counters;
 use crate::fault::{Fault, WcStatus};
 use crate::limits;
+use crate::lost::Holes;
 use crate::opcode::{Opcode, Place};
 use crate::psn::{Psn, Qpn};
 use crate::qp::{Qp, Storage};
@@ -59,6 +60,12 @@ pub(crate) struct Requester {
     rung: bool,
     /// There may be more to send once completions have been polled.
     pub(crate) starved: bool,
+    /// What is sent now goes by a carrier that tells what it loses.
+    pub(crate) told: bool,
+    /// What it has lost and has not been sent again.
+    pub(crate) holes: Holes,
+    /// The peer misses what that carrier has not called lost: until then it may.
+    pub(crate) hint: Option<Instant>,
     /// RNR: nothing is sent before.
     pub(crate) wait_until: Option<Instant>,
     /// Local ACK timeout.
@@ -91,6 +98,8 @@ impl Requester {
 
     /// No more timers: the queue pair is in ERR.
     pub(crate) fn stop(&mut self) {
+        self.holes.clear();
+        self.hint = None;
         self.wait_until = None;
         self.ack_deadline = None;
         self.starved = false;
@@ -143,6 +152,10 @@ impl<S: Storage> Qp<S> {
         if !matches!(self.attrs.state, State::Rts | State::Sqd) || self.requester.wait_until.is_some() {
             return None;
         }
+        self.requester.told = room.told;
+        if let Some(again) = self.lost_request(now, room) {
+            return Some(again);
+        }
         // After a timeout one request asks what the peer has; all else waits for the answer.
         if self.requester.timeouts > 0 && self.requester.nxt != self.requester.una {
             return None;
@@ -165,19 +178,31 @@ impl<S: Storage> Qp<S> {
             requester.window.complete_idle(self.storage.sends());
         };
         if slot.is_answered() {
-            Some(self.answered_request(now, &slot))
+            let psn = self.requester.nxt;
+            let transmit = self.answered_request(&slot, psn);
+            let rest = slot.end().distance(psn);
+            self.requester.read_psns = self.requester.read_psns.wrapping_add(rest);
+            self.on_request_sent(now, rest, true, true);
+            Some(transmit)
         } else if self.config.kind.is_datagram() {
             Some(self.datagram(now, &slot))
         } else {
             let allowed = self.window_packets().saturating_sub(self.requester.in_flight());
             // After a timeout one packet asks.
-            let room = if self.requester.timeouts > 0 {
-                Room::PACKET
-            } else {
-                room
-            };
-            let packets = room.packets_of(self.attrs.path_mtu).min(allowed);
-            (packets > 0).then(|| self.data_request(now, &slot, packets))
+            let room = if self.requester.timeouts > 0 { room.one() } else { room };
+            let psn = self.requester.nxt;
+            let rest = slot.end().distance(psn);
+            let packets = room.packets_of(self.attrs.path_mtu).min(allowed).min(rest.max(1));
+            if packets == 0 {
+                return None;
+            }
+            let ends = packets >= rest;
+            let ack_every = (self.window_packets() / 2).clamp(1, limits::MAX_PACKETS_PER_ACK);
+            let reliable = self.config.kind == QpKind::Rc;
+            let ask = reliable && (ends || self.requester.unasked.wrapping_add(packets) >= ack_every);
+            let transmit = self.data_request(&slot, psn, packets, ask);
+            self.on_request_sent(now, packets, ask, ends);
+            Some(transmit)
         }
     }
 
@@ -258,17 +283,14 @@ impl<S: Storage> Qp<S> {
         Some(())
     }
 
-    /// The request of an operation with an answer of its own: of a READ from `nxt` to its end.
-    fn answered_request(&mut self, now: Instant, slot: &SendSlot) -> Transmit {
-        let sent = self.requester.nxt.distance(slot.first);
-        let offset = sent.wrapping_shl(self.attrs.path_mtu.shift());
-        let rest = slot.packets.saturating_sub(sent);
+    /// The request of an operation with an answer of its own: of a READ from `psn` to its end.
+    pub(crate) fn answered_request(&self, slot: &SendSlot, psn: Psn) -> Transmit {
+        let offset = psn.distance(slot.first).wrapping_shl(self.attrs.path_mtu.shift());
         let reth = Reth {
             va: slot.wqe.remote_va.wrapping_add(u64::from(offset)),
             rkey: slot.wqe.rkey,
             length: slot.wqe.length.saturating_sub(offset),
         };
-        let psn = self.requester.nxt;
         let opcode = match slot.wqe.op {
             SendOp::Atomic(AtomicOp::CompareSwap { .. }) => Opcode::CompareSwap,
             SendOp::Atomic(AtomicOp::FetchAdd { .. }) => Opcode::FetchAdd,
@@ -306,8 +328,6 @@ impl<S: Storage> Qp<S> {
             }
             _ => header.push(&reth.bytes()),
         }
-        self.requester.read_psns = self.requester.read_psns.wrapping_add(rest);
-        self.on_request_sent(now, rest, true, true);
         Transmit {
             header,
             payload,
@@ -318,14 +338,12 @@ impl<S: Storage> Qp<S> {
         }
     }
 
-    /// The SEND or WRITE packet at `nxt`, or a run of at most so many.
-    fn data_request(&mut self, now: Instant, slot: &SendSlot, most: u32) -> Transmit {
+    /// The run of so many packets of a SEND or WRITE at `psn`.
+    pub(crate) fn data_request(&self, slot: &SendSlot, psn: Psn, packets: u32, ask: bool) -> Transmit {
         let wqe = &slot.wqe;
         let mtu = self.attrs.path_mtu;
-        let psn = self.requester.nxt;
         let sent = psn.distance(slot.first);
         let offset = sent.wrapping_shl(mtu.shift());
-        let packets = slot.packets.saturating_sub(sent).clamp(1, most);
         let len = wqe.length.saturating_sub(offset).min(mtu.bytes_of(packets));
         let ends = sent.wrapping_add(packets) >= slot.packets;
         let place = Place::of(sent == 0, ends);
@@ -337,9 +355,6 @@ impl<S: Storage> Qp<S> {
             _ => (Opcode::Write { place, imm: false }, false),
         };
         let solicited = wqe.solicited && ends && !matches!(wqe.op, SendOp::Write);
-        let ack_every = (self.window_packets() / 2).clamp(1, limits::MAX_PACKETS_PER_ACK);
-        let reliable = self.config.kind == QpKind::Rc;
-        let ask = reliable && (ends || self.requester.unasked.wrapping_add(packets) >= ack_every);
         let pad = (len.wrapping_neg() & 3) as u8;
         let mut header = self.request_header(opcode, psn, pad, ask, solicited);
         if opcode.has_reth() {
@@ -364,7 +379,6 @@ impl<S: Storage> Qp<S> {
                 len,
             },
         };
-        self.on_request_sent(now, packets, ask, ends);
         Transmit {
             header,
             payload,
@@ -465,6 +479,32 @@ impl<S: Storage> Qp<S> {
             requester.ack_deadline =
                 limits::ack_timeout_again(self.attrs.timeout, requester.timeouts).map(|span| now.after(span));
         }
+    }
+
+    /// Book a request that goes again: the windows know it already.
+    pub(crate) fn on_sent_again(&mut self, now: Instant) {
+        Counters::bump(&mut self.counters.sent_requests);
+        let requester = &mut self.requester;
+        if requester.ack_deadline.is_none() {
+            requester.ack_deadline =
+                limits::ack_timeout_again(self.attrs.timeout, requester.timeouts).map(|span| now.after(span));
+        }
+    }
+
+    /// The message with the packet at `psn`, and the first PSN of it that is not answered or acknowledged.
+    pub(crate) fn message_of(&self, psn: Psn) -> Option<(SendSlot, Psn)> {
+        let window = &self.requester.window;
+        for index in window.done()..window.started() {
+            let message = window.at(self.storage.sends(), index)?;
+            if psn.distance(message.first) < message.packets {
+                let from = match index == window.done() {
+                    true => self.requester.una,
+                    false => message.first,
+                };
+                return Some((*message, from));
+            }
+        }
+        None
     }
 
     /// BTH of a request.

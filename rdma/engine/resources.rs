@@ -136,14 +136,15 @@ impl Reads {
         waiting
     }
 
-    /// The response packet `transmit`, polled last, is still to be sent.
-    pub(crate) fn take_back(&mut self, slots: &mut [ReadSlot], transmit: &Transmit, opcode: Opcode) {
+    /// The response packet `transmit`, polled last, is still to be sent. False if it was not one in its turn.
+    pub(crate) fn take_back(&mut self, slots: &mut [ReadSlot], transmit: &Transmit, opcode: Opcode) -> bool {
         // The packet polled last is of the request where looking ended.
         let Some(slot) = self.at_mut(slots, self.scan) else {
-            return;
+            return false;
         };
-        if slot.next != transmit.psn.plus(transmit.packets) {
-            return;
+        let inside = transmit.psn.distance(slot.first) < slot.packets;
+        if !inside || slot.next != transmit.psn.plus(transmit.packets) {
+            return false;
         }
         if let Source::Region { va, len, .. } = transmit.payload {
             slot.rest.va = va;
@@ -155,6 +156,7 @@ impl Reads {
             Opcode::ReadResponse { place } => place.starts(),
             _ => true,
         };
+        true
     }
 
     /// Nothing is to be sent until it is asked for again.

@@ -22,6 +22,7 @@ use crate::counters::Counters;
 use crate::fault::{Fault, WcStatus};
 use crate::keys::Access;
 use crate::limits;
+use crate::lost::Holes;
 use crate::opcode::{Opcode, Place};
 use crate::psn::{Msn, Psn};
 use crate::qp::{Qp, Storage};
@@ -70,7 +71,9 @@ pub(crate) struct Responder {
     unanswered: u32,
     /// The user knows that the peer has begun.
     established: bool,
-    reads: Reads,
+    pub(crate) reads: Reads,
+    /// Responses that are lost and have not been sent again.
+    pub(crate) holes: Holes,
     done: Option<Completion>,
     /// A request has been carried out.
     used: bool,
@@ -163,6 +166,7 @@ impl Responder {
         self.answer = None;
         self.last_word = None;
         self.reads = Reads::default();
+        self.holes.clear();
         self.wait_until = None;
     }
 
@@ -497,7 +501,10 @@ impl<S: Storage> Qp<S> {
     pub(crate) fn take_back_response(&mut self, transmit: &Transmit, opcode: Opcode) {
         if opcode != Opcode::Acknowledge {
             let slots = self.storage.reads_mut();
-            return self.responder.reads.take_back(slots, transmit, opcode);
+            if !self.responder.reads.take_back(slots, transmit, opcode) {
+                self.take_back_lost(transmit);
+            }
+            return;
         }
         let packet = Packet::parse(transmit.header.as_bytes(), transmit.transport_len()).ok();
         let answer = packet.and_then(|packet| packet.aeth).map(|aeth| Answer {
@@ -507,9 +514,30 @@ impl<S: Storage> Qp<S> {
         self.responder.answer = self.responder.answer.or(answer);
     }
 
+    /// The ACK or NAK at `psn` is lost. A newer one says more, and is told of as well.
+    pub(crate) fn answer_lost(&mut self, psn: Psn) {
+        if self.attrs.state == State::Err {
+            return self.repeat_last_word();
+        }
+        let responder = &mut self.responder;
+        if responder.answer.is_some() || psn != responder.told {
+            return;
+        }
+        if psn == responder.expected && responder.quiet_until.is_some() {
+            // The peer does not know that it is to wait.
+            responder.answer = Some(Answer {
+                psn,
+                syndrome: Syndrome::Rnr(self.attrs.min_rnr_timer),
+            });
+        } else {
+            responder.acknowledge();
+        }
+    }
+
     /// What is still to be answered is not, until the peer asks again.
     pub(crate) fn give_up_responses(&mut self) {
         self.responder.answer = None;
+        self.responder.holes.clear();
         self.responder.reads.give_up(self.storage.reads_mut());
     }
 
@@ -528,7 +556,7 @@ impl<S: Storage> Qp<S> {
     }
 
     /// BTH and, where the opcode has one, AETH of a response.
-    fn response_header(&mut self, opcode: Opcode, psn: Psn, pad: u8, syndrome: Syndrome) -> HeaderBuf {
+    pub(crate) fn response_header(&mut self, opcode: Opcode, psn: Psn, pad: u8, syndrome: Syndrome) -> HeaderBuf {
         Counters::bump(&mut self.counters.sent_responses);
         let mut header = HeaderBuf::new();
         let bth = Bth {
@@ -621,6 +649,7 @@ impl<S: Storage> Qp<S> {
             return;
         }
         self.responder.reads = Reads::default();
+        self.responder.holes.clear();
         self.say_last_word(psn, NakCode::RemoteAccess);
         if self.attrs.state != State::Err {
             self.events.raise(Event::AccessError);

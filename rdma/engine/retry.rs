@@ -24,6 +24,7 @@ impl<S: Storage> Qp<S> {
         let timers = [
             requester.wait_until,
             requester.ack_deadline,
+            requester.hint,
             requester.cork.until(),
             self.responder.wait_until(),
             requester.arrivals.deadline(),
@@ -51,9 +52,13 @@ impl<S: Storage> Qp<S> {
             self.requester.wait_until = None;
             self.requester.vain = self.requester.vain.saturating_add(1);
         }
+        if self.requester.hint.is_some_and(|at| at <= now) {
+            self.requester.hint = None;
+            self.on_missing(now);
+        }
         let una = self.requester.una;
         if self.requester.arrivals.on_time(now, una) {
-            self.on_response_gap();
+            self.on_response_gap(now);
         }
         if self.requester.ack_deadline.is_some_and(|at| at <= now) {
             self.requester.ack_deadline = None;
@@ -87,6 +92,7 @@ impl<S: Storage> Qp<S> {
         requester.vain = 0;
         requester.rewound = false;
         requester.wait_until = None;
+        requester.hint = None;
         requester.settle_asked();
         requester.ack_deadline = if requester.una == requester.max {
             // The way of the last burst and back was wait enough for the next.
@@ -110,8 +116,8 @@ impl<S: Storage> Qp<S> {
 
     /// A response or acknowledgement skipped READ responses, which count as lost. Later ones on the way
     /// show the same gap, so one retry until there is progress. IBTA 9.9.2.2, implied NAK.
-    pub(crate) fn on_response_gap(&mut self) {
-        if self.requester.rewound {
+    pub(crate) fn on_response_gap(&mut self, now: Instant) {
+        if self.requester.rewound || self.awaits_word(now) {
             return;
         }
         Counters::bump(&mut self.counters.response_gaps);
@@ -131,6 +137,22 @@ impl<S: Storage> Qp<S> {
             return;
         }
         Counters::bump(&mut self.counters.received_seq_naks);
+        if !self.awaits_word(now) {
+            self.on_missing(now);
+        }
+    }
+
+    /// The peer misses something. Whether the carrier, if it is one that tells what it loses, is to say what.
+    fn awaits_word(&mut self, now: Instant) -> bool {
+        let requester = &mut self.requester;
+        if requester.told && requester.hint.is_none() {
+            requester.hint = Some(now.after(limits::LANE_WORD));
+        }
+        requester.told
+    }
+
+    /// The packet at `una` counts as lost.
+    fn on_missing(&mut self, now: Instant) {
         self.requester.allowed = self.window_packets() / 2;
         if self.requester.rewound && now < self.requester.charged_until {
             return self.rewind();
@@ -165,8 +187,10 @@ impl<S: Storage> Qp<S> {
     }
 
     /// Put the cursor back to the oldest unacknowledged PSN.
-    fn rewind(&mut self) {
+    pub(crate) fn rewind(&mut self) {
         let requester = &mut self.requester;
+        requester.holes.clear();
+        requester.hint = None;
         requester.nxt = requester.una;
         // The timeout starts anew when the first packet leaves: a full link costs no retry.
         requester.ack_deadline = None;

@@ -56,6 +56,7 @@ pub mod group;
 pub mod hops;
 pub mod keys;
 pub mod limits;
+pub mod lost;
 pub mod mw;
 pub mod opcode;
 pub mod parking;

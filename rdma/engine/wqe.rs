@@ -256,11 +256,23 @@ pub struct Room {
     pub packets: u32,
     /// Bytes of payload of a run of more than one packet.
     pub bytes: u32,
+    /// What is lost is told by [`crate::qp::Qp::handle_lost`].
+    pub told: bool,
 }
 
 impl Room {
     /// One packet at a time, as on UDP.
-    pub const PACKET: Self = Self { packets: 1, bytes: 0 };
+    pub const PACKET: Self = Self {
+        packets: 1,
+        bytes: 0,
+        told: false,
+    };
+
+    /// The same for one packet.
+    #[must_use]
+    pub const fn one(self) -> Self {
+        Self { packets: 1, ..self }
+    }
 
     /// Packets of `mtu` that have room.
     pub(crate) fn packets_of(self, mtu: Mtu) -> u32 {

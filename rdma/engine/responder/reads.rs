@@ -194,6 +194,9 @@ impl<S: Storage> Qp<S> {
         if self.responder.wait_until.is_some() {
             return None;
         }
+        if let Some(again) = self.lost_response(room) {
+            return Some(again);
+        }
         let (index, psn) = self.next_read()?;
         let mtu = self.attrs.path_mtu;
         let reads = &mut self.responder.reads;

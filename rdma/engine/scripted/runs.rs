@@ -6,6 +6,7 @@ use super::*;
 const TEN: Room = Room {
     packets: 10,
     bytes: 1 << 16,
+    told: false,
 };
 
 /// The next run of at most ten packets.
@@ -43,7 +44,7 @@ fn a_message_is_cut_into_runs_that_end_with_it() {
 fn room_is_counted_in_bytes_too_and_is_never_less_than_a_packet() {
     let mut rig = Rig::new();
     rig.post(SendOp::Write, 256 * 8);
-    let room = |packets, bytes| Room { packets, bytes };
+    let room = |packets, bytes| Room { packets, bytes, ..TEN };
     for (room, packets) in [(room(8, 1000), 3), (room(0, 0), 1), (room(u32::MAX, u32::MAX), 4)] {
         let transmit = rig.qp.poll_transmit(rig.now, room, &mut rig.user).unwrap();
         assert_eq!(transmit.packets, packets);

@@ -42,6 +42,10 @@ pub struct Outcome {
     pub lost: u64,
     /// Local ACK timeouts where packets follow each other and nobody fails.
     pub timeouts: u64,
+    /// What lanes have lost that tell what they lose, where hosts keep all that comes early.
+    pub told: u64,
+    /// And the timeouts there.
+    pub told_timeouts: u64,
     /// Work requests completed.
     pub completions: u64,
 }
@@ -81,6 +85,8 @@ pub fn run_seeds(first: u64, count: u64) -> Outcome {
                 total.packets += outcome.packets;
                 total.lost += outcome.lost;
                 total.timeouts += outcome.timeouts;
+                total.told += outcome.told;
+                total.told_timeouts += outcome.told_timeouts;
                 total.completions += outcome.completions;
             }
             Err(failure) => failures.push(format!(

@@ -23,6 +23,8 @@ pub struct LinkSpec {
     /// Two lanes take packets in turn, each in order, and each delivers what has come every so many nanoseconds: a bond
     /// in balance-rr, whose cables are polled. 0: one lane.
     pub stripe: u64,
+    /// The sender is told what was lost or spoiled ([`roce::lost`]): a cable's lane, on which nothing overtakes.
+    pub told: bool,
 }
 
 /// A link at work.
@@ -60,8 +62,9 @@ impl Link {
         }
     }
 
-    /// Put `bytes` on the wire at `now`; what arrives, and when, goes to `deliver`.
-    pub fn send(&mut self, now: u64, mut bytes: Vec<u8>, mut deliver: impl FnMut(u64, Vec<u8>)) {
+    /// Put `bytes` on the wire at `now`; what arrives, and when, goes to `deliver`. Returns when they would have arrived
+    /// that are lost or spoiled.
+    pub fn send(&mut self, now: u64, mut bytes: Vec<u8>, mut deliver: impl FnMut(u64, Vec<u8>)) -> Option<u64> {
         let start = self.busy_until.max(now);
         self.busy_until = start + 1 + bytes.len() as u64 * self.spec.ns_per_kb / 1000;
         let mut at = self.busy_until + self.spec.latency;
@@ -74,9 +77,10 @@ impl Link {
         }
         if self.rng.chance(self.spec.loss) {
             self.lost += 1;
-            return;
+            return Some(at);
         }
-        if self.rng.chance(self.spec.corrupt) {
+        let spoiled = self.rng.chance(self.spec.corrupt).then_some(at);
+        if spoiled.is_some() {
             self.lost += 1;
             let at = self.rng.below(bytes.len() as u64) as usize;
             bytes[at] ^= 1 << self.rng.below(8);
@@ -91,5 +95,6 @@ impl Link {
             at += self.rng.below(self.spec.delay + 1);
         }
         deliver(at, bytes);
+        spoiled
     }
 }

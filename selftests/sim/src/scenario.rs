@@ -179,6 +179,9 @@ impl Scenario {
         if stripes.chance(0.1) {
             spec.stripe = stripes.pick(&[5_000, 40_000, 150_000]);
         }
+        if Rng::new(seed ^ 0x1ed_6e4).chance(0.25) {
+            (spec.duplicate, spec.reorder, spec.stripe, spec.told) = (0.0, 0.0, 0, true);
+        }
         let links = (0..hosts * hosts)
             .map(|i| {
                 if i / hosts == i % hosts {
@@ -298,6 +301,7 @@ fn link_spec(rng: &mut Rng) -> LinkSpec {
         reorder: or_calm(reorder),
         delay: rng.pick(&[500, 5_000, 50_000]),
         stripe: 0,
+        told: false,
     }
 }
 

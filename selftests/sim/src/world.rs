@@ -17,6 +17,7 @@ use crate::scenario::{Connection, EndPlan, Scenario, Twist, QKEY};
 use crate::Outcome;
 use roce::completion::{Completion, Queue, WcStatus};
 use roce::limits;
+use roce::lost::Sent;
 use roce::psn::{Psn, Qpn};
 use roce::qp::{Modify, Posted, Qp, QpConfig, QpKind, ReadResource, SendMessage, Slots, State};
 use roce::time::Instant;
@@ -33,6 +34,9 @@ const BACKLOG: u64 = 20_000;
 
 /// Longest time in nanoseconds that a host holds an acknowledgement back: packets that come together take no longer.
 const MOST_PATIENCE: u64 = 3_000;
+
+/// Longest time after a round trip in nanoseconds until a lane tells what it has lost: at the tail it has to ask.
+const WORD: u64 = 150_000;
 
 /// Payload of a run at most: an IP datagram of this world carries it.
 const MOST_OF_RUN: u64 = 48 << 10;
@@ -51,6 +55,7 @@ enum Event {
     Die(usize),
     Modify(usize, u8),
     Acknowledge(usize),
+    Lost(usize, u64),
 }
 
 /// The world of one scenario.
@@ -160,11 +165,17 @@ impl World {
 
     /// Figures of the run.
     pub fn outcome(&self) -> Outcome {
+        let roomy = self.room == usize::MAX && self.full == 0.0 && self.short == 0.0;
+        let told = roomy && self.links.iter().any(|link| link.spec.told);
+        let of_told = |n: u64| if told { n } else { 0 };
+        let lost = self.links.iter().map(|l| l.lost).sum();
         Outcome {
+            told: of_told(lost),
+            told_timeouts: of_told(self.timeouts()),
             trace: self.trace,
             elapsed: self.now,
             packets: self.packets,
-            lost: self.links.iter().map(|l| l.lost).sum(),
+            lost,
             timeouts: self.timeouts(),
             completions: self
                 .endpoints
@@ -279,6 +290,14 @@ impl World {
                 Ok(())
             }
             Event::Acknowledge(e) => self.service(e),
+            Event::Lost(e, token) => {
+                let sent = Sent::of_token(token);
+                if self.chatty {
+                    println!("{:>10} {e} lost {sent:?}", self.now);
+                }
+                self.with_host(e, |engine, _, _| engine.handle_lost(&sent));
+                self.service(e)
+            }
             Event::Modify(e, state) => {
                 let state = if state == State::Err as u8 {
                     State::Err
@@ -511,7 +530,7 @@ impl World {
             }
             let e = senders[self.links[link].turn % senders.len()];
             self.links[link].turn += 1;
-            let room = self.room_of_lane();
+            let room = self.room_of_lane(link);
             match self.with_host(e, |engine, now, host| engine.poll_transmit(now, room, host)) {
                 Some(transmit) => {
                     idle = 0;
@@ -528,15 +547,18 @@ impl World {
     }
 
     /// What whoever carries the next packets takes: wires change from one moment to the next.
-    fn room_of_lane(&mut self) -> Room {
+    fn room_of_lane(&mut self, link: usize) -> Room {
+        let told = self.links[link].spec.told;
+        let packet = Room { told, ..Room::PACKET };
         let Some(rng) = &mut self.runs else {
-            return Room::PACKET;
+            return packet;
         };
         match rng.chance(0.8) {
-            false => Room::PACKET,
+            false => packet,
             true => Room {
                 packets: 1 + rng.below(64) as u32,
                 bytes: rng.below(MOST_OF_RUN) as u32,
+                told,
             },
         }
     }
@@ -600,10 +622,16 @@ impl World {
         let host = connection.hosts[1 - e % 2];
         let now = self.now;
         let (queue, sequence) = (&mut self.queue, &mut self.sequence);
-        self.links[link].send(now, bytes, |at, bytes| {
+        let lost = self.links[link].send(now, bytes, |at, bytes| {
             *sequence += 1;
             queue.push(Reverse((at, *sequence, Event::Deliver(host, bytes))));
         });
+        let spec = self.links[link].spec;
+        let sent = Sent::new(Qpn::new(FIRST_QPN + e as u32), transmit).filter(|_| spec.told);
+        if let Some((at, sent)) = lost.zip(sent) {
+            let told = at + spec.latency + self.patience.below(WORD);
+            self.at(told, Event::Lost(e, sent.token()));
+        }
     }
 }
 

@@ -10,6 +10,8 @@ fn every_seed_keeps_every_rule() {
     // Recovery takes round trips: where packets follow each other, a loss seldom costs a timeout.
     // Measured: one in fifty.
     assert!(total.timeouts * 20 <= total.lost + 20, "{total:?}");
+    // Where the lane tells what it loses, never.
+    assert_eq!(total.told_timeouts, 0, "{total:?}");
 }
 
 #[test]
