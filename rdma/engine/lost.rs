@@ -91,7 +91,7 @@ impl Sent {
                 _ => What::Answer,
             },
             psn: Psn::new((token >> 24) as u32),
-            packets: (token >> 48 & 0xff) as u32 + 1,
+            packets: ((token >> 48 & 0xff) as u32).wrapping_add(1),
         }
     }
 }

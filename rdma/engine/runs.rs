@@ -4,15 +4,16 @@
 //! The netdev knows whether the host at the other end of its cable takes runs. It does not know whether that host is
 //! the end of the queue pair's path: it may route or bridge for somebody behind it, who drops what has no ICRC. So the
 //! peer's own packets decide: who hears runs may send them. Whoever begins tries runs first, and goes back to single
-//! packets for good if nothing is heard but its own timer.
+//! packets if nothing is heard but its own timer. That may have been the way's fault, which was not there yet: once the
+//! peer is heard, runs are tried once more.
 //!
 //! ```text
 //!   the netdev carries runs   heard last   timeouts in a row
 //!   no                        -            -                    packets
 //!   yes                       a run        -                    runs
-//!   yes                       a packet     -                    packets
+//!   yes                       a packet     -                    packets; runs, if it is the first after a refusal
 //!   yes                       nothing      fewer than 2         runs
-//!   yes                       nothing      2 or more, once      packets
+//!   yes                       nothing      2 or more, once      packets: a refusal
 //! ```
 
 use crate::wqe::Room;
@@ -26,6 +27,8 @@ pub struct Runs {
     carried: bool,
     heard: Option<bool>,
     refused: bool,
+    /// Runs were tried once more.
+    tried: bool,
     /// The host had no memory for the last run: the next is a single packet.
     short: bool,
 }
@@ -39,6 +42,9 @@ impl Runs {
     /// A packet has come from the peer: a run, or one with an ICRC.
     pub fn handle_packet(&mut self, run: bool) {
         self.heard = Some(run);
+        if self.refused && !run && !self.tried {
+            (self.heard, self.refused, self.tried) = (None, false, true);
+        }
     }
 
     /// How much a run may have now, of `most`.
@@ -108,11 +114,30 @@ mod tests {
         let mut runs = Runs::default();
         assert!(!runs.poll(true, 2) && !runs.poll(true, 0));
         runs.handle_packet(false);
-        assert!(!runs.poll(true, 0));
+        assert!(
+            runs.poll(true, 0) && runs.poll(true, 1),
+            "it was silent for another reason, perhaps"
+        );
+        assert!(!runs.poll(true, 2));
+        for _ in 0..3 {
+            runs.handle_packet(false);
+            assert!(!runs.poll(true, 0), "it was not");
+        }
         runs.handle_path();
         assert!(runs.poll(true, 0));
         assert!(!runs.poll(true, 7));
         assert!(!runs.poll(false, 0) && runs.poll(true, 0), "another cable");
+    }
+
+    #[test]
+    fn a_way_that_was_not_there_when_runs_were_tried_carries_them_in_the_end() {
+        let [mut a, mut b] = [Runs::default(); 2];
+        assert!(!a.poll(true, 2));
+        b.handle_packet(false);
+        a.handle_packet(b.poll(true, 0));
+        b.handle_packet(a.poll(true, 0));
+        a.handle_packet(b.poll(true, 0));
+        assert!(a.poll(true, 0) && b.poll(true, 0));
     }
 
     #[test]

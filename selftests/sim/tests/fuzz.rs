@@ -6,6 +6,7 @@
 
 use roce::completion::Queue;
 use roce::keys::{Access, Key};
+use roce::lost::Sent;
 use roce::psn::{Psn, Qpn};
 use roce::qp::{Modify, Mtu, Posted, Qp, QpConfig, QpKind, ReadResource, SendMessage, Slots, State};
 use roce::time::Instant;
@@ -328,6 +329,7 @@ fn no_packet_and_no_order_of_calls_breaks_an_engine() {
                     let room = Room {
                         packets: rng.below(300) as u32,
                         bytes: rng.below(1 << 18) as u32,
+                        told: rng.chance(0.5),
                     };
                     if let Some(transmit) = engine.poll_transmit(now, room, &mut host) {
                         assert!(transmit.transport_len() <= 48 + 3 + room.bytes.max(4096) as usize);
@@ -358,6 +360,14 @@ fn no_packet_and_no_order_of_calls_breaks_an_engine() {
                     }
                 }
                 16 => {
+                    // Of this life, of another, and of nobody.
+                    let lost = match &last {
+                        Some(transmit) if rng.chance(0.7) => Sent::new(Qpn::new(7), transmit),
+                        _ => Some(Sent::of_token(rng.next())),
+                    };
+                    if let Some(lost) = lost {
+                        engine.handle_lost(&lost);
+                    }
                     engine.poll_event();
                     // A host that loses what it has kept.
                     if let Some(early) = engine.poll_early() {

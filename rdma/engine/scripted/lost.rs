@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! What the lane has lost goes again, alone.
+
+use super::*;
+use crate::lost::Sent;
+
+const LANE: Room = Room {
+    packets: 4,
+    bytes: 1 << 16,
+    told: true,
+};
+
+impl Rig {
+    /// The next run on the lane: what it is for the lane, its opcode, whether it asks.
+    fn run(&mut self) -> Option<(Sent, Opcode, bool)> {
+        let transmit = self.qp.poll_transmit(self.now, LANE, &mut self.user)?;
+        let packet = Packet::parse(transmit.header.as_bytes(), transmit.transport_len()).unwrap();
+        let sent = Sent::new(Qpn::new(0x11), &transmit)?;
+        Some((sent, packet.opcode, packet.bth.ack_request))
+    }
+
+    fn runs(&mut self) -> Vec<(Sent, Opcode, bool)> {
+        std::iter::from_fn(|| self.run()).collect()
+    }
+}
+
+#[test]
+fn a_lost_run_goes_again_alone_and_asks() {
+    let mut rig = Rig::new();
+    rig.post(SendOp::Write, 256 * 16);
+    let runs = rig.runs();
+    assert_eq!(runs.len(), 4);
+    let (second, opcode, asks) = runs[1];
+    assert!(!asks);
+    rig.qp.handle_lost(&second);
+    // The peer says the same, in its own way.
+    rig.ack(SQ_PSN + 4, SEQUENCE);
+    assert_eq!(rig.runs(), [(second, opcode, true)]);
+    assert_eq!(rig.qp.counters().retries, 0);
+    rig.ack(SQ_PSN + 15, ACK);
+    assert_eq!(rig.done(), [(Queue::Send, 0, OK)]);
+    // What is told after that is of no interest.
+    rig.qp.handle_lost(&second);
+    assert!(rig.runs().is_empty() && rig.qp.poll_timeout().is_none());
+}
+
+#[test]
+fn of_a_run_of_which_the_beginning_was_acknowledged_the_rest_goes_again() {
+    let mut rig = Rig::new();
+    rig.post(SendOp::Write, 256 * 4);
+    let (all, ..) = rig.run().unwrap();
+    rig.ack(SQ_PSN + 2, ACK);
+    rig.qp.handle_lost(&all);
+    let (rest, opcode, _) = rig.run().unwrap();
+    assert_eq!(
+        (rest.psn.value(), rest.packets, opcode),
+        (SQ_PSN + 3, 1, write(Place::Last))
+    );
+}
+
+#[test]
+fn what_the_lane_has_carried_and_the_peer_has_not_taken_goes_again_after_a_while() {
+    let mut rig = Rig::with(|_, all| all.timeout = Some(14));
+    rig.post(SendOp::Write, 256 * 8);
+    rig.runs();
+    rig.ack(SQ_PSN, SEQUENCE);
+    assert!(rig.runs().is_empty());
+    let deadline = rig.qp.poll_timeout().unwrap();
+    assert_eq!(deadline, rig.now.after(limits::LANE_WORD));
+    rig.wait(limits::LANE_WORD);
+    assert_eq!(rig.run().unwrap().0.psn.value(), SQ_PSN);
+    assert_eq!((rig.qp.counters().retries, rig.qp.counters().timeouts), (1, 0));
+}
+
+#[test]
+fn more_holes_than_have_a_place_and_all_goes_again() {
+    let mut rig = Rig::new();
+    rig.post(SendOp::Write, 256 * 64);
+    let runs = rig.runs();
+    assert_eq!(runs.len(), 16);
+    for (lost, ..) in runs.iter().skip(1).step_by(2) {
+        rig.qp.handle_lost(lost);
+    }
+    assert_eq!(rig.runs().len(), limits::MAX_HOLES);
+    for (lost, ..) in runs.iter().skip(1) {
+        rig.qp.handle_lost(lost);
+    }
+    assert_eq!(rig.runs().len(), 16);
+    assert_eq!(rig.qp.counters().retries, 1);
+}
+
+#[test]
+fn a_lost_read_is_asked_again_from_where_it_is() {
+    let mut rig = Rig::new();
+    rig.post(SendOp::Read, 256 * 8);
+    let (read, ..) = rig.run().unwrap();
+    rig.qp.handle_lost(&read);
+    assert_eq!(rig.run().unwrap().0, read);
+    let aeth = Aeth {
+        syndrome: ACK,
+        msn: Msn::new(1),
+    };
+    rig.handle(&packet(response(Place::First), SQ_PSN, 512, None, Some(aeth)).run(2));
+    // Late news: it has begun to be answered.
+    rig.qp.handle_lost(&read);
+    assert!(rig.runs().is_empty());
+}
+
+#[test]
+fn lost_responses_go_again_alone_from_whoever_has_them() {
+    let mut rig = Rig::new();
+    rig.request(Opcode::ReadRequest, RQ_PSN, 256 * 12);
+    rig.request(Opcode::ReadRequest, (RQ_PSN + 12) & 0xff_ffff, 256);
+    let runs = rig.runs();
+    assert_eq!(runs.len(), 4);
+    rig.qp.handle_lost(&runs[1].0);
+    rig.qp.handle_lost(&runs[3].0);
+    assert_eq!(rig.runs(), [runs[1], runs[3]]);
+    // One that could not leave waits for the next turn.
+    rig.qp.handle_lost(&runs[2].0);
+    let transmit = rig.qp.poll_transmit(rig.now, LANE, &mut rig.user).unwrap();
+    rig.qp
+        .handle_gather_fault(rig.now, &transmit, Fault::Absent, &mut rig.user);
+    assert_eq!(rig.runs(), [runs[2]]);
+    // Nobody has such a one.
+    let stranger = Sent {
+        psn: Psn::new(500),
+        ..runs[2].0
+    };
+    rig.qp.handle_lost(&stranger);
+    assert!(rig.runs().is_empty());
+}
+
+#[test]
+fn a_lost_acknowledgement_is_said_again_if_it_is_the_newest() {
+    let mut rig = Rig::new();
+    rig.request(write(Place::Only), RQ_PSN, 10);
+    let (first, ..) = rig.run().unwrap();
+    rig.request(write(Place::Only), (RQ_PSN + 1) & 0xff_ffff, 10);
+    let (second, ..) = rig.run().unwrap();
+    rig.qp.handle_lost(&first);
+    assert!(rig.runs().is_empty());
+    rig.qp.handle_lost(&second);
+    assert_eq!(rig.run().unwrap().0, second);
+    // So is one that tells the peer to wait.
+    rig.request(send(Place::Only), (RQ_PSN + 2) & 0xff_ffff, 10);
+    let (wait, ..) = rig.run().unwrap();
+    rig.qp.handle_lost(&wait);
+    assert_eq!(rig.answers(), [((RQ_PSN + 2) & 0xff_ffff, Syndrome::Rnr(12))]);
+    // And the last word.
+    rig.request(Opcode::ReadRequest, (RQ_PSN + 2) & 0xff_ffff, u32::MAX);
+    let (word, ..) = rig.run().unwrap();
+    assert_eq!(rig.qp.state(), State::Err);
+    rig.qp.handle_lost(&word);
+    assert_eq!(rig.run().unwrap().0, word);
+}
