@@ -23,6 +23,7 @@
 //! [`Head`] is a view of a head frame whose lengths agree. [`Eth`], [`Roce`] and [`Ctrl`] are what
 //! follows, checked.
 
+use crate::ledger::Report;
 use crate::limits::{MAX_FRAME, MAX_PAGES, MAX_SUPER_PACKET};
 use crate::wire::{Reader, WireError};
 
@@ -394,15 +395,26 @@ impl Eth {
     }
 }
 
-/// Metadata of a run of transport packets: 16 bytes.
+/// Where the ledgers of a lane stand, in the head of a train with a token ([`crate::ledger`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Every train of the sender below it has been told.
+    pub floor: Seq,
+    /// Everything below it was delivered to the sender, but for gaps that a report told.
+    pub carried: Seq,
+}
+
+/// Metadata of a run of transport packets: 24 bytes.
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
 /// | 0 | 2 | packets k, at least 1; the PSN in the BTH is the first one's |
 /// | 2 | 2 | payload of every packet but the last |
 /// | 4 | 2 | length of the transport headers (BTH and what follows it), inline |
-/// | 6 | 2 | 0 |
+/// | 6 | 2 | bit 0: the train has a token, and what follows the ends counts; else that is 0 |
 /// | 8 | 8 | ends: from which queue pair to which, by a number that the transport gives to the two |
+/// | 16 | 4 | floor: every train of the sender below it has been told |
+/// | 20 | 4 | carried: everything below it was delivered to the sender, but for gaps that were told |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roce {
     /// Packets.
@@ -413,11 +425,15 @@ pub struct Roce {
     pub header_len: u16,
     /// The number of the two ends, in this direction.
     pub ends: u64,
+    /// The train has a token.
+    pub account: Option<Account>,
 }
 
 impl Roce {
     /// Length on the wire.
-    pub const LEN: usize = 16;
+    pub const LEN: usize = 24;
+
+    const FLAG_TOKEN: u16 = 1;
 
     /// Most inline bytes of headers and payload.
     pub const MAX_INLINE: usize = MAX_INLINE - Self::LEN;
@@ -433,8 +449,12 @@ impl Roce {
     /// so many packets.
     pub fn parse(bytes: &[u8; Self::LEN], header: &Header) -> Result<Self, WireError> {
         let mut r = Reader::new(bytes);
-        let (packets, mtu, header_len, _) = (r.u16()?, r.u16()?, r.u16()?, r.u16()?);
+        let (packets, mtu, header_len, flags) = (r.u16()?, r.u16()?, r.u16()?, r.u16()?);
         let ends = r.u64()?;
+        let account = Account {
+            floor: Seq(r.u32()?),
+            carried: Seq(r.u32()?),
+        };
         let inline = usize::from(header.inline_len).saturating_sub(Self::LEN);
         let headers = usize::from(header_len);
         if headers < Self::BTH || headers > inline {
@@ -456,6 +476,7 @@ impl Roce {
             mtu,
             header_len,
             ends,
+            account: (flags & Self::FLAG_TOKEN != 0).then_some(account),
         })
     }
 
@@ -466,7 +487,20 @@ impl Roce {
         let [c, d] = self.mtu.to_le_bytes();
         let [e, f] = self.header_len.to_le_bytes();
         let [g, h, i, j, k, l, m, n] = self.ends.to_le_bytes();
-        [a, b, c, d, e, f, 0, 0, g, h, i, j, k, l, m, n]
+        let (flags, account) = match self.account {
+            Some(account) => (Self::FLAG_TOKEN, account),
+            None => (
+                0,
+                Account {
+                    floor: Seq(0),
+                    carried: Seq(0),
+                },
+            ),
+        };
+        let [o, p] = flags.to_le_bytes();
+        let [q, r, s, t] = account.floor.0.to_le_bytes();
+        let [u, v, w, x] = account.carried.0.to_le_bytes();
+        [a, b, c, d, e, f, o, p, g, h, i, j, k, l, m, n, q, r, s, t, u, v, w, x]
     }
 }
 
@@ -481,6 +515,8 @@ pub enum Ctrl {
     Grant,
     /// 2: request to send by a direct lane. Reserved.
     RequestToSend,
+    /// 3: what has come. The sender's floor (4) and a [`crate::ledger::Report`] follow.
+    Report,
     /// 4: to be sent back, with the 8 bytes that follow, as [`Ctrl::Answer`], by the poll that finds it.
     Echo,
     /// 5: what follows was sent as [`Ctrl::Echo`].
@@ -501,6 +537,20 @@ impl Ctrl {
         rest.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
     }
 
+    /// The sender's floor and its report in what follows [`Ctrl::Report`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Report::parse`].
+    pub fn report(rest: &[u8]) -> Result<(Seq, Report), WireError> {
+        let mut r = Reader::new(rest);
+        let floor = Seq(r.u32()?);
+        Ok((floor, Report::parse(r.rest())?))
+    }
+
+    /// Length of what follows [`Ctrl::Report`] at most.
+    pub const REPORT: usize = 4 + Report::MAX_LEN;
+
     /// Decode the operation.
     #[must_use]
     pub const fn parse(bytes: &[u8; Self::LEN]) -> Self {
@@ -508,6 +558,7 @@ impl Ctrl {
             0 => Self::Credit,
             1 => Self::Grant,
             2 => Self::RequestToSend,
+            3 => Self::Report,
             4 => Self::Echo,
             5 => Self::Answer,
             other => Self::Unknown(other),
@@ -521,6 +572,7 @@ impl Ctrl {
             Self::Credit => 0,
             Self::Grant => 1,
             Self::RequestToSend => 2,
+            Self::Report => 3,
             Self::Echo => 4,
             Self::Answer => 5,
             Self::Unknown(op) => op,

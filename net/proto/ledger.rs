@@ -16,9 +16,10 @@
 //! ```
 //!
 //! Each head of a train with a token carries the sender's floor, behind which the receiver forgets its gaps, and the
-//! receiver's `carried`, below which everything was delivered. A [`Report`] tells the gaps too; it goes in a CTRL head
-//! at the end of a poll in which [`Record::is_due`]. A sender that hears nothing for two round trips sends a CTRL head
-//! with the probe flag, which shows the receiver a loss at the tail and asks for a report.
+//! receiver's `carried`, below which everything was delivered ([`crate::frame::Account`]). A [`Report`] tells the gaps
+//! too; it goes in a CTRL head at the end of a poll in which [`Record::is_due`]: for new gaps, and to answer. That all
+//! is well is said by heads that go anyway, for most trains are answered by one. A sender that hears nothing for two
+//! round trips sends a CTRL head with the probe flag, which shows the receiver a loss at the tail and asks for a report.
 //!
 //! Each token is told once, in the order in which the trains were sent. A lane that dies tells what is in flight as
 //! lost. Trains of the Ethernet device have no token: they take sequences, and nobody is told about them.
@@ -27,6 +28,7 @@ use crate::frame::Seq;
 use crate::limits::{LEDGER_PROBE_MAX, LEDGER_PROBE_MIN, REPORT_GAPS};
 use crate::time::{Duration, Instant};
 use crate::wire::{bump, Reader, WireError};
+use core::ops::DerefMut;
 
 /// Gaps that a receiver remembers. More within one round trip than a report tells are told by later ones.
 const RECORD_GAPS: usize = 32;
@@ -178,7 +180,6 @@ impl Record {
     /// many gaps before it that the sender has not been told; it is lost, as far as anybody will ever know.
     pub fn handle_train(&mut self, first: Seq, last: Seq, floor: Seq) -> bool {
         self.forget_below(floor);
-        self.due = true;
         self.advance(first, last)
     }
 
@@ -202,16 +203,11 @@ impl Record {
         self.gaps().first().map_or(self.upto, |gap| gap.start)
     }
 
-    /// Whether the sender waits for something that it does not know yet: ask at the end of each poll.
+    /// Whether a report is to be sent: there are gaps that none has told, or the sender asks. Ask at the end of each
+    /// poll.
     #[must_use]
     pub const fn is_due(&self) -> bool {
         self.due
-    }
-
-    /// [`Record::carried`] for a head that is about to be sent. Where there are gaps, a report is still due.
-    pub fn take_carried(&mut self) -> Seq {
-        self.due &= self.count != 0;
-        self.carried()
     }
 
     /// The report, for a CTRL head that is about to be sent.
@@ -260,9 +256,9 @@ impl Record {
     }
 }
 
-/// A train in flight.
+/// A train in flight: what a place of a [`Ledger`] holds.
 #[derive(Clone, Copy, Debug)]
-struct Sent<T> {
+pub struct Sent<T> {
     first: Seq,
     last: Seq,
     at: Instant,
@@ -291,42 +287,47 @@ pub struct Counters {
     pub excess: u64,
 }
 
-/// The sending side: the trains in flight, at most `N`, which is a power of two.
+/// The sending side: the trains in flight, at most as many as the caller gives places.
 #[derive(Clone, Debug)]
-pub struct Ledger<T, const N: usize> {
-    /// A ring: place `i % N` holds the train with the running number `i`, from `oldest` up to `newest`.
-    sent: [Option<Sent<T>>; N],
+pub struct Ledger<P> {
+    /// A ring: the train in flight for the longest is at `oldest`, and there are `count`.
+    sent: P,
     oldest: usize,
-    newest: usize,
+    count: usize,
     /// One past the newest frame that was shown to [`Ledger`]: the peer cannot have seen more.
     next: Seq,
     known: Report,
     known_at: Instant,
+    /// When the last probe was sent.
+    asked_at: Instant,
     dead: bool,
-    /// Smoothed time from a train to the report that tells it.
+    /// Smoothed time from a train, or the probe after it, to the report that tells it.
     round_trip: Duration,
     probe: Option<(Instant, Duration)>,
     counters: Counters,
 }
 
-impl<T: Copy, const N: usize> Ledger<T, N> {
-    const IS_POWER_OF_TWO: () = assert!(N.is_power_of_two());
-
-    /// A lane on which nothing has been sent, whose first frame has the sequence `first`.
+impl<T: Copy, P: DerefMut<Target = [Option<Sent<T>>]>> Ledger<P> {
+    /// A lane on which nothing has been sent, whose first frame has the sequence `first`, with these places.
     #[must_use]
-    pub fn new(first: Seq) -> Self {
-        let () = Self::IS_POWER_OF_TWO;
+    pub const fn new(first: Seq, places: P) -> Self {
         Self {
-            sent: [None; N],
+            sent: places,
             oldest: 0,
-            newest: 0,
+            count: 0,
             next: first,
             known: Report::carried(first),
             known_at: Instant(0),
+            asked_at: Instant(0),
             dead: false,
-            round_trip: LEDGER_PROBE_MIN,
+            round_trip: Duration(LEDGER_PROBE_MIN.0 / 2),
             probe: None,
-            counters: Counters::default(),
+            counters: Counters {
+                carried: 0,
+                lost: 0,
+                probes: 0,
+                excess: 0,
+            },
         }
     }
 
@@ -339,19 +340,19 @@ impl<T: Copy, const N: usize> Ledger<T, N> {
     /// Trains in flight.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.newest.wrapping_sub(self.oldest)
+        self.count
     }
 
     /// Whether nothing is in flight.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.count == 0
     }
 
     /// Whether another train may be sent.
     #[must_use]
-    pub const fn has_room(&self) -> bool {
-        self.len() < N && !self.dead
+    pub fn has_room(&self) -> bool {
+        self.count < self.sent.len() && !self.dead
     }
 
     /// The smoothed time from a train to the report that tells it.
@@ -360,15 +361,17 @@ impl<T: Copy, const N: usize> Ledger<T, N> {
         self.round_trip
     }
 
-    const fn place(number: usize) -> usize {
-        number & N.wrapping_sub(1)
+    /// The place `index` behind the oldest, with `index` at most the number of places.
+    fn place(&self, index: usize) -> usize {
+        let place = self.oldest.wrapping_add(index);
+        place.checked_sub(self.sent.len()).unwrap_or(place)
     }
 
     fn front(&self) -> Option<&Sent<T>> {
         if self.is_empty() {
             return None;
         }
-        self.sent.get(Self::place(self.oldest))?.as_ref()
+        self.sent.get(self.oldest)?.as_ref()
     }
 
     /// What is told to the receiver with each head: trains below it have been told, or have no token.
@@ -383,7 +386,8 @@ impl<T: Copy, const N: usize> Ledger<T, N> {
         if !self.has_room() || first.offset(self.next) < 0 || last.offset(first) < 0 {
             return false;
         }
-        let Some(place) = self.sent.get_mut(Self::place(self.newest)) else {
+        let place = self.place(self.count);
+        let Some(place) = self.sent.get_mut(place) else {
             return false;
         };
         *place = Some(Sent {
@@ -392,7 +396,7 @@ impl<T: Copy, const N: usize> Ledger<T, N> {
             at: now,
             token,
         });
-        self.newest = self.newest.wrapping_add(1);
+        self.count = self.count.wrapping_add(1);
         self.next = last.plus(1);
         if self.probe.is_none() {
             self.probe = Some(self.first_probe(now));
@@ -442,14 +446,16 @@ impl<T: Copy, const N: usize> Ledger<T, N> {
         let carried = match self.known.fate(sent.last) {
             Some(carried) => {
                 // An eighth of each sample counts.
-                let (old, sample) = (self.round_trip.0, self.known_at.since(sent.at).0);
+                let since = sent.at.max(self.asked_at);
+                let (old, sample) = (self.round_trip.0, self.known_at.since(since).0);
                 self.round_trip = Duration(old.saturating_sub(old / 8).saturating_add(sample / 8));
                 carried
             }
             None if self.dead => false,
             None => return None,
         };
-        self.oldest = self.oldest.wrapping_add(1);
+        self.oldest = self.place(1);
+        self.count = self.count.saturating_sub(1);
         bump(if carried {
             &mut self.counters.carried
         } else {
@@ -476,6 +482,7 @@ impl<T: Copy, const N: usize> Ledger<T, N> {
             Some((at, wait)) if now >= at && !self.is_empty() => {
                 let wait = Duration(wait.0.saturating_mul(2)).min(LEDGER_PROBE_MAX);
                 self.probe = Some((now.after(wait), wait));
+                self.asked_at = now;
                 bump(&mut self.counters.probes);
                 true
             }

@@ -130,22 +130,28 @@ fn ethernet_metadata_never_points_out_of_the_inline_bytes() {
 }
 
 #[test]
-fn transport_metadata_has_its_16_bytes_and_exact_sizes() {
+fn transport_metadata_has_its_24_bytes_and_exact_sizes() {
     let roce = Roce {
         packets: 4,
         mtu: 4096,
         header_len: 28,
         ends: 0x0102_0304_0506_0708,
+        account: Some(Account {
+            floor: Seq(0x1112_1314),
+            carried: Seq(0x2122_2324),
+        }),
     };
-    assert_eq!(roce.bytes(), [4, 0, 0, 16, 28, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1]);
-    let fits = |pages: u8, bytes: u32| Roce::parse(&roce.bytes(), &header(Kind::Roce, 16 + 28, pages, bytes));
+    let mut bytes = vec![4, 0, 0, 16, 28, 0, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1];
+    bytes.extend([0x14, 0x13, 0x12, 0x11, 0x24, 0x23, 0x22, 0x21]);
+    assert_eq!(&roce.bytes()[..], bytes);
+    let fits = |pages: u8, bytes: u32| Roce::parse(&roce.bytes(), &header(Kind::Roce, 24 + 28, pages, bytes));
     assert_eq!(fits(4, 4 * 4096), Ok(roce));
     assert_eq!(fits(4, 3 * 4096 + 1), Ok(roce));
     assert_eq!(fits(3, 3 * 4096), Err(WireError::Length));
     assert_eq!(fits(5, 4 * 4096 + 1), Err(WireError::Length));
     let none = Roce { packets: 0, ..roce };
     assert_eq!(
-        Roce::parse(&none.bytes(), &header(Kind::Roce, 44, 0, 0)),
+        Roce::parse(&none.bytes(), &header(Kind::Roce, 52, 0, 0)),
         Err(WireError::Length)
     );
     let ack = Roce {
@@ -153,12 +159,24 @@ fn transport_metadata_has_its_16_bytes_and_exact_sizes() {
         mtu: 0,
         header_len: 16,
         ends: 0,
+        account: None,
     };
-    assert_eq!(Roce::parse(&ack.bytes(), &header(Kind::Roce, 32, 0, 0)), Ok(ack));
+    assert_eq!(Roce::parse(&ack.bytes(), &header(Kind::Roce, 40, 0, 0)), Ok(ack));
     assert_eq!(
-        Roce::parse(&ack.bytes(), &header(Kind::Roce, 31, 0, 0)),
+        Roce::parse(&ack.bytes(), &header(Kind::Roce, 39, 0, 0)),
         Err(WireError::Length)
     );
+}
+
+#[test]
+fn a_report_follows_its_operation_and_the_floor() {
+    let report = crate::ledger::Report::carried(Seq(9));
+    let (bytes, len) = report.bytes();
+    let mut rest = vec![7, 0, 0, 0];
+    rest.extend(&bytes[..len]);
+    assert_eq!(Ctrl::parse(&[3, 0, 0, 0]), Ctrl::Report);
+    assert_eq!(Ctrl::report(&rest), Ok((Seq(7), report)));
+    assert_eq!(Ctrl::report(&rest[..11]), Err(WireError::Truncated));
 }
 
 #[test]
