@@ -25,6 +25,9 @@ pub trait Client: Send + Sync {
     fn on_train(&self, train: &Arc<Train>);
     /// There is room, which `Port::has_room` did not find. As above.
     fn on_room(&self);
+    /// The train with this token has not come to the peer ([`Outbound::token`]). As above, or in process context when
+    /// the cable ends.
+    fn on_lost(&self, token: u64);
 }
 
 /// What a train out reads until it has gone. Dropped then, in any context but hard interrupts, the transmit side's lock
@@ -34,8 +37,11 @@ pub trait Held: Send {}
 /// What a train out is, beside its bytes.
 #[derive(Clone, Copy)]
 pub struct Outbound<'a> {
-    /// Packets and ends; its headers are `front`.
+    /// Packets and ends; its headers are `front`. The lane puts its account in.
     pub meta: Roce,
+    /// What [`Client::on_lost`] is told if it is lost. None: nobody is told. So it is where more trains are on their way
+    /// than the lane keeps account of.
+    pub token: Option<u64>,
     /// Transport headers, from the BTH on.
     pub front: &'a [u8],
     /// Bytes of the payload.
@@ -78,6 +84,7 @@ impl Train {
             mtu: 0,
             header_len: 0,
             ends: 0,
+            account: None,
         },
         front: 0,
         end: 0,

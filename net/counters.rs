@@ -42,6 +42,12 @@ pub(crate) struct TxCounters {
     pub(crate) trains: u64,
     /// Their bytes, from the BTH on.
     pub(crate) train_bytes: u64,
+    /// Those of them that the peer did not get.
+    pub(crate) lost_trains: u64,
+    /// Frames that told the peer what has come.
+    pub(crate) reports: u64,
+    /// Frames that asked it what has come.
+    pub(crate) asks: u64,
 }
 
 /// Receive side. Kept across sessions of the cable.
@@ -117,6 +123,9 @@ pub(crate) const NAMES: &[&str] = &[
     "tx_timeouts",
     "tx_rdma_trains",
     "tx_rdma_bytes",
+    "tx_rdma_lost",
+    "tx_report_frames",
+    "tx_ask_frames",
     "rx_packets",
     "rx_bytes",
     "rx_copied_bytes",
@@ -165,6 +174,9 @@ pub(crate) fn fill(to: &mut [u64], tx: &TxCounters, rx: &RxCounters, cable: &Cab
         tx.timeouts,
         tx.trains,
         tx.train_bytes,
+        tx.lost_trains,
+        tx.reports,
+        tx.asks,
         rx.packets,
         rx.bytes,
         rx.copied,
@@ -189,7 +201,7 @@ pub(crate) fn fill(to: &mut [u64], tx: &TxCounters, rx: &RxCounters, cable: &Cab
         usecs,
         u64::from(native),
     ];
-    const _: () = assert!(NAMES.len() == 42);
+    const _: () = assert!(NAMES.len() == 45);
     for (to, value) in to.iter_mut().zip(values) {
         *to = value;
     }

@@ -133,7 +133,11 @@ pub(crate) struct Lane {
     starved: AtomicBool,
     /// The credit that heads carry.
     credit: AtomicU32,
+    /// What we have of the peer's trains, as heads carry it.
+    have: AtomicU32,
     peer: AtomicU8,
+    /// The timer has come for what the peer has not said of our trains.
+    ask: AtomicBool,
     /// Packets have come since the session last asked.
     traffic: AtomicBool,
     /// What was waited for has not gone for long.
@@ -186,7 +190,9 @@ impl Lane {
                 timer <- new_timer!(c"usb4_lane_timer"),
                 starved: AtomicBool::new(false),
                 credit: AtomicU32::new(0),
+                have: AtomicU32::new(0),
                 peer: AtomicU8::new(Peer::None as u8),
+                ask: AtomicBool::new(false),
                 traffic: AtomicBool::new(false),
                 stuck: AtomicBool::new(false),
                 client <- new_bh_lock!(None, c"usb4_lane_client"),
@@ -226,6 +232,7 @@ impl Lane {
             self.most_pages.store(plan.max_pages, Ordering::Relaxed);
         }
         self.credit.store(credit.0, Ordering::Relaxed);
+        self.have.store(rx.have().0, Ordering::Relaxed);
         {
             let mut side = self.rx.lock();
             side.path = Some(rx);
@@ -309,6 +316,10 @@ impl Lane {
 
     /// The rings are stopped: gives up what they had.
     pub(crate) fn finish(&self) {
+        if let Some(tx) = &mut self.tx.lock().path {
+            tx.lose();
+        }
+        self.tell_lost();
         let rx = self.rx.lock().path.take();
         let tx = self.tx.lock().path.take();
         // Not under the locks: this sleeps.
@@ -552,7 +563,8 @@ impl Lane {
         } = &mut *side;
         let tx = path.as_mut().filter(|_| *live).ok_or(NotSent::Busy)?;
         let credit = Seq(self.credit.load(Ordering::Relaxed));
-        tx.send_train(train, held, credit, copy, counters)
+        let have = Seq(self.have.load(Ordering::Relaxed));
+        tx.send_train(train, held, (credit, have), copy, counters)
     }
 
     /// Tells the hardware of what the client has posted.
@@ -565,6 +577,27 @@ impl Lane {
             tx.doorbell(counters);
             if tx.poll_timer(&self.netdev, *wanted) {
                 self.timer.arm(timer::now() + LOOK_AFTER.0);
+            }
+            if let Some(at) = tx.ask_at() {
+                self.timer.arm(at.0);
+            }
+        }
+    }
+
+    /// Tells the client of the trains that are lost. No lock of the lane is held.
+    fn tell_lost(&self) {
+        // Each turn ends a train in flight.
+        loop {
+            let lost = {
+                let mut side = self.tx.lock();
+                let TxSide { path, counters, .. } = &mut *side;
+                path.as_mut().and_then(|tx| tx.take_lost(counters))
+            };
+            let Some(token) = lost else {
+                return;
+            };
+            if let Some(client) = &*self.client.lock() {
+                client.on_lost(token);
             }
         }
     }
@@ -600,6 +633,9 @@ impl Lane {
         if let Some(limit) = found.credit {
             tx.handle_credit(limit);
         }
+        if found.carried.is_some() || found.heard.is_some() {
+            tx.handle_account(Instant(timer::now()), found.carried, found.heard.as_ref());
+        }
         tx.reap(&self.netdev, napi);
         if *live {
             if let Some(token) = found.echo {
@@ -611,6 +647,18 @@ impl Lane {
                 if let Some(at) = tx.probe_at() {
                     tx.probe(Instant(timer::now()), give, counters);
                     self.timer.arm(tx.probe_at().unwrap_or(at).0);
+                }
+            }
+            let credit = Seq(self.credit.load(Ordering::Relaxed));
+            if let Some(report) = &found.tell {
+                tx.report(credit, report, counters);
+            }
+            if self.ask.load(Ordering::Relaxed) {
+                self.ask.store(false, Ordering::Relaxed);
+                let have = Seq(self.have.load(Ordering::Relaxed));
+                tx.ask(Instant(timer::now()), credit, have, counters);
+                if let Some(at) = tx.ask_at() {
+                    self.timer.arm(at.0);
                 }
             }
             tx.doorbell(counters);
@@ -686,6 +734,9 @@ impl Polls for Lane {
                 }
                 train
             };
+            if let Some(have) = found.have {
+                self.have.store(have.0, Ordering::Relaxed);
+            }
             let Some(train) = train else {
                 break;
             };
@@ -699,6 +750,9 @@ impl Polls for Lane {
             }
         }
         let room = self.serve_tx(&found, true);
+        if found.carried.is_some() || found.heard.is_some() {
+            self.tell_lost();
+        }
         if found.packets != 0 {
             self.traffic.store(true, Ordering::Relaxed);
         }
@@ -739,16 +793,25 @@ fn set_throttle(ring: &Ring, usecs: u32) {
 
 impl Timed for Lane {
     fn on_timer(&self) {
-        let (look, probe) = {
+        let now = Instant(timer::now());
+        let (look, probe, ask_at) = {
             let mut side = self.tx.lock();
-            let TxSide { path, wanted, .. } = &mut *side;
-            path.as_mut().map_or((Look::default(), false), |tx| {
+            let TxSide { path, wanted, live, .. } = &mut *side;
+            path.as_mut().map_or((Look::default(), false, None), |tx| {
                 (
-                    tx.handle_timer(Instant(timer::now()), &self.netdev, *wanted),
+                    tx.handle_timer(now, &self.netdev, *wanted),
                     tx.probe_at().is_some(),
+                    tx.ask_at().filter(|_| *live),
                 )
             })
         };
+        // Trains that are told move the time to ask, and not the timer.
+        let ask = ask_at.is_some_and(|at| at <= now);
+        if ask {
+            self.ask.store(true, Ordering::Relaxed);
+        } else if let Some(at) = ask_at {
+            self.timer.arm(at.0);
+        }
         if look.stuck {
             self.stuck.store(true, Ordering::Relaxed);
         }
@@ -756,7 +819,7 @@ impl Timed for Lane {
             self.timer.arm(timer::now() + LOOK_AFTER.0);
         }
         let starved = self.starved.swap(false, Ordering::Relaxed);
-        if look.poll || probe || starved {
+        if look.poll || probe || ask || starved {
             self.wake();
         }
     }

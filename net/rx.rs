@@ -28,7 +28,8 @@ use kernel::{
     sync::{Arc, UniqueArc},
 };
 use tbip::{
-    frame::{Ctrl, Head, Header, Kind, Seq},
+    frame::{Account, Ctrl, Head, Header, Kind, Seq},
+    ledger::{Record, Report},
     limits::MAX_PAGES,
     stock::{
         self,
@@ -87,6 +88,7 @@ enum Mode {
     Native {
         inbound: Inbound,
         held: Held,
+        record: KBox<Record>,
     },
 }
 
@@ -105,6 +107,12 @@ pub(crate) struct Polled {
     pub(crate) give: Option<Seq>,
     /// It is worth a frame of its own.
     pub(crate) give_now: bool,
+    /// What the peer has of our trains: as heads say it, and a report.
+    pub(crate) carried: Option<Seq>,
+    pub(crate) heard: Option<Report>,
+    /// What we have of the peer's: for heads, and a report if one is due.
+    pub(crate) have: Option<Seq>,
+    pub(crate) tell: Option<Report>,
     /// What the peer wants back, the last if it wants several: one answer a poll.
     pub(crate) echo: Option<u64>,
     /// What the peer has sent back.
@@ -143,13 +151,15 @@ impl Rx {
             ),
             Wire::Native { plan } => {
                 let [depth, ..] = plan.local_depth;
-                let mut inbound = Inbound::new(Seq::first(plan.remote_epoch, plan.local_epoch, 0), depth);
+                let first = Seq::first(plan.remote_epoch, plan.local_epoch, 0);
+                let mut inbound = Inbound::new(first, depth);
                 let credit = inbound.credit();
                 let held = Held {
                     pages: [const { None }; MAX_PAGES],
                     count: 0,
                 };
-                (Mode::Native { inbound, held }, credit)
+                let record = KBox::new(Record::new(first), GFP_KERNEL)?;
+                (Mode::Native { inbound, held, record }, credit)
             }
         };
         let mut rx = Self {
@@ -164,6 +174,14 @@ impl Rx {
             rx.ring.post(page.address(), page).map_err(|_| ENOSPC)?;
         }
         Ok((rx, credit))
+    }
+
+    /// Everything below was delivered, but for gaps that were told.
+    pub(crate) fn have(&self) -> Seq {
+        match &self.mode {
+            Mode::Native { record, .. } => record.carried(),
+            Mode::Stock { .. } => Seq(0),
+        }
     }
 
     /// The ring runs: tells the hardware of what was posted.
@@ -212,7 +230,7 @@ impl Rx {
                 train: &mut train,
             };
             let back = match &mut self.mode {
-                Mode::Native { inbound, held } => sink.native(inbound, held, page, &completion),
+                Mode::Native { inbound, held, record } => sink.native(inbound, held, record, page, &completion),
                 Mode::Stock {
                     frames,
                     open,
@@ -224,6 +242,7 @@ impl Rx {
                 self.untold += u32::from(self.ring.post(page.address(), page).is_ok());
             }
             if train.is_some() {
+                found.have = Some(self.have());
                 return train;
             }
         }
@@ -239,7 +258,11 @@ impl Rx {
             self.ring.doorbell();
             posted = core::mem::take(&mut self.untold);
         }
-        if let Mode::Native { inbound, .. } = &mut self.mode {
+        if let Mode::Native { inbound, record, .. } = &mut self.mode {
+            found.have = Some(record.carried());
+            if record.is_due() {
+                found.tell = Some(record.take_report());
+            }
             inbound.handle_posted(posted);
             found.give_now = inbound.credit_due();
             found.give = Some(inbound.credit());
@@ -299,6 +322,7 @@ impl Sink<'_> {
         &mut self,
         inbound: &mut Inbound,
         held: &mut Held,
+        record: &mut Record,
         mut page: RxPage,
         completion: &Completion,
     ) -> Option<RxPage> {
@@ -327,8 +351,12 @@ impl Sink<'_> {
                 held.push(page, len);
                 return None;
             }
-            Frame::Train(header) if header.kind == Kind::Roce => return self.roce(&header, held, page, len),
+            Frame::Train(header) if header.kind == Kind::Roce => {
+                return self.roce(&header, held, record, page, len);
+            }
+            Frame::Train(header) if header.kind == Kind::Ctrl => self.control(&header, record, page.bytes(len)),
             Frame::Train(header) => {
+                record.handle_untold(header.first(), header.seq);
                 self.packet(&header, held, &mut page, len);
                 held.clear();
             }
@@ -349,7 +377,14 @@ impl Sink<'_> {
     }
 
     /// Makes a train for queue pairs ready to be handed over. Returns the head's page if there is none.
-    fn roce(&mut self, header: &Header, held: &mut Held, mut page: RxPage, len: usize) -> Option<RxPage> {
+    fn roce(
+        &mut self,
+        header: &Header,
+        held: &mut Held,
+        record: &mut Record,
+        mut page: RxPage,
+        len: usize,
+    ) -> Option<RxPage> {
         let meta = match Head::parse(header, page.bytes(len)) {
             Ok(Head::Roce(meta, _)) => Some(meta),
             _ => {
@@ -358,8 +393,19 @@ impl Sink<'_> {
             }
         };
         let spare = meta.and_then(|_| self.spare.take().or_else(empty_train));
-        let (Some(meta), Some(mut train)) = (meta, spare) else {
-            self.counters.no_memory += u64::from(meta.is_some());
+        self.counters.no_memory += u64::from(meta.is_some() && spare.is_none());
+        // What is recorded as having come is handed over.
+        let taken = meta.zip(spare).filter(|(meta, _)| match meta.account {
+            Some(Account { floor, carried }) => {
+                self.found.carried = Some(carried);
+                record.handle_train(header.first(), header.seq, floor)
+            }
+            None => {
+                record.handle_untold(header.first(), header.seq);
+                true
+            }
+        });
+        let Some((meta, mut train)) = taken else {
             held.clear();
             page.recycle(len);
             return Some(page);
@@ -372,20 +418,30 @@ impl Sink<'_> {
         None
     }
 
+    /// Takes note of a head without a packet.
+    fn control(&mut self, header: &Header, record: &mut Record, frame: &[u8]) {
+        let mut floor = None;
+        match Head::parse(header, frame) {
+            Ok(Head::Ctrl(Ctrl::Echo, rest)) => self.found.echo = Ctrl::token(rest).or(self.found.echo),
+            Ok(Head::Ctrl(Ctrl::Answer, rest)) => self.found.answer = Ctrl::token(rest).or(self.found.answer),
+            Ok(Head::Ctrl(Ctrl::Report, rest)) => match Ctrl::report(rest) {
+                Ok((of_sender, report)) => {
+                    floor = Some(of_sender);
+                    self.found.heard = Some(report);
+                }
+                Err(_) => self.counters.bad_meta += 1,
+            },
+            Ok(_) => {}
+            Err(_) => self.counters.bad_meta += 1,
+        }
+        record.handle_control(header.seq, floor, header.probe);
+    }
+
     /// Makes the packet of a train.
     fn packet(&mut self, header: &Header, held: &mut Held, page: &mut RxPage, len: usize) {
         let (meta, front) = match Head::parse(header, page.bytes(len)) {
             Ok(Head::Eth(meta, front)) => (meta, front),
-            Ok(Head::Ctrl(Ctrl::Echo, rest)) => {
-                self.found.echo = Ctrl::token(rest).or(self.found.echo);
-                return;
-            }
-            Ok(Head::Ctrl(Ctrl::Answer, rest)) => {
-                self.found.answer = Ctrl::token(rest).or(self.found.answer);
-                return;
-            }
-            Ok(Head::Ctrl(..)) => return,
-            Ok(Head::Roce(..)) | Err(_) => {
+            Ok(Head::Roce(..) | Head::Ctrl(..)) | Err(_) => {
                 self.counters.bad_meta += 1;
                 return;
             }

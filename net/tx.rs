@@ -24,7 +24,8 @@ use kernel::{prelude::*, sync::Arc};
 use tbip::{
     credit::Spender,
     frame::{self, Ctrl, Header, Kind, Seq},
-    limits::{MAX_PAGES, MAX_TRAIN},
+    ledger::{self, Report},
+    limits::{LEDGER_TRAINS, MAX_PAGES, MAX_TRAIN},
     reaper::{Look, Reaper},
     share::Share,
     stock::Settings,
@@ -64,8 +65,12 @@ enum Mode {
         max_pages: u8,
         shown: Seq,
         depth: u32,
+        ledger: KBox<Ledger>,
     },
 }
+
+/// The client's tokens of the trains in flight.
+type Ledger = ledger::Ledger<KVVec<Option<ledger::Sent<u64>>>>;
 
 /// Why a packet was not sent.
 pub(crate) enum Refused {
@@ -102,8 +107,12 @@ impl Tx {
             Wire::Native { plan } => {
                 let [depth, ..] = plan.remote_depth;
                 let [ours, ..] = plan.local_depth;
+                let first = Seq::first(plan.local_epoch, plan.remote_epoch, 0);
+                let mut places = KVVec::new();
+                places.resize(LEDGER_TRAINS, None, GFP_KERNEL)?;
                 Mode::Native {
-                    spender: Spender::new(Seq::first(plan.local_epoch, plan.remote_epoch, 0), depth),
+                    ledger: KBox::new(Ledger::new(first, places), GFP_KERNEL)?,
+                    spender: Spender::new(first, depth),
                     max_pages: plan.max_pages,
                     shown: tbip::credit::initial(Seq::first(plan.remote_epoch, plan.local_epoch, 0), ours),
                     depth: u32::from(ours),
@@ -144,18 +153,18 @@ impl Tx {
         posted
     }
 
-    /// Sends a head frame without a packet: an operation, and a token behind it if it has one.
-    fn send_bare(&mut self, seq: Seq, credit: Seq, probe: bool, (what, token): (Ctrl, Option<u64>)) {
-        let body = Ctrl::LEN + token.map_or(0, |_| Ctrl::TOKEN);
+    /// Sends a head frame without a packet: an operation, and what follows it.
+    fn send_bare(&mut self, seq: Seq, credit: Seq, probe: bool, (what, rest): (Ctrl, &[u8])) {
+        let body = Ctrl::LEN + rest.len();
         let mut train = Train::new(Kind::Ctrl, seq, body as u16, 0, 0, credit);
         train.header.probe = probe;
         let slot = self.next;
-        if let Some((header, rest)) = self.slots.bytes(slot).split_first_chunk_mut::<{ Header::LEN }>() {
+        if let Some((header, to)) = self.slots.bytes(slot).split_first_chunk_mut::<{ Header::LEN }>() {
             *header = train.header.bytes();
-            if let Some((operation, rest)) = rest.split_first_chunk_mut::<{ Ctrl::LEN }>() {
+            if let Some((operation, to)) = to.split_first_chunk_mut::<{ Ctrl::LEN }>() {
                 *operation = what.bytes();
-                if let (Some(token), Some(to)) = (token, rest.first_chunk_mut::<{ Ctrl::TOKEN }>()) {
-                    *to = token.to_le_bytes();
+                if let Some(to) = to.get_mut(..rest.len()) {
+                    to.copy_from_slice(rest);
                 }
             }
         }
@@ -182,8 +191,91 @@ impl Tx {
         if let Some(seq) = spender.take_control() {
             counters.credits += 1;
             counters.frames += 1;
-            self.send_bare(seq, credit, false, (Ctrl::Credit, None));
+            self.send_bare(seq, credit, false, (Ctrl::Credit, &[]));
         }
+    }
+
+    /// Takes note of what the peer has of our trains: as heads say it, and a report.
+    pub(crate) fn handle_account(&mut self, now: Instant, carried: Option<Seq>, report: Option<&Report>) {
+        let Mode::Native { ledger, spender, .. } = &mut self.mode else {
+            return;
+        };
+        ledger.handle_untold(spender.next());
+        if let Some(carried) = carried {
+            ledger.handle_carried(now, carried);
+        }
+        if let Some(report) = report {
+            ledger.handle_report(now, report);
+        }
+    }
+
+    /// No frame goes any more: the trains in flight are lost.
+    pub(crate) fn lose(&mut self) {
+        if let Mode::Native { ledger, .. } = &mut self.mode {
+            ledger.handle_dead();
+        }
+    }
+
+    /// The token of the next train that is lost.
+    pub(crate) fn take_lost(&mut self, counters: &mut TxCounters) -> Option<u64> {
+        let Mode::Native { ledger, .. } = &mut self.mode else {
+            return None;
+        };
+        // Each turn ends a train in flight.
+        while let Some(told) = ledger.poll_told() {
+            if !told.carried {
+                counters.lost_trains += 1;
+                return Some(told.token);
+            }
+        }
+        None
+    }
+
+    /// When [`Self::ask`] is to be called.
+    pub(crate) fn ask_at(&self) -> Option<Instant> {
+        match &self.mode {
+            Mode::Native { ledger, .. } => ledger.poll_timeout(),
+            Mode::Stock { .. } => None,
+        }
+    }
+
+    /// Asks the peer what it has of our trains, if that is due.
+    pub(crate) fn ask(&mut self, now: Instant, credit: Seq, have: Seq, counters: &mut TxCounters) {
+        let Mode::Native { ledger, .. } = &mut self.mode else {
+            return;
+        };
+        if ledger.take_probe(now) {
+            counters.asks += 1;
+            self.send_report(credit, &Report::carried(have), true, counters);
+        }
+    }
+
+    /// Tells the peer what has come of its trains. If there is no room it asks.
+    pub(crate) fn report(&mut self, credit: Seq, report: &Report, counters: &mut TxCounters) {
+        counters.reports += 1;
+        self.send_report(credit, report, false, counters);
+    }
+
+    fn send_report(&mut self, credit: Seq, report: &Report, probe: bool, counters: &mut TxCounters) {
+        let Mode::Native { ledger, spender, .. } = &mut self.mode else {
+            return;
+        };
+        if self.ring.room() == 0 {
+            return;
+        }
+        ledger.handle_untold(spender.next());
+        let Some(seq) = spender.take_control() else {
+            return;
+        };
+        let mut rest = [0; Ctrl::REPORT];
+        let (bytes, len) = report.bytes();
+        let end = Ctrl::FLOOR + len;
+        if let Some((floor, to)) = rest.split_first_chunk_mut::<{ Ctrl::FLOOR }>() {
+            *floor = ledger.floor().0.to_le_bytes();
+            to.copy_from_slice(&bytes);
+        }
+        counters.frames += 1;
+        self.send_bare(seq, credit, probe, (Ctrl::Report, rest.get(..end).unwrap_or(&[])));
     }
 
     /// Sends an echo, or the answer to one. False if there is no room now, or the peer is not ours.
@@ -199,7 +291,7 @@ impl Tx {
         };
         counters.echoes += 1;
         counters.frames += 1;
-        self.send_bare(seq, credit, false, (what, Some(token)));
+        self.send_bare(seq, credit, false, (what, &token.to_le_bytes()));
         true
     }
 
@@ -214,7 +306,7 @@ impl Tx {
         if let Some(seq) = spender.take_probe(now) {
             counters.probes += 1;
             counters.frames += 1;
-            self.send_bare(seq, credit, true, (Ctrl::Credit, None));
+            self.send_bare(seq, credit, true, (Ctrl::Credit, &[]));
         }
     }
 

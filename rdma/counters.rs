@@ -5,7 +5,7 @@
 use roce::counters::Counters;
 
 /// The names, in the order of [`values`].
-pub(crate) const NAMES: [&core::ffi::CStr; 27] = [
+pub(crate) const NAMES: [&core::ffi::CStr; 30] = [
     c"sent_pkts",
     c"rcvd_pkts",
     c"duplicate_request",
@@ -31,6 +31,9 @@ pub(crate) const NAMES: [&core::ffi::CStr; 27] = [
     c"rcvd_runs",
     c"sent_trains",
     c"rcvd_trains",
+    c"lost_requests",
+    c"lost_responses",
+    c"sent_again",
     c"icrc_err",
     c"link_downed",
 ];
@@ -82,6 +85,9 @@ pub(crate) fn add(totals: &mut [u64; NAMES.len()], qp: &Counters, tally: &Tally)
         tally.received_runs,
         tally.sent_trains,
         tally.received_trains,
+        qp.lost_requests,
+        qp.lost_responses,
+        qp.sent_again,
         0,
         0,
     ];

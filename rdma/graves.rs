@@ -19,6 +19,7 @@ use roce::{
     fault::Fault,
     tombstone::Tombstone,
     wire::{udp::Path, Packet},
+    wqe::Transmit,
 };
 
 /// Graves of a device at most.
@@ -79,19 +80,26 @@ impl Graves {
     /// Answers a packet for a destroyed QP, if it has an answer. Its ICRC is right, or it needs none; it came over
     /// `netdev`. False if it does not come from that QP's peer, as `brought` says of the QP's wire.
     pub(crate) fn receive(&self, packet: &Packet, netdev: &Netdev, brought: impl FnOnce(&Wire) -> bool) -> bool {
+        let mut theirs = true;
+        self.speak(packet.bth.dest.value(), netdev, |grave| {
+            theirs = brought(&grave.wire);
+            grave.stone.answer(packet).filter(|_| theirs)
+        }) && theirs
+    }
+
+    /// The last answer of a destroyed QP has been lost: it is given once more, over `netdev`.
+    pub(crate) fn repeat(&self, number: u32, netdev: &Netdev) {
+        self.speak(number, netdev, |grave| Some(grave.stone.repeat()));
+    }
+
+    /// Sends what `of` says of a grave, unless it is too old. False if there is none of this number.
+    fn speak(&self, number: u32, netdev: &Netdev, of: impl FnOnce(&Grave) -> Option<Transmit>) -> bool {
         let (transmit, path, ip_id) = {
             let mut ring = self.ring.lock();
-            let number = packet.bth.dest.value();
             let Some(grave) = ring.graves.iter_mut().find(|grave| grave.number == number) else {
                 return false;
             };
-            if !brought(&grave.wire) {
-                return false;
-            }
-            if grave.until < now() {
-                return true;
-            }
-            let Some(transmit) = grave.stone.answer(packet) else {
+            let Some(transmit) = of(grave).filter(|_| grave.until >= now()) else {
                 return true;
             };
             grave.ip_id = grave.ip_id.wrapping_add(1);

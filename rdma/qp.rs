@@ -55,6 +55,7 @@ use roce::{
     completion::{self, Queue, WcStatus},
     counters::Counters,
     keys::Pd,
+    lost::Sent,
     parking::Errand,
     qp::{QpKind, ReadResource, SendMessage, Slots, State as QpState},
     runs::Runs,
@@ -105,6 +106,8 @@ enum Event<'a> {
     Packet(&'a Packet, &'a Payload<'a>),
     /// The timer has come. `waiting`: frames of the QP were in the stack.
     Timeout { waiting: bool },
+    /// The cable's lane has lost something.
+    Lost(Sent),
     /// Pages that were missed are there, or cannot be had.
     Paged,
     /// The QP has another state or other attributes.
@@ -247,6 +250,11 @@ impl Qp {
         }
     }
 
+    /// The cable's lane has lost what it was given.
+    pub(crate) fn on_lost(this: &Arc<Self>, lost: Sent) {
+        Self::work(this, Event::Lost(lost));
+    }
+
     /// Whether softirqs have taken enough from others for now. Then the timer comes when they may go on.
     fn rests(&self) -> bool {
         let until = self.owner.rest();
@@ -365,6 +373,7 @@ impl Qp {
                 // A kernel caller's sends are announced this way.
                 engine.handle_doorbell(now, &mut host);
             }
+            Event::Lost(sent) => engine.handle_lost(sent),
             Event::Paged | Event::Modified => engine.handle_doorbell(now, &mut host),
             Event::Due => {}
         }

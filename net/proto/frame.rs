@@ -198,6 +198,12 @@ impl Header {
         [kind, flags, a, b, c, d, e, f, g, h, i, j, k, l, m, self.pages]
     }
 
+    /// Ring sequence of the train's first frame.
+    #[must_use]
+    pub const fn first(&self) -> Seq {
+        self.seq.minus(self.pages as u32)
+    }
+
     /// Bytes of the train after frame headers: inline and in pages.
     #[must_use]
     pub const fn total(&self) -> usize {
@@ -548,8 +554,10 @@ impl Ctrl {
         Ok((floor, Report::parse(r.rest())?))
     }
 
+    /// Length of the floor that follows [`Ctrl::Report`].
+    pub const FLOOR: usize = 4;
     /// Length of what follows [`Ctrl::Report`] at most.
-    pub const REPORT: usize = 4 + Report::MAX_LEN;
+    pub const REPORT: usize = Self::FLOOR + Report::MAX_LEN;
 
     /// Decode the operation.
     #[must_use]

@@ -10,25 +10,25 @@ use super::{Mode, Owner, Tx};
 use crate::{
     client::{Held, NotSent, Outbound},
     counters::TxCounters,
-    kapi::pages::Mapping,
+    kapi::{pages::Mapping, timer},
 };
 use kernel::prelude::*;
 use tbip::{
     cut::cut_run,
-    frame::{self, Header, Kind, Roce, Seq},
+    frame::{self, Account, Header, Kind, Roce, Seq},
     limits::{MAX_FRAME, MAX_PAGES, MAX_TRAIN},
     time::Instant,
     train::Train,
 };
 
 impl Tx {
-    /// Posts a train of the client; the hardware is told of it by [`Self::doorbell`]. `credit` goes along. `copy`
-    /// copies payload from an offset.
+    /// Posts a train of the client; the hardware is told of it by [`Self::doorbell`]. `credit`, and what we `have` of
+    /// the peer's trains, go along. `copy` copies payload from an offset.
     pub(crate) fn send_train<E>(
         &mut self,
         out: &Outbound<'_>,
         held: Option<KBox<dyn Held>>,
-        credit: Seq,
+        (credit, have): (Seq, Seq),
         mut copy: impl FnMut(usize, &mut [u8]) -> Result<(), E>,
         counters: &mut TxCounters,
     ) -> Result<(), NotSent<E>> {
@@ -66,19 +66,32 @@ impl Tx {
                 copy(at, to).map_err(NotSent::Uncopied)?;
             }
         }
-        let Mode::Native { spender, shown, .. } = &mut self.mode else {
+        let Mode::Native {
+            spender, shown, ledger, ..
+        } = &mut self.mode
+        else {
             return Err(NotSent::Busy);
         };
+        ledger.handle_untold(spender.next());
+        let floor = ledger.floor();
         let Some(first) = spender.take(Instant(0), frames as u32) else {
             return Err(NotSent::Busy);
         };
         *shown = credit;
         let page_bytes = (out.payload - inline) as u32;
         let train = Train::new(Kind::Roce, first, body as u16, pages as u8, page_bytes, credit);
+        let mut kept = |token| ledger.handle_sent(Instant(timer::now()), first, train.header.seq, token);
+        let meta = Roce {
+            account: out
+                .token
+                .filter(|token| kept(*token))
+                .map(|_| Account { floor, carried: have }),
+            ..out.meta
+        };
         if let Some((header, rest)) = self.slots.bytes(head).split_first_chunk_mut::<{ Header::LEN }>() {
             *header = train.header.bytes();
-            if let Some((meta, _)) = rest.split_first_chunk_mut::<{ Roce::LEN }>() {
-                *meta = out.meta.bytes();
+            if let Some((to, _)) = rest.split_first_chunk_mut::<{ Roce::LEN }>() {
+                *to = meta.bytes();
             }
         }
         for index in 0..pages {

@@ -74,6 +74,7 @@ mod arrivals;
 mod attrs;
 mod completer;
 mod requester;
+mod resend;
 mod resources;
 mod responder;
 mod retry;

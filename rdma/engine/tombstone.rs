@@ -56,6 +56,19 @@ impl Tombstone {
                 _ => return None,
             },
         };
+        Some(self.say(answer))
+    }
+
+    /// What the queue pair said last, or may have said: who carried it has lost it ([`crate::lost`]).
+    #[must_use]
+    pub fn repeat(&self) -> Transmit {
+        self.say(self.last_word.unwrap_or(Answer {
+            psn: self.acked,
+            syndrome: Syndrome::ACK,
+        }))
+    }
+
+    fn say(&self, answer: Answer) -> Transmit {
         let mut header = HeaderBuf::new();
         let bth = Bth {
             opcode: Opcode::Acknowledge.encode_rc(),
@@ -74,14 +87,14 @@ impl Tombstone {
             msn: self.msn,
         };
         header.push(&aeth.bytes());
-        Some(Transmit {
+        Transmit {
             header,
             payload: Source::None,
             pad: 0,
             psn: answer.psn,
             packets: 1,
             route: None,
-        })
+        }
     }
 }
 

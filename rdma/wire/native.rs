@@ -18,6 +18,8 @@ use crate::kapi::{
 };
 use kernel::{prelude::*, sync::Arc};
 use roce::{
+    lost::Sent,
+    psn::Qpn,
     wire::Bth,
     wqe::{Room, Transmit},
 };
@@ -31,15 +33,16 @@ pub(crate) fn room(port: &Port) -> Room {
     Room {
         packets: u32::MAX,
         bytes: u32::try_from(port.most()).unwrap_or(0),
+        told: true,
     }
 }
 
-/// Posts a train, for packets of `mtu` between the ends `ends`; `credit` is told its end, if it borrows its payload,
+/// Posts a train of the queue pair `from`, for packets of `mtu` between the ends `ends`; `credit` is told its end, if it borrows its payload,
 /// which it may where `life` is given. Returns its bytes.
 pub(crate) fn post<C: FrameDone>(
     port: &Port,
     transmit: &Transmit,
-    (mtu, ends): (u32, u64),
+    (from, mtu, ends): (u32, u32, u64),
     bytes: &impl Bytes,
     life: Option<&Arc<Gate>>,
     credit: impl FnOnce() -> Arc<C>,
@@ -66,7 +69,9 @@ pub(crate) fn post<C: FrameDone>(
             mtu: u16::try_from(mtu).map_err(|_| NotBuilt::Lost)?,
             header_len: u16::try_from(headers.len()).map_err(|_| NotBuilt::Lost)?,
             ends,
+            account: None,
         },
+        token: Sent::new(Qpn::new(from), transmit).map(Sent::token),
         front,
         payload,
         pieces: if lent { pieces.get() } else { &[] },

@@ -3,7 +3,10 @@
 
 use crate::{device::Device, kapi::share::KERNEL, payload::Payload, qp::Qp};
 use kernel::sync::Arc;
-use roce::wire::Packet;
+use roce::{
+    lost::{Sent, What},
+    wire::Packet,
+};
 use tbnet::{Client, Train};
 
 impl Client for Device {
@@ -29,6 +32,15 @@ impl Client for Device {
                 }
             }
         });
+    }
+
+    fn on_lost(&self, token: u64) {
+        let lost = Sent::of_token(token);
+        match (self.qps.find(lost.from.value()), self.netdev()) {
+            (Some(qp), _) => qp.owner().charge(|| Qp::on_lost(&qp, lost)),
+            (None, Some(netdev)) if lost.what == What::Answer => self.graves.repeat(lost.from.value(), &netdev),
+            _ => {}
+        }
     }
 
     fn on_room(&self) {

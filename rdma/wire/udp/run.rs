@@ -20,6 +20,7 @@ use roce::{
 
 /// How much a run may have: what one IP datagram can carry, in pages.
 pub(crate) const ROOM: Room = Room {
+    told: false,
     packets: u32::MAX,
     bytes: 15 << 12,
 };

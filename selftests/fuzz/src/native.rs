@@ -5,6 +5,7 @@
 use crate::input::Input;
 use crate::side::{OnWire, Side};
 use roce::ends::Ends;
+use roce::lost::{Sent, What};
 use roce::psn::Psn;
 use roce::qp::{QpKind, State};
 use roce::time::Instant;
@@ -12,7 +13,7 @@ use roce::wire::udp::Addresses;
 use roce::wire::{Bth, Packet};
 use roce::wqe::Room;
 use tbip::cut::cut_run;
-use tbip::frame::{Head, Header, Kind, Roce, Seq, EOF_HEAD, SOF};
+use tbip::frame::{Account, Head, Header, Kind, Roce, Seq, EOF_HEAD, SOF};
 use tbip::ledger::{Ledger, Report};
 use tbip::limits::{MAX_FRAME, MAX_PAGES};
 use tbip::train::{Arrival, Frame, Inbound, Train};
@@ -25,6 +26,7 @@ const QUEUE: usize = 128;
 const ROOM: Room = Room {
     packets: u32::MAX,
     bytes: 1 << 16,
+    told: true,
 };
 const NUMBERS: [u32; 2] = [0x11, 0x12];
 
@@ -75,6 +77,25 @@ pub fn run(data: &[u8]) {
 fn step(code: u8, here: usize, sides: &mut [Side; 2], lanes: &mut [Lane; 2], input: &mut Input<'_>, now: &mut Instant) {
     let (arg, there) = (code >> 4, 1 - here);
     match code & 15 {
+        0 if arg >= 4 => {
+            // The lane says that something is lost, whether it is or not.
+            let side = &mut sides[here];
+            let known = side.engine.query();
+            let (what, of) = match arg {
+                4 | 5 => (What::Request, known.sq_psn),
+                6 => (What::Response, known.rq_psn),
+                _ => (What::Answer, known.rq_psn),
+            };
+            let psn = of.plus(u32::from(input.u8()).wrapping_neg());
+            let packets = 1 + u32::from(input.u8());
+            let from = side.number();
+            side.engine.handle_lost(&Sent {
+                from,
+                what,
+                psn,
+                packets,
+            });
+        }
         0 => sides[here].post_send(input),
         1 | 2 => {
             sides[here].post_send(input);
@@ -171,6 +192,7 @@ impl Lane {
             mtu: mtu as u16,
             header_len: headers as u16,
             ends,
+            account: Some(Account::default()),
         };
         let inline_len = (Roce::LEN + headers + inline) as u16;
         let in_pages = (payload - inline) as u32;
@@ -290,6 +312,7 @@ impl Lane {
             mtu,
             header_len: header_len as u16,
             ends: if arg == 7 { input.u64() } else { self.ends.back },
+            account: Some(Account::default()),
         };
         let inline_len = (Roce::LEN + length) as u16;
         let train = Train::new(
@@ -347,7 +370,7 @@ fn look_into(bytes: &[u8]) -> Option<Report> {
 /// Trains that were sent, and reports of them that say anything.
 fn report(input: &mut Input<'_>) {
     let first = Seq(input.u32());
-    let mut ledger: Ledger<u32, 16> = Ledger::new(first);
+    let mut ledger = Ledger::new(first, vec![None; 16]);
     let (mut next, mut sent, mut told) = (first, 0, 0);
     let mut now = tbip::time::Instant(0);
     for _ in 0..32 {

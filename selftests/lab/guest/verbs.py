@@ -502,14 +502,14 @@ def reads(side, calling, count=200000, flight=16, chain=8):
     side.report(wrong=wrong, reads=done, slowest=slowest)
 
 
-def stream(side, calling, length, both):
-    """WRITEs of `length`, 2 MiB of them posted, until 128 MiB have gone; from both ends at once if `both`. Waits for
+def stream(side, calling, length, both, opcode=e.IBV_WR_RDMA_WRITE):
+    """WRITEs or READs of `length`, 2 MiB of them posted, until 128 MiB have gone; from both ends at once if `both`. Waits for
     events, and measures with the clock of the guest: in virtual time no cycle counter says anything."""
     depth, count = max(2, 2 * MIB // length), 128 * MIB // length
     arena = Arena(side, length, length)
-    side.connect(mtu=4096, timeout=18, rkey_of=arena.mr)
+    side.connect(mtu=4096, timeout=18, rkey_of=arena.mr, reads=16)
     sge = arena.sges([(0, length)])
-    wr = SendWR(opcode=e.IBV_WR_RDMA_WRITE, num_sge=1, sg=sge, send_flags=e.IBV_SEND_SIGNALED)
+    wr = SendWR(opcode=opcode, num_sge=1, sg=sge, send_flags=e.IBV_SEND_SIGNALED)
     wr.set_wr_rdma(side.peer["rkey"], side.peer["addr"] + arena.sources)
     side.exchange(ready=True)
     begun, posted, done, bad = time.monotonic(), 0, 0, 0
@@ -534,6 +534,7 @@ def stream(side, calling, length, both):
 STREAMS = {f"stream_{length}_{'both' if both else 'one'}":
            lambda side, calling, length=length, both=both: stream(side, calling, length, both)
            for length in (65536, MIB) for both in (False, True)}
+STREAMS["stream_reads"] = lambda side, calling: stream(side, calling, 65536, False, e.IBV_WR_RDMA_READ)
 
 
 class Paged:

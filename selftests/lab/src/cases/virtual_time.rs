@@ -7,7 +7,7 @@ use crate::lab::Lab;
 use crate::parse;
 use crate::spec::{LabSpec, NetDriver};
 use anyhow::{bail, ensure, Context as _, Result};
-use serde_json::Value;
+use serde_json::{json, Value};
 use std::fs;
 use std::path::Path;
 
@@ -21,6 +21,11 @@ pub const CASES: &[Case] = &[
         "virtual_time_latency",
         "where the processor takes no time: latency near that of the bare rings, goodput near the rate, one way and both",
         latency,
+    ),
+    own(
+        "virtual_time_loss",
+        "where the processor takes no time and frames are lost: no queue pair waits for its timer, a stream goes on",
+        loss,
     ),
 ];
 
@@ -145,6 +150,73 @@ fn streams(said: &str) -> Result<Vec<(f64, f64)>> {
             Ok((number(&report["bytes"])?, number(&report["seconds"])?))
         })
         .collect()
+}
+
+const LOSS: &str = include_str!("../../guest/scenario-loss");
+/// Seconds at which the first stream begins, and from which frames are lost, when those without loss are over.
+const LOSS_AT: [u64; 2] = [12, 20];
+/// Part of the frames that is lost.
+const LOST: f64 = 1e-3;
+/// Least part of its speed that a stream keeps. A frame lost is a train of 17 sent again: 1.7 % are lost so.
+const KEPT: f64 = 0.9;
+
+fn loss(context: &Context) -> Result<()> {
+    only_ours(context, "trains")?;
+    let script = std::env::temp_dir().join(format!("usb4lab-loss-{}", std::process::id()));
+    let text = LOSS
+        .replace("@TYPE@", context.ours.link_type())
+        .replace("@AT@", &LOSS_AT[0].to_string())
+        .replace("@FROM@", &LOSS_AT[1].to_string());
+    fs::write(&script, text).with_context(|| format!("{}", script.display()))?;
+    let faults =
+        json!({"cmd": "fault", "set": {"drop": LOST}, "seed": context.seed, "at_ns": LOSS_AT[1] * 1_000_000_000});
+    let spec = LabSpec {
+        net: vec![NetDriver::Ours; 2],
+        rate_bps: Some(RATE),
+        latency_ns: Some(CABLE_NS),
+        events: vec![faults],
+        ..spec(context, &script)
+    };
+    let lab = Lab::up(&format!("test-loss-{}", std::process::id()), spec);
+    let _ = fs::remove_file(&script);
+    let lab = lab?;
+    let mut counts = [0u64; 3];
+    let mut said = Vec::new();
+    for host in 0..2 {
+        let path = lab.state.join(format!("h{host}.out/out"));
+        let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+        for (sum, name) in counts
+            .iter_mut()
+            .zip(["local_ack_timeout_err", "sent_again", "sent_trains"])
+        {
+            let start = format!("counter {name} ");
+            let line = text.lines().find_map(|line| line.strip_prefix(&start));
+            *sum += line
+                .with_context(|| format!("no {start}in\n{text}"))?
+                .trim()
+                .parse::<u64>()?;
+        }
+        said.push(text);
+    }
+    let [timeouts, again, trains] = counts;
+    println!("{trains} trains, {again} sent again, {timeouts} timeouts");
+    let speeds: Vec<f64> = streams(&said[0])?
+        .iter()
+        .map(|(bytes, seconds)| bytes / seconds)
+        .collect();
+    let &[writes, reads, lossy_writes, lossy_reads] = &speeds[..] else {
+        bail!("not four streams in\n{}", said[0]);
+    };
+    for (name, kept) in [("WRITE", lossy_writes / writes), ("READ", lossy_reads / reads)] {
+        println!("{name} of 64 KiB keeps {kept:.3} of its speed when one frame in a thousand is lost");
+        ensure!(kept >= KEPT, "{name} of 64 KiB keeps {kept:.3} of its speed");
+    }
+    ensure!(
+        again > 0 && timeouts == 0,
+        "{again} trains sent again, {timeouts} timeouts"
+    );
+    lab.discard();
+    Ok(())
 }
 
 fn spec(context: &Context, script: &Path) -> LabSpec {
