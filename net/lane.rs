@@ -753,7 +753,7 @@ impl Polls for Lane {
         if found.carried.is_some() || found.heard.is_some() {
             self.tell_lost();
         }
-        if found.packets != 0 {
+        if found.packets != 0 || found.credit.is_some() {
             self.traffic.store(true, Ordering::Relaxed);
         }
         if found.starved {

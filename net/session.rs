@@ -292,6 +292,9 @@ impl Session {
                 if stuck {
                     pr_warn!("{}: nothing goes out, beginning anew\n", port.name);
                 }
+                if traffic {
+                    rail.handle_traffic(now());
+                }
                 if fault || stuck {
                     rail.handle_fault(now());
                 }

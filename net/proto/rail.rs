@@ -368,6 +368,14 @@ impl Rail {
         }
     }
 
+    /// Frames of the peer have come over the rail since the last call: it lives, though its control messages may be
+    /// late. A host that is short of processors serves its rings in softirqs, and its worker when it gets to it.
+    pub fn handle_traffic(&mut self, now: Instant) {
+        if let Some(peer) = self.peer.as_mut().filter(|_| self.up) {
+            peer.heard = now;
+        }
+    }
+
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         if let (Wanted::Up, Some(peer)) = (self.wanted, &self.peer) {

@@ -155,6 +155,26 @@ fn a_silent_peer_is_given_up() {
 }
 
 #[test]
+fn a_peer_whose_frames_come_is_not_silent() {
+    let mut pair = Pair::new([config(A, B, 2), config(B, A, 2)]);
+    pair.run(ms(100));
+    let [mut a, _] = pair.rails;
+    let mut now = ms(100);
+    for _ in 0..20 {
+        now = now.after(Duration::from_millis(1_000));
+        a.handle_traffic(now);
+        a.handle_timeout(now);
+        while a.poll_transmit(now).is_some() {}
+    }
+    assert!(a.up().is_some() && a.counters().silences == 0);
+    a.handle_timeout(now.after(DEAD));
+    assert_eq!((a.up(), a.counters().silences), (None, 1));
+    // What comes late of the old pair does not make it alive.
+    a.handle_traffic(now.after(DEAD));
+    assert!(a.up().is_none());
+}
+
+#[test]
 fn other_hop_ids_are_agreed_when_one_is_taken() {
     let mut pair = Pair::new([config(A, B, 2), config(B, A, 2)]);
     pair.open = Err(OpenError::Busy(1));
