@@ -42,6 +42,8 @@ pub struct Outbound<'a> {
     /// What [`Client::on_lost`] is told if it is lost. None: nobody is told. So it is where more trains are on their way
     /// than the lane keeps account of.
     pub token: Option<u64>,
+    /// Now, in nanoseconds.
+    pub now: u64,
     /// Transport headers, from the BTH on.
     pub front: &'a [u8],
     /// Bytes of the payload.

@@ -578,7 +578,7 @@ impl Lane {
             if tx.poll_timer(&self.netdev, *wanted) {
                 self.timer.arm(timer::now() + LOOK_AFTER.0);
             }
-            if let Some(at) = tx.ask_at() {
+            if let Some(at) = tx.arm_to_ask() {
                 self.timer.arm(at.0);
             }
         }
@@ -657,7 +657,7 @@ impl Lane {
                 self.ask.store(false, Ordering::Relaxed);
                 let have = Seq(self.have.load(Ordering::Relaxed));
                 tx.ask(Instant(timer::now()), credit, have, counters);
-                if let Some(at) = tx.ask_at() {
+                if let Some(at) = tx.timer_to_ask() {
                     self.timer.arm(at.0);
                 }
             }
@@ -801,7 +801,7 @@ impl Timed for Lane {
                 (
                     tx.handle_timer(now, &self.netdev, *wanted),
                     tx.probe_at().is_some(),
-                    tx.ask_at().filter(|_| *live),
+                    tx.timer_to_ask().filter(|_| *live),
                 )
             })
         };

@@ -95,6 +95,8 @@ pub(crate) struct Tx {
     /// Something was posted since the hardware was last told.
     untold: bool,
     reaper: Reaper,
+    /// The timer will come for [`Self::ask`].
+    watches: bool,
 }
 
 impl Tx {
@@ -130,6 +132,7 @@ impl Tx {
             share,
             untold: false,
             reaper: Reaper::new(),
+            watches: false,
         })
     }
 
@@ -231,8 +234,20 @@ impl Tx {
         None
     }
 
-    /// When [`Self::ask`] is to be called.
-    pub(crate) fn ask_at(&self) -> Option<Instant> {
+    /// When the timer is to come for [`Self::ask`], unless it will anyway.
+    pub(crate) fn arm_to_ask(&mut self) -> Option<Instant> {
+        let at = self.ask_at().filter(|_| !self.watches);
+        self.watches |= at.is_some();
+        at
+    }
+
+    /// The timer has come. When [`Self::ask`] is to be called.
+    pub(crate) fn timer_to_ask(&mut self) -> Option<Instant> {
+        self.watches = self.ask_at().is_some();
+        self.ask_at()
+    }
+
+    fn ask_at(&self) -> Option<Instant> {
         match &self.mode {
             Mode::Native { ledger, .. } => ledger.poll_timeout(),
             Mode::Stock { .. } => None,

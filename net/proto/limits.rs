@@ -43,12 +43,14 @@ pub const CREDIT_PROBE_MAX: Duration = Duration::from_millis(64);
 /// two or three gaps in a round trip of 256 frames.
 pub const REPORT_GAPS: usize = 8;
 
-/// Shortest time without a report after which a ledger asks for one. Ours: several round trips and interrupt delays;
-/// while trains are in flight a timer ticks as often.
-pub const LEDGER_PROBE_MIN: Duration = Duration::from_micros(500);
+/// Shortest time without a report after which a ledger asks for one. Ours: as often as the timer looks after the ring
+/// anyway ([`crate::reaper::LOOK_AFTER`]), which ticks while trains are in flight. Twice as often cost a stream of WRITEs
+/// a tenth in the lab.
+pub const LEDGER_PROBE_MIN: Duration = Duration::from_micros(1_000);
 
-/// Trains of a ledger that may be in flight; more go without a token. Ours: twice the rings that this driver has.
-pub const LEDGER_TRAINS: usize = 1024;
+/// Trains of a ledger that may be in flight; more go without a token. Ours: half of a ring of this driver, whose
+/// other half is the stack's.
+pub const LEDGER_TRAINS: usize = 256;
 
 /// Longest time between two probes of a ledger: as of credit.
 pub const LEDGER_PROBE_MAX: Duration = CREDIT_PROBE_MAX;

@@ -10,7 +10,7 @@ use super::{Mode, Owner, Tx};
 use crate::{
     client::{Held, NotSent, Outbound},
     counters::TxCounters,
-    kapi::{pages::Mapping, timer},
+    kapi::pages::Mapping,
 };
 use kernel::prelude::*;
 use tbip::{
@@ -80,7 +80,7 @@ impl Tx {
         *shown = credit;
         let page_bytes = (out.payload - inline) as u32;
         let train = Train::new(Kind::Roce, first, body as u16, pages as u8, page_bytes, credit);
-        let mut kept = |token| ledger.handle_sent(Instant(timer::now()), first, train.header.seq, token);
+        let mut kept = |token| ledger.handle_sent(Instant(out.now), first, train.header.seq, token);
         let meta = Roce {
             account: out
                 .token

@@ -148,7 +148,14 @@ impl Qp {
                 self.flight.on_built(&self.device.in_flight);
                 self.clone()
             };
-            let built = native::post(port, &transmit, (self.number, mtu, wire.ends.out), &bytes, life, credit);
+            let built = native::post(
+                port,
+                &transmit,
+                (now, self.number, mtu, wire.ends.out),
+                &bytes,
+                life,
+                credit,
+            );
             state.runs.handle_built(!matches!(built, Err(NotBuilt::Lost)));
             match built {
                 Ok(len) => {

@@ -20,6 +20,7 @@ use kernel::{prelude::*, sync::Arc};
 use roce::{
     lost::Sent,
     psn::Qpn,
+    time::Instant,
     wire::Bth,
     wqe::{Room, Transmit},
 };
@@ -37,12 +38,12 @@ pub(crate) fn room(port: &Port) -> Room {
     }
 }
 
-/// Posts a train of the queue pair `from`, for packets of `mtu` between the ends `ends`; `credit` is told its end, if it borrows its payload,
+/// Posts a train of the queue pair `from` at `now`, for packets of `mtu` between the ends `ends`; `credit` is told its end, if it borrows its payload,
 /// which it may where `life` is given. Returns its bytes.
 pub(crate) fn post<C: FrameDone>(
     port: &Port,
     transmit: &Transmit,
-    (from, mtu, ends): (u32, u32, u64),
+    (now, from, mtu, ends): (Instant, u32, u32, u64),
     bytes: &impl Bytes,
     life: Option<&Arc<Gate>>,
     credit: impl FnOnce() -> Arc<C>,
@@ -71,6 +72,7 @@ pub(crate) fn post<C: FrameDone>(
             ends,
             account: None,
         },
+        now: now.0,
         token: Sent::new(Qpn::new(from), transmit).map(Sent::token),
         front,
         payload,

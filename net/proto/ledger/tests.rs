@@ -140,8 +140,8 @@ fn silence_is_probed_at_growing_distance_and_a_report_ends_it() {
         assert!(ledger.take_probe(now));
         at.push(now.0 / 1_000);
     }
-    assert_eq!(at, [500, 1500, 3500, 7500]);
-    ledger.handle_carried(us(7600), Seq(4));
+    assert_eq!(at, [1000, 3000, 7000, 15_000]);
+    ledger.handle_carried(us(15_100), Seq(4));
     assert_eq!(told(&mut ledger), [(0, true)]);
     assert_eq!(ledger.poll_told(), None);
     assert_eq!(ledger.poll_timeout(), None);
