@@ -265,7 +265,7 @@ impl Tx {
         }
     }
 
-    /// Tells the peer what has come of its trains. If there is no room it asks.
+    /// Tells the peer what has come of its trains. Where there is no room for that the peer asks.
     pub(crate) fn report(&mut self, credit: Seq, report: &Report, counters: &mut TxCounters) {
         counters.reports += 1;
         self.send_report(credit, report, false, counters);
