@@ -48,6 +48,7 @@ const KASAN: &[&str] = &[
 /// What cannot run on a kernel, and why.
 const MISSING: &[(Kernel, &str, &str)] = &[
     (Kernel::Smp, "virtual_time_latency", NO_VIRTUAL_TIME),
+    (Kernel::Smp, "virtual_time_loss", NO_VIRTUAL_TIME),
     (Kernel::Smp, "virtual_time_determinism", NO_VIRTUAL_TIME),
     (Kernel::Smp, "net_soak_virtual", NO_VIRTUAL_TIME),
     (Kernel::Smp, "net_suspend", "arch/um has suspend on one processor only"),
