@@ -73,7 +73,7 @@ pub const KEPT_FOR: Duration = Duration::from_millis(500);
 pub const MAX_HOLES: usize = 8;
 
 /// How long the word of a lane, that keeps account of its trains, is waited for when the peer says that something is
-/// missing. Ours: a lane asks after two round trips, or 100 us, and a busy host takes its time.
+/// missing. Ours: a lane asks after two round trips, or 1 ms, and its answer takes a round trip more.
 pub const LANE_WORD: Duration = Duration::from_millis(2);
 
 /// How often in a row responses that could not be built are kept for later without a word from the peer, which may be

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! What a carrier that keeps account of its trains has lost, sent again by whoever sent it.
 //!
-//! A cable's lane tells the fate of each train (`tbip::ledger`), so nobody waits for a
-//! timer, and only what is lost is sent again: requests by the requester, READ responses and acknowledgements by the
-//! responder, which knows it first. The peer keeps what came ahead ([`crate::arrivals`]) until then.
+//! A cable's lane tells the fate of each train (`tbip::ledger`), so nobody waits for a timer, and only what is lost is
+//! sent again: requests by the requester, READ responses and acknowledgements by the responder, which knows it first.
+//! The peer keeps what came ahead ([`crate::arrivals`]) until then.
 //!
 //! ```text
 //!   post, with Sent::token --> lane:  carried                 nothing to do

@@ -4,13 +4,12 @@
 use crate::attrs::{QpKind, State};
 use crate::counters::Counters;
 use crate::lost::{Sent, What};
-use crate::opcode::{Opcode, Place};
+use crate::opcode::Place;
 use crate::psn::Psn;
 use crate::qp::{Qp, Storage};
-use crate::resources::Kind;
 use crate::time::Instant;
-use crate::wire::{Reth, Syndrome};
-use crate::wqe::{Room, Source, Transmit};
+use crate::wire::Reth;
+use crate::wqe::{Room, Transmit};
 
 impl<S: Storage> Qp<S> {
     /// Who carries this queue pair's runs has lost `sent`. Poll transmits then. What was asked for or sent again since
@@ -100,33 +99,14 @@ impl<S: Storage> Qp<S> {
             let offset = skipped.wrapping_shl(mtu.shift());
             let len = slot.reth.length.saturating_sub(offset).min(mtu.bytes_of(packets));
             let ends = skipped.wrapping_add(packets) == slot.packets;
-            let opcode = match slot.kind {
-                Kind::Atomic(_) => Opcode::AtomicResponse,
-                Kind::Read | Kind::Empty => Opcode::ReadResponse {
-                    place: Place::of(skipped == 0, ends),
-                },
-            };
-            let pad = (len.wrapping_neg() & 3) as u8;
-            let mut header = self.response_header(opcode, psn, pad, Syndrome::ACK);
-            if let Kind::Atomic(original) = slot.kind {
-                header.push(&original.to_be_bytes());
-            }
-            let Reth { va, rkey, .. } = slot.reth;
-            let va = va.wrapping_add(u64::from(offset));
-            let payload = match len {
-                0 => Source::None,
-                _ => Source::Region { rkey, va, len },
+            let part = Reth {
+                va: slot.reth.va.wrapping_add(u64::from(offset)),
+                length: len,
+                ..slot.reth
             };
             Counters::bump(&mut self.counters.sent_again);
             self.responder.holes.advance(packets);
-            return Some(Transmit {
-                header,
-                payload,
-                pad,
-                psn,
-                packets,
-                route: None,
-            });
+            return Some(self.response(slot.kind, (psn, packets), Place::of(skipped == 0, ends), part));
         }
         None
     }

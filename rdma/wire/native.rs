@@ -38,8 +38,8 @@ pub(crate) fn room(port: &Port) -> Room {
     }
 }
 
-/// Posts a train of the queue pair `from` at `now`, for packets of `mtu` between the ends `ends`; `credit` is told its end, if it borrows its payload,
-/// which it may where `life` is given. Returns its bytes.
+/// Posts a train of the queue pair `from` at `now`, for packets of `mtu` between the ends `ends`; `credit` is told its
+/// end, if it borrows its payload, which it may where `life` is given. Returns its bytes.
 pub(crate) fn post<C: FrameDone>(
     port: &Port,
     transmit: &Transmit,

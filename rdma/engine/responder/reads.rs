@@ -208,21 +208,28 @@ impl<S: Storage> Qp<S> {
         };
         let packets = room.packets_of(mtu).min(slot.left).min(most);
         let len = slot.rest.length.min(mtu.bytes_of(packets));
-        let Reth { va, rkey, .. } = slot.rest;
+        let part = Reth {
+            length: len,
+            ..slot.rest
+        };
         slot.left = slot.left.saturating_sub(packets);
         let ends = slot.left == 0;
-        let opcode = match slot.kind {
-            Kind::Atomic(_) => Opcode::AtomicResponse,
-            Kind::Read | Kind::Empty => Opcode::ReadResponse {
-                place: Place::of(slot.starts, ends),
-            },
-        };
-        let kind = slot.kind;
+        let (kind, place) = (slot.kind, Place::of(slot.starts, ends));
         slot.starts = false;
         slot.answered |= ends;
         slot.next = psn.plus(packets);
-        slot.rest.va = va.wrapping_add(u64::from(len));
+        slot.rest.va = slot.rest.va.wrapping_add(u64::from(len));
         slot.rest.length = slot.rest.length.saturating_sub(len);
+        Some(self.response(kind, (psn, packets), place, part))
+    }
+
+    /// The response of so many packets from `psn` on, which brings `part` of the region.
+    pub(crate) fn response(&mut self, kind: Kind, (psn, packets): (Psn, u32), place: Place, part: Reth) -> Transmit {
+        let opcode = match kind {
+            Kind::Atomic(_) => Opcode::AtomicResponse,
+            Kind::Read | Kind::Empty => Opcode::ReadResponse { place },
+        };
+        let Reth { va, rkey, length: len } = part;
         let pad = (len.wrapping_neg() & 3) as u8;
         let mut header = self.response_header(opcode, psn, pad, Syndrome::ACK);
         if let Kind::Atomic(original) = kind {
@@ -232,14 +239,14 @@ impl<S: Storage> Qp<S> {
             0 => Source::None,
             _ => Source::Region { rkey, va, len },
         };
-        Some(Transmit {
+        Transmit {
             header,
             payload,
             pad,
             psn,
             packets,
             route: None,
-        })
+        }
     }
 
     /// Packets of responses to send; counting ends where they are many.
