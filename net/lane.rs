@@ -611,6 +611,22 @@ impl Lane {
 
     // The poll. -----------------------------------------------------------------------------------------------------
 
+    /// Gives credit before the trains that have come are copied. Whether it could.
+    fn give_credit(&self, give: Seq, wanted: bool) -> bool {
+        self.credit.store(give.0, Ordering::Relaxed);
+        let Some(mut side) = lock_in_any_context(&self.tx) else {
+            return false;
+        };
+        let TxSide {
+            path, live, counters, ..
+        } = &mut *side;
+        if let Some(tx) = path.as_mut().filter(|_| *live) {
+            tx.give_credit(give, wanted, counters);
+            tx.doorbell(counters);
+        }
+        true
+    }
+
     /// The transmit side's part of a poll; `napi`: not netpoll's. Whether the client is to be told of room.
     fn serve_tx(&self, found: &Polled, napi: bool) -> bool {
         if let Some(give) = found.give {
@@ -740,6 +756,11 @@ impl Polls for Lane {
             let Some(train) = train else {
                 break;
             };
+            if let Some(give) = found.give.take() {
+                if self.give_credit(give, found.give_now) {
+                    found.give_now = false;
+                }
+            }
             // Not under the lock: the client's locks come before the transmit side's, and it copies.
             self.hand_over(&train);
             seen = Arc::into_unique_or_drop(train);

@@ -209,7 +209,11 @@ impl Rx {
         found: &mut Polled,
         counters: &mut RxCounters,
     ) -> Option<Arc<Train>> {
-        let mut posted = 0;
+        // Between two trains the client copies. Credit at the poll's end alone left the peer idle for as long as all
+        // that had come was copied: a stream of 1 MiB had half of its rate.
+        if self.post_free(found, counters) {
+            self.give(found);
+        }
         while found.packets < budget {
             if found.frames >= MAX_FRAMES {
                 found.more = true;
@@ -251,23 +255,38 @@ impl Rx {
             counters.polls += 1;
             counters.frames += found.frames as u64;
         }
-        // Telling the hardware costs a register write. It has enough until then.
-        let batch = self.ring.size() / REFILL_PART;
-        if self.ring.room() + self.untold as usize >= batch {
-            self.untold += self.refill(found, counters);
-            self.ring.doorbell();
-            posted = core::mem::take(&mut self.untold);
-        }
-        if let Mode::Native { inbound, record, .. } = &mut self.mode {
+        let _ = self.post_free(found, counters);
+        self.give(found);
+        if let Mode::Native { record, .. } = &mut self.mode {
             found.have = Some(record.carried());
             if record.is_due() {
                 found.tell = Some(record.take_report());
             }
-            inbound.handle_posted(posted);
-            found.give_now = inbound.credit_due();
-            found.give = Some(inbound.credit());
         }
         None
+    }
+
+    /// Posts and tells the hardware of the free descriptors, if they are many: telling costs a register write, and it
+    /// has enough until then.
+    fn post_free(&mut self, found: &mut Polled, counters: &mut RxCounters) -> bool {
+        if self.ring.room() + (self.untold as usize) < self.ring.size() / REFILL_PART {
+            return false;
+        }
+        self.untold += self.refill(found, counters);
+        self.ring.doorbell();
+        let posted = core::mem::take(&mut self.untold);
+        if let Mode::Native { inbound, .. } = &mut self.mode {
+            inbound.handle_posted(posted);
+        }
+        true
+    }
+
+    /// Finds what credit there is to give.
+    fn give(&mut self, found: &mut Polled) {
+        if let Mode::Native { inbound, .. } = &mut self.mode {
+            found.give_now |= inbound.credit_due();
+            found.give = Some(inbound.credit());
+        }
     }
 
     /// Posts pages for all free descriptors.
