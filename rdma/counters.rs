@@ -5,7 +5,7 @@
 use roce::counters::Counters;
 
 /// The names, in the order of [`values`].
-pub(crate) const NAMES: [&core::ffi::CStr; 30] = [
+pub(crate) const NAMES: [&core::ffi::CStr; 31] = [
     c"sent_pkts",
     c"rcvd_pkts",
     c"duplicate_request",
@@ -34,6 +34,7 @@ pub(crate) const NAMES: [&core::ffi::CStr; 30] = [
     c"lost_requests",
     c"lost_responses",
     c"sent_again",
+    c"asked_again",
     c"icrc_err",
     c"link_downed",
 ];
@@ -88,6 +89,7 @@ pub(crate) fn add(totals: &mut [u64; NAMES.len()], qp: &Counters, tally: &Tally)
         qp.lost_requests,
         qp.lost_responses,
         qp.sent_again,
+        qp.asked_again,
         0,
         0,
     ];

@@ -123,6 +123,11 @@ impl Cork {
         self.until = None;
     }
 
+    /// Whether the next post may be held.
+    pub(crate) const fn runs_ahead(&self) -> bool {
+        self.row >= FIRST
+    }
+
     /// Whether what waits in the queue is held.
     pub(crate) fn is_holding(&self) -> bool {
         self.until.is_some()

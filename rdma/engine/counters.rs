@@ -36,6 +36,8 @@ pub struct Counters {
     pub lost_responses: u64,
     /// Runs sent again for that alone.
     pub sent_again: u64,
+    /// Last packets sent once more for their acknowledgement alone.
+    pub asked_again: u64,
     /// Local ACK timeouts.
     pub timeouts: u64,
     /// Rewinds of the send queue for whatever reason.

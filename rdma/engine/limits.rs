@@ -24,6 +24,14 @@ pub const DEFAULT_READ_WINDOW_PACKETS: u32 = 256;
 /// also half of the default window.
 pub const MAX_PACKETS_PER_ACK: u32 = 64;
 
+/// Most messages without a visible completion in a row that ask for no acknowledgement, by a carrier that tells what it
+/// loses. Ours: one ACK in sixteen costs little, and the send queue of no program fills up with them.
+pub const MAX_UNASKED: u32 = 16;
+
+/// After so long without another message the last one asks after all. Ours: nobody waits for it but who watches that the
+/// peer lives, and a stream of such messages has the timer come once in that time.
+pub const ASK_AFTER: Duration = Duration::from_millis(4);
+
 /// Most packets of a run. Ours: 64 KiB, which fill a train of the native wire, at the smallest path MTU.
 pub const MAX_RUN: u32 = 256;
 

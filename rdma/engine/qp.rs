@@ -196,6 +196,7 @@ impl<S: Storage> Qp<S> {
             }
             (State::Rts, State::Sqd) => {
                 attrs.sq_draining = true;
+                self.requester.ask_now = true;
                 attrs.sqd_event = modify.sqd_event;
             }
             (State::Sqd, State::Sqd) | (State::Sqe, State::Sqe) => {}

@@ -34,8 +34,14 @@ pub(crate) struct Requester {
     pub(crate) reads_out: u32,
     /// Request packets sent since one asked for an acknowledgement.
     pub(crate) unasked: u32,
+    /// Messages sent since one asked.
+    unasked_messages: u32,
     /// The newest packet that asked for one.
     asked: Option<Psn>,
+    /// When the last message asks after all, if it has not.
+    pub(crate) ask_at: Option<Instant>,
+    /// Somebody waits until all that was sent is acknowledged.
+    pub(crate) ask_now: bool,
     /// Request packets that may be in flight after a NAK; grows back with what is acknowledged.
     pub(crate) allowed: u32,
     /// A NAK costs no retry before.
@@ -102,6 +108,8 @@ impl Requester {
         self.hint = None;
         self.wait_until = None;
         self.ack_deadline = None;
+        self.ask_at = None;
+        self.ask_now = false;
         self.starved = false;
         self.cork.pull();
     }
@@ -117,10 +125,22 @@ impl Requester {
         self.max
     }
 
+    /// Whether an acknowledgement is due.
+    pub(crate) const fn has_asked(&self) -> bool {
+        self.asked.is_some()
+    }
+
     /// Everything before `una` is acknowledged: whether an acknowledgement is still due.
-    pub(crate) fn settle_asked(&mut self) {
+    pub(crate) fn settle_asked(&mut self, now: Instant) {
         let outstanding = self.max.distance(self.una);
+        if outstanding == 0 {
+            self.ask_at = None;
+            self.ask_now = false;
+        }
         self.asked = self.asked.filter(|asked| asked.distance(self.una) < outstanding);
+        if self.told && outstanding != 0 && self.asked.is_none() {
+            self.ask_at.get_or_insert(now.after(limits::ASK_AFTER));
+        }
     }
 
     /// Messages started and not complete.
@@ -163,13 +183,15 @@ impl<S: Storage> Qp<S> {
         // Each turn but the last passes a message that takes no packet; the window holds only so many.
         let slot = loop {
             let requester = &mut self.requester;
-            if requester.window.cur() == requester.window.started() {
-                self.start_message(host)?;
+            if requester.window.cur() == requester.window.started() && self.start_message(host).is_none() {
+                return self.ask_request(now);
             }
             let requester = &mut self.requester;
             let slot = *requester.window.at(self.storage.sends(), requester.window.cur())?;
             if slot.wqe.fault.is_some() {
-                return None;
+                // It fails once all before it is acknowledged.
+                requester.ask_now = true;
+                return self.ask_request(now);
             }
             if slot.packets > 0 {
                 break slot;
@@ -198,12 +220,46 @@ impl<S: Storage> Qp<S> {
             }
             let ends = packets >= rest;
             let ack_every = (self.window_packets() / 2).clamp(1, limits::MAX_PACKETS_PER_ACK);
-            let reliable = self.config.kind == QpKind::Rc;
-            let ask = reliable && (ends || self.requester.unasked.wrapping_add(packets) >= ack_every);
+            let due = self.requester.unasked.wrapping_add(packets) >= ack_every;
+            let ask = self.config.kind == QpKind::Rc && (due || ends && self.must_ask(&slot.wqe));
             let transmit = self.data_request(&slot, psn, packets, ask);
             self.on_request_sent(now, packets, ask, ends);
             Some(transmit)
         }
+    }
+
+    /// Whether the last packet of this SEND or WRITE asks for an acknowledgement.
+    ///
+    /// One for which nobody waits costs the peer a doorbell and this host an interrupt in vain. Where a lost packet is
+    /// told, a message without a visible completion goes without, unless there have been many, the window is full, or
+    /// the program runs ahead: what the cork holds goes when all before is acknowledged.
+    fn must_ask(&self, wqe: &SendWqe) -> bool {
+        let requester = &self.requester;
+        !requester.told
+            || wqe.signalled
+            || requester.unasked_messages.wrapping_add(1) >= limits::MAX_UNASKED
+            || !requester.window.has_room(self.storage.sends())
+            || requester.cork.runs_ahead()
+    }
+
+    /// The last packet sent once more, asking for an acknowledgement, if none is due and somebody waits for one.
+    fn ask_request(&mut self, now: Instant) -> Option<Transmit> {
+        let requester = &mut self.requester;
+        if !core::mem::take(&mut requester.ask_now) || requester.has_asked() || requester.nxt == requester.una {
+            return None;
+        }
+        let psn = requester.nxt.prev();
+        requester.ask_at = None;
+        requester.asked = Some(psn);
+        requester.unasked = 0;
+        requester.unasked_messages = 0;
+        requester.ack_deadline = None;
+        let (slot, _) = self
+            .message_of(psn)
+            .filter(|(slot, _)| !slot.is_answered() && slot.wqe.fault.is_none())?;
+        Counters::bump(&mut self.counters.asked_again);
+        self.on_sent_again(now);
+        Some(self.data_request(&slot, psn, 1, true))
     }
 
     /// Request packets that may be in flight.
@@ -220,7 +276,11 @@ impl<S: Storage> Qp<S> {
         }
         let requester = &mut self.requester;
         let slot = requester.window.at_mut(self.storage.sends_mut(), index)?;
-        if slot.wqe.fault.is_some() || self.attrs.state != State::Rts {
+        if slot.wqe.fault.is_some() {
+            requester.ask_now = true;
+            return None;
+        }
+        if self.attrs.state != State::Rts {
             return None;
         }
         let packets = packets(&slot.wqe, self.config.kind, self.attrs.path_mtu);
@@ -235,10 +295,12 @@ impl<S: Storage> Qp<S> {
         if slot.wqe.op.is_local() {
             // What is still to be sent again may need the key: wait for all before it.
             if slot.wqe.op == SendOp::LocalInvalidate && requester.window.done() != index {
+                requester.ask_now = true;
                 return None;
             }
             if let Err(fault) = host.local(slot.wqe.slot) {
                 slot.wqe.fault = Some(fault);
+                requester.ask_now = true;
                 return None;
             }
         } else if slot.is_answered() {
@@ -470,8 +532,17 @@ impl<S: Storage> Qp<S> {
         if ends {
             requester.window.step();
         }
+        requester.unasked_messages = match asked {
+            true => 0,
+            false => requester.unasked_messages.wrapping_add(u32::from(ends)),
+        };
+        if asked {
+            requester.ask_at = None;
+        } else if ends && requester.told {
+            requester.ask_at = Some(now.after(limits::ASK_AFTER));
+        }
         // As long as no answer is due, sending counts as progress: a message may take its time among many.
-        let due = requester.asked.is_some();
+        let due = requester.has_asked();
         if asked {
             requester.asked = Some(requester.nxt.prev());
         }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Timers and retries of the requester. IBTA 9.9.2.
 //!
-//! One deadline per queue pair: the RNR wait, the local ACK timeout of the oldest unacknowledged PSN, the end of a
-//! cork's wait, or that of a response that could not be built. The caller has one timer, armed for that deadline (in
-//! the kernel `rearm` and `on_timer` of `rdma/qp.rs`). Progress restarts the timeout and refills both retry budgets;
-//! without it the timeout grows from one retry to the next, and only one request is sent at a time: if the peer is
-//! slow, a window sent again makes it slower.
+//! One deadline per queue pair: the RNR wait, the local ACK timeout of the oldest unacknowledged PSN, the time when a
+//! message that asked for no acknowledgement asks after all, the end of a cork's wait, or that of a response that could
+//! not be built. The caller has one timer, armed for that deadline (in the kernel `rearm` and `on_timer` of
+//! `rdma/qp.rs`). Progress restarts the timeout and refills both retry budgets; without it the timeout grows from one
+//! retry to the next, and only one request is sent at a time: if the peer is slow, a window sent again makes it slower.
 
 use crate::attrs::State;
 use crate::counters::Counters;
@@ -25,6 +25,7 @@ impl<S: Storage> Qp<S> {
             requester.wait_until,
             requester.ack_deadline,
             requester.hint,
+            requester.ask_at,
             requester.cork.until(),
             self.responder.wait_until(),
             requester.arrivals.deadline(),
@@ -55,6 +56,17 @@ impl<S: Storage> Qp<S> {
         if self.requester.hint.is_some_and(|at| at <= now) {
             self.requester.hint = None;
             self.on_missing(now);
+        }
+        if self.requester.ask_at.is_some_and(|at| at <= now) {
+            self.requester.ask_at = None;
+            self.requester.ask_now = true;
+        }
+        // What asked for nothing is not answered late.
+        let requester = &mut self.requester;
+        if requester.ask_at.is_some() && !requester.has_asked() && requester.ack_deadline.is_some_and(|at| at <= now) {
+            requester.ack_deadline = None;
+            requester.ask_at = None;
+            requester.ask_now = true;
         }
         let una = self.requester.una;
         if self.requester.arrivals.on_time(now, una) {
@@ -93,7 +105,7 @@ impl<S: Storage> Qp<S> {
         requester.rewound = false;
         requester.wait_until = None;
         requester.hint = None;
-        requester.settle_asked();
+        requester.settle_asked(now);
         requester.ack_deadline = if requester.una == requester.max {
             // The way of the last burst and back was wait enough for the next.
             requester.cork.pull();
@@ -191,6 +203,7 @@ impl<S: Storage> Qp<S> {
         let requester = &mut self.requester;
         requester.holes.clear();
         requester.hint = None;
+        requester.ask_at = None;
         requester.nxt = requester.una;
         // The timeout starts anew when the first packet leaves: a full link costs no retry.
         requester.ack_deadline = None;

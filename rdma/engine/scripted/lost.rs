@@ -154,3 +154,124 @@ fn a_lost_acknowledgement_is_said_again_if_it_is_the_newest() {
     rig.qp.handle_lost(&word);
     assert_eq!(rig.run().unwrap().0, word);
 }
+
+impl Rig {
+    /// Posts a send without a visible completion.
+    fn post_silent(&mut self, op: SendOp, length: u32) {
+        self.post(op, length);
+        if let Some(last) = self.user.sends.back_mut() {
+            last.signalled = false;
+        }
+    }
+}
+
+#[test]
+fn nobody_is_asked_for_what_nobody_waits_for() {
+    let mut rig = Rig::with(|_, all| all.timeout = Some(14));
+    for n in 1..=limits::MAX_UNASKED {
+        rig.post_silent(SendOp::Send, 100);
+        let (_, _, asks) = rig.run().unwrap();
+        assert_eq!(asks, n == limits::MAX_UNASKED, "{n}");
+        if n == 8 {
+            // Fewer than fill the window.
+            rig.ack(SQ_PSN + 7, ACK);
+            assert_eq!(rig.done().len(), 8);
+        }
+    }
+    rig.ack(SQ_PSN + limits::MAX_UNASKED - 1, ACK);
+    rig.done();
+    rig.post_silent(SendOp::Send, 100);
+    assert!(!rig.run().unwrap().2);
+    rig.post(SendOp::Send, 100);
+    assert!(rig.run().unwrap().2);
+    // By a carrier that does not tell what it loses every message asks.
+    rig.post_silent(SendOp::Send, 100);
+    let transmit = rig.qp.poll_transmit(rig.now, Room::PACKET, &mut rig.user).unwrap();
+    let packet = Packet::parse(transmit.header.as_bytes(), transmit.transport_len()).unwrap();
+    assert!(packet.bth.ack_request);
+}
+
+#[test]
+fn the_message_that_fills_the_window_asks() {
+    let mut rig = Rig::new();
+    rig.post(SendOp::Write, 10);
+    for _ in 0..20 {
+        rig.post_silent(SendOp::Write, 10);
+    }
+    let asks: Vec<_> = rig.runs().iter().map(|run| run.2).collect();
+    assert_eq!(asks.len(), 16);
+    assert!(asks[0] && asks[15] && !asks[1..15].contains(&true));
+}
+
+#[test]
+fn the_last_message_asks_after_all_and_that_is_no_timeout() {
+    for timeout in [14, 1] {
+        let mut rig = Rig::with(|_, all| all.timeout = Some(timeout));
+        rig.post_silent(SendOp::Write, 256 * 3);
+        let (sent, ..) = rig.run().unwrap();
+        assert_eq!(sent.packets, 3);
+        let first = limits::ASK_AFTER.min(limits::ack_timeout(timeout).unwrap());
+        assert_eq!(rig.qp.poll_timeout(), Some(rig.now.after(first)));
+        rig.wait(first);
+        let (asks, opcode, asked) = rig.run().unwrap();
+        assert_eq!(
+            (asks.psn, asks.packets, opcode, asked),
+            (sent.psn.plus(2), 1, write(Place::Last), true)
+        );
+        assert!(rig.runs().is_empty());
+        assert_eq!((rig.qp.counters().timeouts, rig.qp.counters().asked_again), (0, 1));
+        // Now an answer is due.
+        let again = limits::ack_timeout(timeout).unwrap();
+        assert_eq!(rig.qp.poll_timeout(), Some(rig.now.after(again)));
+        rig.ack(SQ_PSN + 2, ACK);
+        assert!(rig.qp.poll_timeout().is_none());
+        assert_eq!(rig.done(), [(Queue::Send, 0, OK)]);
+    }
+}
+
+#[test]
+fn what_waits_for_all_before_it_asks_at_once() {
+    let mut rig = Rig::new();
+    rig.post_silent(SendOp::Send, 10);
+    let (sent, ..) = rig.run().unwrap();
+    rig.post(SendOp::LocalInvalidate, 0);
+    assert_eq!(rig.runs(), [(sent, send(Place::Only), true)]);
+    rig.ack(SQ_PSN, ACK);
+    assert!(rig.runs().is_empty());
+    assert_eq!(rig.done().len(), 2);
+    // So does one that cannot be carried out, and fails then.
+    rig.post_silent(SendOp::Send, 10);
+    rig.post(SendOp::Send, limits::MAX_MESSAGE_LEN + 1);
+    assert_eq!(rig.runs().iter().map(|run| run.2).collect::<Vec<_>>(), [false, true]);
+    rig.ack(SQ_PSN + 1, ACK);
+    assert_eq!(rig.done().last(), Some(&(Queue::Send, 3, WcStatus::LocalLength)));
+}
+
+#[test]
+fn a_queue_pair_that_is_to_drain_asks_at_once() {
+    let mut rig = Rig::new();
+    rig.post_silent(SendOp::Send, 10);
+    assert!(!rig.run().unwrap().2);
+    let drain = Modify {
+        state: Some(State::Sqd),
+        ..Modify::default()
+    };
+    rig.qp.modify(rig.now, &drain).unwrap();
+    assert!(rig.run().unwrap().2);
+    assert!(rig.runs().is_empty());
+}
+
+#[test]
+fn what_comes_after_the_one_that_asked_asks_in_its_turn() {
+    let mut rig = Rig::with(|_, all| all.timeout = Some(14));
+    rig.post(SendOp::Send, 10);
+    rig.post_silent(SendOp::Send, 10);
+    assert_eq!(rig.runs().iter().map(|run| run.2).collect::<Vec<_>>(), [true, false]);
+    rig.wait(limits::ASK_AFTER);
+    // An answer is due that may tell of both.
+    assert!(rig.runs().is_empty());
+    rig.ack(SQ_PSN, ACK);
+    assert_eq!(rig.qp.poll_timeout(), Some(rig.now.after(limits::ASK_AFTER)));
+    rig.wait(limits::ASK_AFTER);
+    assert!(rig.run().unwrap().2);
+}
