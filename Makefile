@@ -46,10 +46,10 @@ setup-workloads: ## the lab root with MPI on top, for guests that run workloads
 	$(setup)/setup workloads
 	$(MAKE) --no-print-directory programs
 
-programs: ## usb4lab, fabricd, and the programs that run in guests: usb4fuzz, usb4stress
-	$(CARGO) build --release --quiet -p lab -p fabricd -p fuzz-guest
+programs: ## usb4lab, fabricd, and the programs that run in guests: usb4rdma, usb4fuzz, usb4stress
+	$(CARGO) build --release --quiet -p lab -p fabricd -p fuzz-guest -p usb4rdma
 	$(STRESS-CARGO) build --release --quiet -p stress
-	@if [ $(release) != target/release ]; then mkdir -p target/release && cp $(release)/usb4lab $(release)/fabricd $(release)/usb4fuzz $(stress-release)/usb4stress target/release/; fi
+	@if [ $(release) != target/release ]; then mkdir -p target/release && cp $(release)/usb4lab $(release)/fabricd $(release)/usb4fuzz $(release)/usb4rdma $(stress-release)/usb4stress target/release/; fi
 
 # What is not set up yet is set up first. A prerequisite, as a recipe that did it would have been expanded before.
 build/kernel/lab/linux:

@@ -21,6 +21,7 @@ mod reach;
 mod services;
 mod stock;
 mod stress;
+mod tool;
 mod tools;
 mod virtual_time;
 
@@ -164,6 +165,7 @@ pub fn all() -> Vec<Case> {
         reach::CASES,
         kernel::CASES,
         tools::CASES,
+        tool::status::CASES,
         caps::CASES,
         errors::CASES,
         keys::CASES,

@@ -31,6 +31,7 @@ mod paths;
 mod qemu;
 mod quiet;
 mod runner;
+mod schema;
 mod soak;
 mod spec;
 mod stat;

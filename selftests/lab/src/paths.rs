@@ -128,6 +128,12 @@ pub fn stress() -> Result<PathBuf> {
     Ok(beside)
 }
 
+/// The management tool, which every guest of the fast tier has on its PATH; None if it has not been built.
+pub fn tool() -> Result<Option<PathBuf>> {
+    let beside = env::current_exe()?.with_file_name("usb4rdma");
+    Ok(beside.is_file().then_some(beside))
+}
+
 fn chosen(variable: &str, default: &str) -> Result<PathBuf> {
     match env::var_os(variable) {
         Some(path) => std::path::absolute(path).with_context(|| variable.to_string()),

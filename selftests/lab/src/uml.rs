@@ -53,7 +53,7 @@ const SCRIPTS: &[(&str, &str)] = &[
 /// File descriptors of the guest's channel, in and out.
 const CHANNEL: [i32; 2] = [3, 4];
 
-/// Builds the layer that all guests of a lab share: scripts, kernel modules, our module.
+/// Builds the layer that all guests of a lab share: scripts, kernel modules, our module, the management tool.
 pub fn common_layer(spec: &LabSpec, dir: &Path) -> Result<()> {
     let own = dir.join("usb4lab");
     write_scripts(&own)?;
@@ -61,6 +61,11 @@ pub fn common_layer(spec: &LabSpec, dir: &Path) -> Result<()> {
     if let Some(script) = &spec.script {
         fs::copy(script, own.join("scenario")).with_context(|| format!("scenario {}", script.display()))?;
         fs::set_permissions(own.join("scenario"), fs::Permissions::from_mode(0o755))?;
+    }
+    if let Some(tool) = paths::tool()? {
+        let to = dir.join("usr/sbin");
+        fs::create_dir_all(&to)?;
+        fs::copy(&tool, to.join("usb4rdma")).with_context(|| format!("{}", tool.display()))?;
     }
     let kernel = paths::uml_kernel(spec.kernel)?;
     File::create(own.join("linux"))?;

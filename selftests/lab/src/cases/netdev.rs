@@ -24,7 +24,7 @@ const PORT: u16 = 7001;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// The driver under test on both hosts, one cable, two rings a router.
-const BOTH: NetLab = NetLab {
+pub(super) const BOTH: NetLab = NetLab {
     profile: Profile::Strix,
     cables: 1,
     roles: [Role::Tested, Role::Tested],

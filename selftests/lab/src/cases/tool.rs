@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! `usb4rdma`, the management tool, on hosts and cables of the lab.
+
+pub mod status;
+
+use super::Context as Given;
+use crate::lab::Lab;
+use crate::{paths, schema};
+use anyhow::{ensure, Context, Result};
+use serde_json::Value;
+
+/// What a verb of the tool prints with `--json`, held to its schema.
+fn json(lab: &Lab, host: usize, verb: &str) -> Result<Value> {
+    let output = lab.run(host, &["usb4rdma", verb, "--json"], crate::lab::USUAL)?;
+    let value: Value = serde_json::from_str(&output.text()).with_context(|| {
+        format!(
+            "host {host}: usb4rdma {verb} --json: {}{}",
+            output.text(),
+            output.errors()
+        )
+    })?;
+    let file = paths::project()?.join(format!("userspace/usb4rdma/schema/{verb}.json"));
+    let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    schema::check(&serde_json::from_str(&text)?, &value).with_context(|| format!("{verb} --json of host {host}"))?;
+    Ok(value)
+}
+
+/// The codes of what is wrong, in the order in which they were told.
+fn codes(findings: &Value) -> Vec<String> {
+    let findings = findings.as_array().into_iter().flatten();
+    findings
+        .filter_map(|finding| finding["code"].as_str())
+        .map(String::from)
+        .collect()
+}
+
+/// Fails unless the host finds nothing wrong.
+fn healthy(lab: &Lab, host: usize) -> Result<Value> {
+    let status = json(lab, host, "status")?;
+    ensure!(
+        codes(&status["health"]).is_empty(),
+        "host {host} is not well: {}",
+        status["health"]
+    );
+    Ok(status)
+}
+
+/// Waits until the host tells these codes and no other; changes of cables take their time.
+fn until(lab: &Lab, host: usize, wanted: &[&str]) -> Result<()> {
+    let start = std::time::Instant::now();
+    loop {
+        let found = codes(&json(lab, host, "status")?["health"]);
+        if found == wanted {
+            return Ok(());
+        }
+        ensure!(
+            start.elapsed() < crate::lab::USUAL,
+            "host {host} tells {found:?} and not {wanted:?}"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+}
+
+/// Cases where the module drives the cables.
+fn only_ours(context: &Given) -> Result<()> {
+    super::netdev::only_ours(context, "module of ours below it")
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The machine itself: names, modules, limits, settings.
+
+use super::sysfs::{bus_dir, names, text};
+use super::{Host, Netdev, MODULE};
+use nix::sys::resource::{getrlimit, Resource, RLIM_INFINITY};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Settings of the IPv4 stack that matter where several cables are in one subnet.
+const SYSCTLS: [&str; 3] = ["rp_filter", "arp_ignore", "arp_announce"];
+/// Programs that set up network devices by themselves, and the directory of each while it runs.
+const MANAGERS: [(&str, &str); 2] = [
+    ("NetworkManager", "/run/NetworkManager"),
+    ("systemd-networkd", "/run/systemd/netif/links"),
+];
+/// Where libibverbs looks for its drivers.
+const PROVIDERS: [&str; 4] = [
+    "/usr/lib/x86_64-linux-gnu/libibverbs",
+    "/usr/lib/aarch64-linux-gnu/libibverbs",
+    "/usr/lib64/libibverbs",
+    "/usr/lib/libibverbs",
+];
+
+pub fn read(sys: &Path) -> Host {
+    let kernel = nix::sys::utsname::uname().map_or(String::new(), |u| u.release().to_string_lossy().into_owned());
+    let name = nix::unistd::gethostname().map_or(String::new(), |name| name.to_string_lossy().into_owned());
+    Host {
+        module_installed: modules().iter().any(|m| m == MODULE) || installed(&kernel),
+        module_for: elsewhere(&kernel),
+        root: nix::unistd::geteuid().is_root(),
+        name,
+        kernel,
+        bus: bus_dir(sys).is_dir(),
+        memlock: match getrlimit(Resource::RLIMIT_MEMLOCK) {
+            Ok((soft, _)) if soft != RLIM_INFINITY => Some(soft),
+            _ => None,
+        },
+        sysctl: BTreeMap::new(),
+        managers: MANAGERS
+            .iter()
+            .filter(|(_, dir)| Path::new(dir).exists())
+            .map(|(name, _)| name.to_string())
+            .collect(),
+        librxe: librxe(),
+    }
+}
+
+/// Modules that are loaded.
+pub fn modules() -> Vec<String> {
+    let text = text("/proc/modules").unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.split(' ').next())
+        .map(String::from)
+        .collect()
+}
+
+/// Whether the index of modules that modprobe reads has ours.
+fn installed(kernel: &str) -> bool {
+    let index = PathBuf::from("/lib/modules").join(kernel).join("modules.dep");
+    let file = format!("/{MODULE}.ko");
+    text(index).is_some_and(|text| {
+        text.lines()
+            .any(|line| line.split(':').next().is_some_and(|path| path.contains(&file)))
+    })
+}
+
+/// Other kernels whose modules have ours among them.
+fn elsewhere(kernel: &str) -> Vec<String> {
+    names("/lib/modules")
+        .into_iter()
+        .filter(|other| other != kernel && installed(other))
+        .collect()
+}
+
+/// Whether librxe is where libibverbs looks; None where libibverbs itself is not installed.
+fn librxe() -> Option<bool> {
+    let dirs: Vec<&str> = PROVIDERS.into_iter().filter(|dir| Path::new(dir).is_dir()).collect();
+    if dirs.is_empty() {
+        return None;
+    }
+    Some(
+        dirs.iter()
+            .any(|dir| names(dir).iter().any(|name| name.starts_with("librxe"))),
+    )
+}
+
+/// The settings of `all` and of the cables' devices, and those above them.
+pub fn sysctls(netdevs: &[Netdev]) -> BTreeMap<String, String> {
+    let devices = netdevs.iter().map(|netdev| netdev.name.as_str());
+    let mut found = BTreeMap::new();
+    for device in std::iter::once("all").chain(devices) {
+        for key in SYSCTLS {
+            if let Some(value) = text(format!("/proc/sys/net/ipv4/conf/{device}/{key}")) {
+                found.insert(format!("{device}.{key}"), value);
+            }
+        }
+    }
+    found
+}

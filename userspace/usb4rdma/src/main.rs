@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! `usb4rdma`: from hosts and USB4 cables to a working RDMA cluster.
+//!
+//! Facts are read once ([`facts`]); who is at the other end ([`peers`]) and what is wrong ([`health`]) are pure
+//! functions of them, and the verbs are thin around these.
+
+mod cli;
+mod facts;
+mod health;
+mod peers;
+mod plan;
+#[cfg(test)]
+mod schema;
+mod status;
+mod text;
+
+use anyhow::Result;
+use clap::Parser;
+use cli::{Cli, Verb};
+use facts::{Facts, Net};
+use serde::Serialize;
+use std::io::Write;
+use std::process::ExitCode;
+use text::Paint;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = if cli.verbose {
+        tracing::Level::DEBUG
+    } else {
+        tracing::Level::WARN
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+    match run(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("usb4rdma: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<ExitCode> {
+    let net = Net::connect()?;
+    match &cli.verb {
+        Verb::Status { json } => {
+            let status = status::Status::of(&Facts::collect(&net)?);
+            match json {
+                true => print_json(&status)?,
+                false => print(&status.text(Paint::for_stdout()))?,
+            }
+        }
+        Verb::Facts => print_json(&Facts::collect(&net)?)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    print(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// Prints; a reader that went away, as `head` does, is no error.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
