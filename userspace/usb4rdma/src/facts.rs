@@ -10,6 +10,7 @@ mod net;
 mod rdma;
 mod sysfs;
 
+pub use host::modules as loaded_modules;
 pub use net::Net;
 
 use anyhow::Result;

@@ -8,11 +8,14 @@ mod cli;
 mod facts;
 mod health;
 mod peers;
+mod perform;
 mod plan;
 #[cfg(test)]
 mod schema;
+mod state;
 mod status;
 mod text;
+mod up;
 
 use anyhow::Result;
 use clap::Parser;
@@ -55,6 +58,11 @@ fn run(cli: &Cli) -> Result<ExitCode> {
                 false => print(&status.text(Paint::for_stdout()))?,
             }
         }
+        Verb::Up(up) => {
+            let (wanted, how) = up.parts();
+            print(&up::up(&net, &wanted, &how)?)?;
+        }
+        Verb::Down { dry_run } => print(&up::down(&net, *dry_run)?)?,
         Verb::Facts => print_json(&Facts::collect(&net)?)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -35,29 +35,63 @@ pub struct Pair {
     pub peer: [Address; 2],
 }
 
-/// The peers of this host, by name.
+/// The peers of this host, by name. Cables to one host that have addresses of their own and no bond above them are
+/// peers of their own.
 pub fn peers(facts: &Facts) -> Vec<Peer> {
+    let apart = |peer: &Peer| {
+        let netdevs: Vec<_> = peer.cables.iter().filter_map(|cable| facts.netdev_of(cable)).collect();
+        let alone = netdevs.iter().all(|netdev| netdev.controller.is_none());
+        alone && netdevs.iter().filter(|netdev| netdev.has_global()).count() > 1
+    };
+    split(facts, by_name(facts), apart)
+}
+
+/// The same with each cable a peer of its own.
+pub fn peers_apart(facts: &Facts) -> Vec<Peer> {
+    split(facts, by_name(facts), |_| true)
+}
+
+fn by_name(facts: &Facts) -> Vec<Peer> {
+    let own = &facts.host.name;
     let mut peers: Vec<Peer> = Vec::new();
     for cable in &facts.cables {
-        let by_name = is_name(&cable.peer_name) && is_name(&facts.host.name) && cable.peer_name != facts.host.name;
-        let (name, ends) = match by_name {
-            true => (
-                cable.peer_name.clone(),
-                (facts.host.name.clone(), cable.peer_name.clone()),
-            ),
-            false => (cable.peer.clone(), (cable.router.clone(), cable.peer.clone())),
-        };
-        match peers.iter_mut().find(|peer| peer.name == name) {
-            Some(peer) if by_name => peer.cables.push(cable.name.clone()),
-            _ => peers.push(Peer {
-                name,
+        let name = &cable.peer_name;
+        if !is_name(name) || !is_name(own) || name == own {
+            peers.push(of_cable(cable, cable.peer.clone()));
+        } else if let Some(peer) = peers.iter_mut().find(|peer| peer.name == *name) {
+            peer.cables.push(cable.name.clone());
+        } else {
+            peers.push(Peer {
+                name: name.clone(),
                 cables: vec![cable.name.clone()],
-                ends,
-            }),
+                ends: (own.clone(), name.clone()),
+            });
         }
     }
-    peers.sort_by(|a, b| a.name.cmp(&b.name));
+    peers.sort_by(|a, b| (&a.name, &a.cables).cmp(&(&b.name, &b.cables)));
     peers
+}
+
+/// A peer for one cable, known by the UUIDs of the routers at its ends.
+fn of_cable(cable: &Cable, name: String) -> Peer {
+    Peer {
+        name,
+        cables: vec![cable.name.clone()],
+        ends: (cable.router.clone(), cable.peer.clone()),
+    }
+}
+
+/// Makes a peer of each cable of those peers that `apart` names and that have several.
+fn split(facts: &Facts, peers: Vec<Peer>, apart: impl Fn(&Peer) -> bool) -> Vec<Peer> {
+    let each = |peer: Peer| match peer.cables.len() > 1 && apart(&peer) {
+        true => peer
+            .cables(facts)
+            .into_iter()
+            .map(|cable| of_cable(cable, peer.name.clone()))
+            .collect(),
+        false => vec![peer],
+    };
+    peers.into_iter().flat_map(each).collect()
 }
 
 /// Whether a name tells hosts apart.
@@ -164,6 +198,17 @@ mod tests {
             let found: Vec<_> = peers.iter().map(|p| (p.name.as_str(), p.cables.len())).collect();
             assert_eq!(found, [("u1", 1), ("u2", 1)], "{own} and {peer}");
         }
+    }
+
+    #[test]
+    fn cables_without_a_bond_have_networks_of_their_own() {
+        let facts = host("a", &[("0-1", "b", "u1"), ("1-1", "b", "u2"), ("2-1", "c", "u3")]);
+        let apart = peers_apart(&facts);
+        let found: Vec<_> = apart.iter().map(|p| (p.name.as_str(), p.cables.len())).collect();
+        assert_eq!(found, [("b", 1), ("b", 1), ("c", 1)]);
+        assert_ne!(apart[0].addresses(), apart[1].addresses());
+        // The only cable to a host is as it is without being told.
+        assert_eq!(apart[2], peers(&facts)[1]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! `usb4rdma`, the management tool, on hosts and cables of the lab.
 
 pub mod status;
+pub mod up;
 
 use super::Context as Given;
 use crate::lab::Lab;

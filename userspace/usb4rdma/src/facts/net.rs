@@ -39,6 +39,20 @@ impl Net {
         self.runtime.block_on(request)
     }
 
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// The number of a network device, None if it is not there.
+    pub fn index(&self, name: &str) -> Result<Option<u32>> {
+        let request = self.handle.link().get().match_name(name.to_string()).execute();
+        match self.wait(request.try_collect::<Vec<LinkMessage>>()) {
+            Ok(links) => Ok(links.first().map(|link| link.header.index)),
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// All network devices of this namespace, with their addresses.
     pub fn netdevs(&self, cables: &[Cable]) -> Result<Vec<Netdev>> {
         let links: Vec<LinkMessage> = self

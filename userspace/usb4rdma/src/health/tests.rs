@@ -35,7 +35,7 @@ pub fn healthy() -> Facts {
     facts
 }
 
-fn add_cable(facts: &mut Facts, n: u32) {
+pub fn add_cable(facts: &mut Facts, n: u32) {
     let service = |key: &str| Service {
         key: key.into(),
         version: 1,

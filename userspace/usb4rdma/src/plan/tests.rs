@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! From hosts' facts to the commands that are printed and performed.
+
+use super::*;
+use crate::health::tests::{add_cable, bonded, healthy};
+
+/// A host with cables, the module loaded, and nothing set up.
+fn bare(cables: u32) -> Facts {
+    let mut facts = healthy();
+    for n in 1..cables {
+        add_cable(&mut facts, n);
+    }
+    facts.rdma.clear();
+    for netdev in &mut facts.netdevs {
+        netdev.up = false;
+        netdev.carrier = false;
+        netdev.addresses.clear();
+    }
+    facts
+}
+
+fn commands(facts: &Facts, wanted: &Wanted) -> Vec<String> {
+    let (steps, _) = devices(facts, wanted).unwrap();
+    steps.iter().map(|planned| planned.step.command()).collect()
+}
+
+#[test]
+fn one_cable_needs_no_bond() {
+    assert_eq!(
+        commands(&bare(1), &Wanted::default()),
+        [
+            "ip link set usb4net0 up",
+            "ip addr add 10.85.15.177/30 dev usb4net0",
+            "ip addr add fd79:2f75:c5a1::1/64 dev usb4net0 nodad",
+            "rdma link add usb4r0 type usb4 netdev usb4net0",
+        ]
+    );
+}
+
+#[test]
+fn two_cables_are_bonded() {
+    assert_eq!(
+        commands(&bare(2), &Wanted::default()),
+        [
+            "ip link add usb4bond0 type bond mode balance-xor miimon 100 xmit_hash_policy layer3+4",
+            "ip link set usb4net0 master usb4bond0",
+            "ip link set usb4net1 master usb4bond0",
+            "ip link set usb4bond0 mtu 65522",
+            "ip link set usb4bond0 up",
+            "ip addr add 10.85.15.177/30 dev usb4bond0",
+            "ip addr add fd79:2f75:c5a1::1/64 dev usb4bond0 nodad",
+            "rdma link add usb4r0 type usb4 netdev usb4bond0",
+        ]
+    );
+}
+
+#[test]
+fn a_device_that_is_up_goes_down_before_it_joins() {
+    let mut facts = bare(2);
+    facts.netdevs[1].up = true;
+    let found = commands(&facts, &Wanted::default());
+    assert!(found.contains(&"ip link set usb4net1 down".to_string()), "{found:?}");
+}
+
+#[test]
+fn what_is_up_needs_nothing() {
+    for facts in [healthy(), bonded()] {
+        assert_eq!(devices(&facts, &Wanted::default()).unwrap(), (vec![], vec![]));
+        assert_eq!(modules(&facts, false), []);
+        assert_eq!(modules(&facts, true), []);
+    }
+}
+
+#[test]
+fn peers_have_devices_of_their_own() {
+    let mut facts = bare(2);
+    facts.cables[1].peer_name = "h2".into();
+    let found = commands(&facts, &Wanted::default());
+    assert!(
+        found.contains(&"rdma link add usb4r0 type usb4 netdev usb4net0".to_string()),
+        "{found:?}"
+    );
+    assert!(
+        found.contains(&"rdma link add usb4r1 type usb4 netdev usb4net1".to_string()),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn without_a_bond_each_cable_has_a_link() {
+    let wanted = Wanted {
+        no_bond: true,
+        ..Wanted::default()
+    };
+    let found = commands(&bare(2), &wanted);
+    assert_eq!(
+        found.iter().filter(|c| c.starts_with("rdma link add")).count(),
+        2,
+        "{found:?}"
+    );
+    assert!(!found.iter().any(|c| c.contains("bond")), "{found:?}");
+}
+
+#[test]
+fn a_peer_can_be_chosen_and_given_an_address() {
+    let mut facts = bare(2);
+    facts.cables[1].peer_name = "h2".into();
+    let wanted = Wanted {
+        peers: vec!["h2".into()],
+        addresses: vec![Address::new([10, 0, 0, 1], 24)],
+        ..Wanted::default()
+    };
+    assert_eq!(
+        commands(&facts, &wanted),
+        [
+            "ip link set usb4net1 up",
+            "ip addr add 10.0.0.1/24 dev usb4net1",
+            "rdma link add usb4r0 type usb4 netdev usb4net1",
+        ]
+    );
+    let all = Wanted {
+        peers: vec![],
+        ..wanted.clone()
+    };
+    assert!(devices(&facts, &all).unwrap_err().to_string().contains("--peer"));
+    let nobody = Wanted {
+        peers: vec!["h7".into()],
+        ..wanted
+    };
+    assert_eq!(
+        devices(&facts, &nobody).unwrap_err().to_string(),
+        "no cable leads to a host h7: there are h1, h2"
+    );
+}
+
+#[test]
+fn what_a_person_has_set_up_stays() {
+    let mut facts = healthy();
+    facts.netdevs[0].addresses = vec![Address::new([192, 168, 7, 1], 24)];
+    facts.rdma.clear();
+    assert_eq!(
+        commands(&facts, &Wanted::default()),
+        [
+            "ip addr add fd79:2f75:c5a1::1/64 dev usb4net0 nodad",
+            "rdma link add usb4r0 type usb4 netdev usb4net0"
+        ]
+    );
+}
+
+#[test]
+fn addresses_on_a_cable_keep_it_from_a_bond() {
+    let mut facts = bare(2);
+    facts.netdevs[1].addresses = vec![Address::new([192, 168, 7, 1], 24)];
+    let error = devices(&facts, &Wanted::default()).unwrap_err().to_string();
+    assert!(
+        error.contains("192.168.7.1/24") && error.contains("--no-bond"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_network_that_another_device_has_is_refused() {
+    let mut facts = bare(1);
+    facts.netdevs.push(Netdev {
+        name: "eth0".into(),
+        addresses: vec![Address::new([10, 85, 0, 9], 16)],
+        ..Netdev::default()
+    });
+    let error = devices(&facts, &Wanted::default()).unwrap_err().to_string();
+    assert!(error.contains("eth0") && error.contains("--address"), "{error}");
+}
+
+#[test]
+fn a_cable_in_use_is_not_torn_out_for_a_bond() {
+    let mut facts = healthy();
+    add_cable(&mut facts, 1);
+    let (steps, notes) = devices(&facts, &Wanted::default()).unwrap();
+    assert_eq!(steps, []);
+    assert!(notes[0].contains("usb4rdma down"), "{notes:?}");
+}
+
+#[test]
+fn a_new_cable_joins_the_bond() {
+    let mut facts = bonded();
+    add_cable(&mut facts, 2);
+    assert_eq!(
+        commands(&facts, &Wanted::default()),
+        ["ip link set usb4net2 down", "ip link set usb4net2 master usb4bond0"]
+    );
+}
+
+#[test]
+fn a_cable_without_a_device_is_left_out() {
+    let mut facts = bare(1);
+    facts.netdevs.clear();
+    assert_eq!(commands(&facts, &Wanted::default()), [""; 0]);
+    assert_eq!(awaited(&facts, &peers(&facts)), ["0-1"]);
+}
+
+#[test]
+fn devices_to_come_are_assumed() {
+    let mut facts = bare(2);
+    facts.netdevs.clear();
+    let (assumed, made_up) = assumed(&facts);
+    assert!(made_up);
+    assert_eq!(commands(&assumed, &Wanted::default()).len(), 8);
+    assert!(!super::assumed(&bare(2)).1);
+}
+
+#[test]
+fn the_module_is_loaded_where_it_is_not() {
+    let mut facts = healthy();
+    facts.modules.clear();
+    let steps = modules(&facts, false);
+    assert_eq!(steps, [Planned::of(Step::Load("usb4_rdma".into()))]);
+}
+
+#[test]
+fn the_stock_driver_comes_back_with_what_its_devices_had() {
+    let mut facts = healthy();
+    facts.netdevs[0].driver = Some("thunderbolt-net".into());
+    facts.netdevs[0].name = "thunderbolt0".into();
+    facts.netdevs[0].mtu = 9000;
+    facts.rdma[0].netdev = Some("thunderbolt0".into());
+    facts.modules.push("thunderbolt_net".into());
+    assert_eq!(modules(&facts, false), []);
+    let steps = modules(&facts, true);
+    let done: Vec<String> = steps.iter().map(|p| p.step.command()).collect();
+    assert_eq!(
+        done,
+        [
+            "rdma link del usb4r0",
+            "rmmod usb4_rdma",
+            "rmmod thunderbolt_net",
+            "modprobe usb4_rdma"
+        ]
+    );
+    let undone: Vec<String> = steps.iter().rev().flat_map(|p| &p.undo).map(Step::command).collect();
+    assert_eq!(
+        undone,
+        [
+            "rmmod usb4_rdma",
+            "modprobe thunderbolt_net",
+            "ip link set thunderbolt0 mtu 9000",
+            "ip addr add fd79:2f75:c5a1::1/64 dev thunderbolt0 nodad",
+            "ip addr add 10.85.15.177/30 dev thunderbolt0",
+            "ip link set thunderbolt0 up",
+            "rdma link add usb4r0 type usb4 netdev thunderbolt0",
+            "modprobe usb4_rdma",
+        ]
+    );
+}

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! `usb4rdma up` and `down`.
+
+use crate::facts::{Facts, Net, MODULE, STOCK};
+use crate::health;
+use crate::peers::Peer;
+use crate::perform;
+use crate::plan::{self, Planned, Wanted};
+use crate::state::State;
+use crate::status::Status;
+use crate::text::Paint;
+use anyhow::{bail, Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::File;
+use std::io::{BufRead, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// How `up` goes about it.
+#[derive(Clone, Debug)]
+pub struct How {
+    pub dry_run: bool,
+    /// Take the cables over from the stock driver without asking.
+    pub yes: bool,
+    /// Longest wait for the other hosts.
+    pub wait: Duration,
+}
+
+/// Cables that come one after the other, as at boot, are waited for this long after the last one.
+const SETTLE: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(100);
+/// The bus needs this long at most to tell of a cable that is plugged.
+const DISCOVERY: Duration = Duration::from_secs(10);
+/// Health errors that `up` cannot mend, and that leave it nothing to do.
+const HOPELESS: [&str; 4] = ["no-bus", "module-other-kernel", "module-not-installed", "no-cable"];
+
+/// Brings everything up; what it says at the end.
+pub fn up(net: &Net, wanted: &Wanted, how: &How) -> Result<String> {
+    let facts = wait_for_a_cable(net, how)?;
+    refuse_the_hopeless(&facts)?;
+    wanted.chosen(&facts)?;
+    if how.dry_run {
+        return dry_run(&facts, wanted, how.yes);
+    }
+    root("up")?;
+    let _lock = lock()?;
+    let mut state = State::load()?;
+    let take_over = how.yes || (stock_has_cables(&facts) && ask(&facts)?);
+    let modules = plan::modules(&facts, take_over);
+    let mut done = modules.len();
+    perform::all(net, &mut state, modules)?;
+    let (facts, silent) = wait_for_devices(net, wanted, how.wait)?;
+    let (steps, mut notes) = plan::devices(&facts, wanted)?;
+    done += steps.len();
+    perform::all(net, &mut state, steps)?;
+    for peer in &silent {
+        notes.push(format!(
+            "{} offers no network yet: run `usb4rdma up` there, then here again",
+            peer.name
+        ));
+    }
+    if silent.len() == wanted.chosen(&facts)?.len() {
+        bail!("no peer answers within {} s: {}", how.wait.as_secs(), notes.join("; "));
+    }
+    let facts = wait_for_carrier(net, how.wait)?;
+    let mut said = match done {
+        0 => "everything is up already\n\n".to_string(),
+        _ => String::new(),
+    };
+    said += &Status::of(&facts).text(Paint::for_stdout());
+    for note in notes {
+        said += &format!("note: {note}\n");
+    }
+    Ok(said)
+}
+
+/// Undoes what `up` has done; what it says at the end.
+pub fn down(net: &Net, dry_run: bool) -> Result<String> {
+    let mut state = State::load()?;
+    if state.last().is_none() {
+        return Ok("nothing to undo: usb4rdma up has done nothing since boot\n".into());
+    }
+    if dry_run {
+        return Ok(state.commands());
+    }
+    root("down")?;
+    let _lock = lock()?;
+    let notes = perform::undo(net, &mut state)?;
+    Ok(notes.into_iter().map(|note| format!("note: {note}\n")).collect())
+}
+
+fn dry_run(facts: &Facts, wanted: &Wanted, yes: bool) -> Result<String> {
+    let take_over = yes && stock_has_cables(facts);
+    let modules = plan::modules(facts, take_over);
+    let (facts, made_up) = match stock_has_cables(facts) && !take_over {
+        true => (facts.clone(), false),
+        false => plan::assumed(facts),
+    };
+    let (devices, notes) = plan::devices(&facts, wanted)?;
+    let mut said = String::new();
+    if made_up && !devices.is_empty() {
+        said += "# the devices' names are known when the module is loaded; assumed here: usb4net0 and so on\n";
+    }
+    for Planned { step, .. } in modules.iter().chain(&devices) {
+        said += &(step.command() + "\n");
+    }
+    for note in notes {
+        said += &format!("# {note}\n");
+    }
+    if said.is_empty() {
+        said = "# everything is up already\n".into();
+    }
+    Ok(said)
+}
+
+/// Fails with the finding's own words where nothing can be done.
+fn refuse_the_hopeless(facts: &Facts) -> Result<()> {
+    let hopeless = health::findings(facts)
+        .into_iter()
+        .find(|f| HOPELESS.contains(&f.code.as_str()));
+    match hopeless {
+        // The bus may only want its driver.
+        Some(finding) if finding.code == "no-bus" && facts.host.module_installed => Ok(()),
+        Some(finding) => bail!("{}", finding.text),
+        None => Ok(()),
+    }
+}
+
+fn root(verb: &str) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("{verb} needs root, as it loads modules and sets up devices: `sudo usb4rdma {verb}`");
+    }
+    Ok(())
+}
+
+/// Two at once, as a person and a cable's plug may cause, would both do the same steps. Locks a directory, so that no
+/// file stays.
+fn lock() -> Result<Flock<File>> {
+    let dir = File::open("/run").context("/run")?;
+    match Flock::lock(dir, FlockArg::LockExclusive) {
+        Ok(lock) => Ok(lock),
+        Err((_, error)) => Err(error).context("waiting for another usb4rdma"),
+    }
+}
+
+fn stock_has_cables(facts: &Facts) -> bool {
+    facts.loaded(STOCK) || facts.of_cables().any(|netdev| netdev.driver.as_deref() != Some(MODULE))
+}
+
+/// Whether the stock driver's cables shall be taken over.
+fn ask(facts: &Facts) -> Result<bool> {
+    let names: Vec<&str> = facts.of_cables().map(|netdev| netdev.name.as_str()).collect();
+    let what = format!(
+        "{STOCK} has the cables ({}), and connections over them break when {MODULE} takes them",
+        names.join(", ")
+    );
+    if !std::io::stdin().is_terminal() {
+        bail!("{what}: `usb4rdma up --yes` does it");
+    }
+    eprint!("{what}. Take them? [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(true),
+        _ => bail!("left as it was"),
+    }
+}
+
+/// Waits a little for a first cable, which takes its time at boot and after a plug.
+fn wait_for_a_cable(net: &Net, how: &How) -> Result<Facts> {
+    let start = Instant::now();
+    let patience = if how.dry_run {
+        Duration::ZERO
+    } else {
+        how.wait.min(DISCOVERY)
+    };
+    loop {
+        let facts = Facts::collect(net)?;
+        if !facts.cables.is_empty() || !facts.host.bus || start.elapsed() >= patience {
+            return Ok(facts);
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Waits until each cable that is meant has its network device and no further cable comes. Afterwards, those peers none
+/// of whose cables has one.
+fn wait_for_devices(net: &Net, wanted: &Wanted, patience: Duration) -> Result<(Facts, Vec<Peer>)> {
+    let start = Instant::now();
+    let mut seen = (usize::MAX, usize::MAX);
+    let mut since = start;
+    let mut told = false;
+    loop {
+        let facts = Facts::collect(net)?;
+        let chosen = wanted.chosen(&facts)?;
+        let awaited = plan::awaited(&facts, &chosen);
+        let now = (facts.cables.len(), awaited.len());
+        if now != seen {
+            seen = now;
+            since = Instant::now();
+        }
+        let settled = since.elapsed() >= SETTLE || facts.of_cables().all(|netdev| netdev.up);
+        if (awaited.is_empty() && settled) || start.elapsed() >= patience {
+            let without = |peer: &Peer| peer.cables.iter().all(|cable| facts.netdev_of(cable).is_none());
+            let silent = chosen.into_iter().filter(without).collect();
+            return Ok((facts, silent));
+        }
+        if !told && !awaited.is_empty() && start.elapsed() >= SETTLE {
+            told = true;
+            let mut names: Vec<&str> = chosen.iter().map(|peer| peer.name.as_str()).collect();
+            names.dedup();
+            eprintln!(
+                "waiting for {} (cables {}): run `usb4rdma up` there too",
+                names.join(", "),
+                awaited.join(", ")
+            );
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Waits until every cable's device that is up has carrier, which takes the other host to be up too.
+fn wait_for_carrier(net: &Net, patience: Duration) -> Result<Facts> {
+    let start = Instant::now();
+    loop {
+        let facts = Facts::collect(net)?;
+        let ready =
+            |link: &crate::facts::RdmaLink| !link.is_ours() || (link.state == "active" && !link.gids.is_empty());
+        let done = facts.of_cables().all(|netdev| !netdev.up || netdev.carrier) && facts.rdma.iter().all(ready);
+        if done || start.elapsed() >= patience {
+            return Ok(facts);
+        }
+        std::thread::sleep(POLL);
+    }
+}
