@@ -166,6 +166,7 @@ pub fn all() -> Vec<Case> {
         kernel::CASES,
         tools::CASES,
         tool::status::CASES,
+        tool::doctor::CASES,
         tool::up::CASES,
         caps::CASES,
         errors::CASES,

@@ -41,6 +41,17 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Check everything, with evidence and the command that mends what is wrong
+    ///
+    /// The exit status is the worst that was found: 0 nothing or notes, 1 warnings, 2 errors.
+    #[command(
+        after_help = "Examples:\n  usb4rdma doctor\n  usb4rdma doctor --json | jq -r '.findings[].fix // empty'"
+    )]
+    Doctor {
+        /// One JSON object, described by schema/doctor.json
+        #[arg(long)]
+        json: bool,
+    },
     /// Everything that the other verbs decide on, as JSON
     #[command(hide = true)]
     Facts,

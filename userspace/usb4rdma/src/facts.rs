@@ -41,6 +41,8 @@ pub struct Facts {
     pub rdma_error: Option<String>,
     /// Loaded modules.
     pub modules: Vec<String>,
+    /// Peers that did not answer, with the address; `doctor` alone asks.
+    pub unreachable: Vec<(String, String)>,
 }
 
 /// This machine.

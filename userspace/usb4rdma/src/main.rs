@@ -5,6 +5,7 @@
 //! functions of them, and the verbs are thin around these.
 
 mod cli;
+mod doctor;
 mod facts;
 mod health;
 mod peers;
@@ -63,6 +64,16 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             print(&up::up(&net, &wanted, &how)?)?;
         }
         Verb::Down { dry_run } => print(&up::down(&net, *dry_run)?)?,
+        Verb::Doctor { json } => {
+            let mut facts = Facts::collect(&net)?;
+            doctor::probe(&mut facts);
+            let doctor = doctor::Doctor::of(&facts);
+            match json {
+                true => print_json(&doctor)?,
+                false => print(&doctor.text(Paint::for_stdout()))?,
+            }
+            return Ok(ExitCode::from(doctor.status()));
+        }
         Verb::Facts => print_json(&Facts::collect(&net)?)?,
     }
     Ok(ExitCode::SUCCESS)

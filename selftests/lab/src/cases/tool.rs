@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! `usb4rdma`, the management tool, on hosts and cables of the lab.
 
+pub mod doctor;
 pub mod status;
 pub mod up;
 
@@ -46,17 +47,26 @@ fn healthy(lab: &Lab, host: usize) -> Result<Value> {
     Ok(status)
 }
 
-/// Waits until the host tells these codes and no other; changes of cables take their time.
+/// Waits until the host's status tells these codes and no other; changes of cables take their time.
 fn until(lab: &Lab, host: usize, wanted: &[&str]) -> Result<()> {
+    until_of(lab, host, ("status", "health"), wanted)
+}
+
+/// The same of the doctor.
+fn until_doctor(lab: &Lab, host: usize, wanted: &[&str]) -> Result<()> {
+    until_of(lab, host, ("doctor", "findings"), wanted)
+}
+
+fn until_of(lab: &Lab, host: usize, (verb, list): (&str, &str), wanted: &[&str]) -> Result<()> {
     let start = std::time::Instant::now();
     loop {
-        let found = codes(&json(lab, host, "status")?["health"]);
+        let found = codes(&json(lab, host, verb)?[list]);
         if found == wanted {
             return Ok(());
         }
         ensure!(
             start.elapsed() < crate::lab::USUAL,
-            "host {host} tells {found:?} and not {wanted:?}"
+            "{verb} on host {host} tells {found:?} and not {wanted:?}"
         );
         std::thread::sleep(std::time::Duration::from_millis(200));
     }

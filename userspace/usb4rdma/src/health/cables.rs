@@ -212,14 +212,13 @@ fn names(facts: &Facts) -> Vec<Finding> {
     let text = |who: &str, name: &str| {
         format!(
             "{who} is called {name:?}, which does not tell it from others: its cables are not bonded, and addresses \
-             change with the cable; give it a name of its own"
+             change with the cable; give it a name of its own \
+             (`hostnamectl set-hostname`)"
         )
     };
     if !is_name(own) {
-        found.push(
-            Finding::warning("name-not-unique", text("this host", own), format!("uname -n: {own}"))
-                .fix("hostnamectl set-hostname NAME"),
-        );
+        let evidence = format!("uname -n: {own}");
+        found.push(Finding::warning("name-not-unique", text("this host", own), evidence));
     }
     for cable in &facts.cables {
         let peer = &cable.peer_name;

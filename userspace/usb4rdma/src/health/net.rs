@@ -35,6 +35,10 @@ pub const CHECKS: &[Check] = &[
         run: moderation,
     },
     Check {
+        codes: &["peer-unreachable"],
+        run: reach,
+    },
+    Check {
         codes: &["netdev-errors"],
         run: errors,
     },
@@ -256,6 +260,18 @@ fn moderation(facts: &Facts) -> Vec<Finding> {
         }
     }
     found
+}
+
+fn reach(facts: &Facts) -> Vec<Finding> {
+    let found = facts.unreachable.iter().map(|(name, address)| {
+        let text = format!(
+            "{name} does not answer at {address}, the address that `usb4rdma up` gives it: run it there, or look for a \
+             firewall on the way"
+        );
+        let evidence = format!("a connection to port 9 of {address} was neither made nor refused");
+        Finding::error("peer-unreachable", text, evidence)
+    });
+    found.collect()
 }
 
 fn errors(facts: &Facts) -> Vec<Finding> {

@@ -184,6 +184,9 @@ const FAULTS: &[Fault] = &[
     ("netdev-errors", healthy, |f| {
         f.netdevs[0].counters.insert("rx_crc_errors".into(), 3);
     }),
+    ("peer-unreachable", healthy, |f| {
+        f.unreachable.push(("h1".into(), "10.85.15.178".into()));
+    }),
     ("no-rdma", healthy, |f| {
         f.rdma_error = Some("Protocol not supported".into())
     }),

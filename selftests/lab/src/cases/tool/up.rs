@@ -295,7 +295,24 @@ fn stock(context: &Context) -> Result<()> {
         refused.status
     );
     same(0, "a refusal", &before[0], &seen(lab, 0)?)?;
-    up(lab, "--yes")?;
+    // The doctor's word for it, and its command, on one host and then on the other.
+    for host in 0..2 {
+        let found = super::json(lab, host, "doctor")?;
+        let finding = found["findings"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|f| f["code"] == "stock-driver");
+        let fix = finding
+            .and_then(|finding| finding["fix"].as_str())
+            .context("no finding stock-driver")?;
+        lab.sh(host, fix)?;
+        let found = super::codes(&super::json(lab, 0, "doctor")?["findings"]);
+        ensure!(
+            found.contains(&"peer-without-module".into()) == (host == 0),
+            "{found:?}"
+        );
+    }
     let mut statuses = Vec::new();
     for host in 0..2 {
         let status = healthy(lab, host)?;
