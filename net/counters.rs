@@ -100,6 +100,21 @@ pub(crate) struct CableCounters {
     pub(crate) send_errors: u64,
     /// Control messages of no cable of ours; all cables together.
     pub(crate) strays: u64,
+    /// Cables that are in: 0 or 1.
+    pub(crate) present: u64,
+}
+
+impl CableCounters {
+    /// What both have counted.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            stranded: self.stranded + other.stranded,
+            messages_dropped: self.messages_dropped + other.messages_dropped,
+            send_errors: self.send_errors + other.send_errors,
+            strays: self.strays + other.strays,
+            present: self.present + other.present,
+        }
+    }
 }
 
 /// Names for `ethtool -S`, at most 31 bytes each, in the order of [`fill`].
@@ -147,6 +162,7 @@ pub(crate) const NAMES: &[&str] = &[
     "control_dropped",
     "control_send_errors",
     "control_strays",
+    "cable_present",
     "coalesce_usecs",
     "native_peer",
 ];
@@ -198,10 +214,11 @@ pub(crate) fn fill(to: &mut [u64], tx: &TxCounters, rx: &RxCounters, cable: &Cab
         cable.messages_dropped,
         cable.send_errors,
         cable.strays,
+        cable.present,
         usecs,
         u64::from(native),
     ];
-    const _: () = assert!(NAMES.len() == 45);
+    const _: () = assert!(NAMES.len() == 46);
     for (to, value) in to.iter_mut().zip(values) {
         *to = value;
     }

@@ -3,35 +3,32 @@
 //!
 //! ```text
 //!   bus (probe, remove, suspend, ...)  --request-->  Requests --+
-//!   netdev (open, stop)   --Cable, request, wait-->     |       +--worker--> Session --> Rig, Lane
+//!   Jack (open, stop, ...)             --want, wait-->  |       +--worker--> Session --> Rig, Lane
 //!   control channel                    --message-->  Inbox    --+
 //! ```
 //!
 //! Nobody but the worker acts. Others request, and wait until the request has become actual where they must. The netdev
-//! lives as long as the cable: a peer that reloads its driver takes its services away and brings them back, and the
-//! addresses stay.
+//! is the jack's, which outlives the cable; the link uses its lane.
 //!
-//! On unplug the bus removes the services, then the XDomain ([`Link::end`]): the worker closes what is open, the netdev
-//! is unregistered, and whoever uses it, an RDMA device or the stack, hears of it by the netdev's own events.
+//! On unplug the bus removes the services, then the XDomain ([`Link::end`]): the worker closes what is open, and the
+//! netdev stays without carrier, until the next cable is plugged in at the same place.
 //!
-//! Nothing on the bus waits for RTNL under a lock that the worker may want: netdevs are made by the worker and removed
-//! when a device of the bus goes, which is outside of the domain's lock.
+//! Nothing on the bus waits for RTNL under a lock that the worker may want: netdevs are made by the worker.
 
 use crate::{
     counters::CableCounters,
     inbox::Inbox,
+    jack::{Jack, Plugged},
     kapi::{
-        ndo::RingSizes,
         service::ServiceKind,
         timer::sleep_ms,
         work::{Worker, Works},
         xdomain::Xdomain,
     },
-    netif::{Cable, Netif},
-    requested::{Requested, Requests},
+    netif::Netif,
+    requested::{Requested, Requests, Wanted},
     rescan::Rescan,
     session::{now, Port, Session},
-    upper::Upper,
 };
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::{
@@ -39,11 +36,7 @@ use kernel::{
     prelude::*,
     sync::{Arc, ArcBorrow, Mutex},
 };
-use tbip::{
-    native::Features,
-    time::Instant,
-    wire::{Ends, Mac},
-};
+use tbip::{native::Features, time::Instant, wire::Ends};
 
 /// Longest wait for the end of a goodbye.
 const GOODBYE_MS: u32 = 400;
@@ -54,14 +47,13 @@ pub(crate) struct Link {
     xd: Xdomain,
     ends: Ends,
     offers: Features,
+    jack: Arc<Jack>,
     #[pin]
     requests: Requests,
     #[pin]
     inbox: Inbox,
     #[pin]
     session: Mutex<Session>,
-    #[pin]
-    upper: Upper,
     /// Whether [`Link::end`] is through. Held meanwhile.
     #[pin]
     ended: Mutex<bool>,
@@ -70,14 +62,12 @@ pub(crate) struct Link {
     #[pin]
     worker: Worker<Link>,
     send_errors: AtomicU64,
-    /// Of all links together.
-    strays: Arc<AtomicU64>,
 }
 
 impl Link {
-    /// The link of the cable to `xd`. `offers`: what is offered to a native peer.
-    pub(crate) fn new(xd: Xdomain, offers: Features, strays: Arc<AtomicU64>) -> Result<Arc<Self>> {
-        let ends = xd.ends().ok_or(ENODEV)?;
+    /// The link of the cable to `xd`, which is plugged into `jack`. `offers`: what is offered to a native peer.
+    pub(crate) fn new(xd: Xdomain, ends: Ends, offers: Features, jack: Arc<Jack>) -> Result<Arc<Self>> {
+        let wanted = jack.wanted();
         let inbox = Inbox::new()?;
         let session = Session::new()?;
         let link = Arc::pin_init(
@@ -85,15 +75,14 @@ impl Link {
                 xd,
                 ends,
                 offers,
-                requests <- Requests::new(Mac::of(ends).0),
+                jack,
+                requests <- Requests::new(wanted),
                 inbox <- inbox,
                 session <- new_mutex!(session, "usb4_link_session"),
-                upper <- Upper::new(),
                 ended <- new_mutex!(false, "usb4_link_ended"),
                 rescan <- Rescan::new(),
                 worker <- Worker::new(),
                 send_errors: AtomicU64::new(0),
-                strays,
             }),
             GFP_KERNEL,
         )?;
@@ -112,7 +101,7 @@ impl Link {
 
     /// Requests something of the worker. Returns the request's number. Any context.
     fn request(&self, change: impl FnOnce(&mut Requested)) -> u64 {
-        let (generation, ()) = self.requests.change(change);
+        let generation = self.requests.change(change);
         self.worker.kick();
         generation
     }
@@ -137,7 +126,7 @@ impl Link {
 
     /// Nothing is on the cable from the return on. Sleeps.
     pub(crate) fn suspend(&self) {
-        if let Some(netif) = self.upper.netif() {
+        if let Some(netif) = self.jack.netif() {
             netif.suspend();
         }
         let generation = self.request(|requested| requested.suspended = true);
@@ -148,7 +137,7 @@ impl Link {
     /// Undoes [`Link::suspend`].
     pub(crate) fn resume(&self) {
         self.request(|requested| requested.suspended = false);
-        if let Some(netif) = self.upper.netif() {
+        if let Some(netif) = self.jack.netif() {
             netif.resume();
         }
     }
@@ -159,23 +148,26 @@ impl Link {
         self.worker.kick();
     }
 
-    /// The end: netdev, rings, goodbye, worker. Once; who comes second waits for it.
+    /// The end: rings, goodbye, worker; the jack is free for another cable. Once; who comes second waits for it.
     pub(crate) fn end(&self) {
         let mut ended = self.ended.lock();
         if *ended {
             return;
         }
         let generation = self.request(|requested| requested.dying = true);
-        // Whether there is a netdev is certain from here on.
-        self.worker.flush();
-        self.upper.unregister();
         self.requests.wait_closed(generation);
         self.wait_silent(generation);
+        self.jack.leave();
+        // Who asked for something before that waits for the answer.
+        self.worker.flush();
         self.worker.close();
         self.rescan.close();
-        // The netdev's share in the link, and the link's in the netdev.
-        self.upper.release();
+        self.jack.unplug();
         *ended = true;
+    }
+
+    fn name(&self) -> &str {
+        self.xd.name().to_str().unwrap_or("?")
     }
 
     /// Waits for the end of the goodbye, but not for a peer that does not answer.
@@ -189,25 +181,13 @@ impl Link {
     }
 }
 
-impl Cable for Link {
-    fn name(&self) -> &str {
-        self.xd.name().to_str().unwrap_or("?")
+impl Plugged for Link {
+    fn want(&self, wanted: Wanted) -> u64 {
+        self.request(|requested| requested.want(wanted))
     }
 
-    fn open(&self, mac: [u8; 6]) {
-        self.request(|requested| {
-            requested.open = true;
-            requested.mac = mac;
-        });
-    }
-
-    fn close(&self) {
-        let generation = self.request(|requested| requested.open = false);
+    fn wait_closed(&self, generation: u64) {
         self.requests.wait_closed(generation);
-    }
-
-    fn set_mac(&self, mac: [u8; 6]) {
-        self.request(|requested| requested.mac = mac);
     }
 
     fn fault(&self) {
@@ -231,18 +211,8 @@ impl Cable for Link {
             stranded: self.rescan.stranded(),
             messages_dropped: self.inbox.dropped(),
             send_errors: self.send_errors.load(Ordering::Relaxed),
-            strays: self.strays.load(Ordering::Relaxed),
+            ..CableCounters::default()
         }
-    }
-
-    fn ring_sizes(&self) -> RingSizes {
-        self.requests.rings()
-    }
-
-    fn set_ring_sizes(&self, rings: RingSizes) -> Result {
-        let (_, result) = self.requests.change(|requested| requested.resize(rings));
-        self.worker.kick();
-        result
     }
 }
 
@@ -253,10 +223,9 @@ impl Works for Link {
         let requested = link.requests.take();
         let may_have_netif = !requested.dying && requested.kind().is_some();
         let netif = if may_have_netif {
-            let make = || Netif::new(Arc::<Self>::from(this), &link.xd, requested.mac);
-            link.upper.ensure(link.name(), make)
+            Jack::ensure(&link.jack, &link.xd)
         } else {
-            link.upper.netif()
+            link.jack.netif()
         };
         let port = Port {
             name: link.name(),
@@ -270,7 +239,7 @@ impl Works for Link {
         };
         let mut due = session.run(&port, &requested);
         if !requested.dying {
-            due = [due, link.upper.retry_at().map(Instant)].into_iter().flatten().min();
+            due = [due, link.jack.retry_at().map(Instant)].into_iter().flatten().min();
         }
         link.requests
             .report(&requested, session.is_closed(), session.is_silent());

@@ -2,22 +2,23 @@
 //! All links: which cable is whose, from its first service to the end of the XDomain. What the bus tells comes here.
 
 use crate::{
+    jacks::Jacks,
     kapi::{
         service::{CableDriver, ServiceKind},
-        xdomain::Xdomain,
+        xdomain::{Leaving, Xdomain},
     },
     link::Link,
 };
-use core::{
-    mem,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use core::mem;
 use kernel::{
     new_mutex,
     prelude::*,
     sync::{Arc, Mutex},
 };
-use tbip::{native::Features, wire::Message};
+use tbip::{
+    native::Features,
+    wire::{Mac, Message},
+};
 
 /// The links of this host.
 #[pin_data]
@@ -26,27 +27,28 @@ pub(crate) struct Links {
     list: Mutex<KVec<Arc<Link>>>,
     /// Whether end-to-end flow control is offered.
     offers: Features,
-    /// Messages that were of no cable of ours.
-    strays: Arc<AtomicU64>,
+    /// Where the cables are plugged in.
+    jacks: Arc<Jacks>,
 }
 
 impl Links {
     /// No links yet. `offers`: what is offered to every native peer.
     pub(crate) fn new(offers: Features) -> Result<Arc<Self>> {
-        let strays = Arc::new(AtomicU64::new(0), GFP_KERNEL)?;
+        let jacks = Jacks::new()?;
         Arc::pin_init(
             pin_init!(Self {
                 list <- new_mutex!(KVec::new(), "usb4_links"),
                 offers,
-                strays,
+                jacks,
             }),
             GFP_KERNEL,
         )
     }
 
-    /// Every link ends. Nothing of the bus comes in any more.
+    /// Every link ends, then every jack. Nothing of the bus comes in any more.
     pub(crate) fn end(&self) {
-        self.gone(|_| true);
+        self.end_links(|_| true);
+        self.jacks.end();
         drop(mem::take(&mut *self.list.lock()));
     }
 
@@ -58,26 +60,43 @@ impl Links {
         self.find(|link| link.xdomain() == xd)
     }
 
-    /// The one link of a cable: `link`, or the one that another service's probe has put on the list meanwhile.
-    fn share(&self, link: Arc<Link>) -> Result<Arc<Link>> {
+    /// The one link of a cable; made for the first of its services.
+    fn share(&self, xd: Xdomain) -> Result<Arc<Link>> {
         let mut list = self.list.lock();
-        match list.iter().find(|other| other.xdomain() == link.xdomain()) {
-            Some(other) => Ok(other.clone()),
-            None => {
-                list.push(link.clone(), GFP_KERNEL)?;
-                Ok(link)
-            }
+        if let Some(link) = list.iter().find(|link| link.xdomain() == &xd) {
+            return Ok(link.clone());
+        }
+        let ends = xd.ends().ok_or(ENODEV)?;
+        list.reserve(1, GFP_KERNEL)?;
+        let jack = Jacks::plug(&self.jacks, &xd, Mac::of(&ends).0)?;
+        let link = Link::new(xd, ends, self.offers, jack.clone()).inspect_err(|_| jack.unplug())?;
+        list.push(link.clone(), GFP_KERNEL)?;
+        jack.join(link.clone());
+        Ok(link)
+    }
+
+    /// The links of the cables that `is_on` says yes to end.
+    fn end_links(&self, is_on: impl Fn(&Xdomain) -> bool) {
+        while let Some(link) = self.find(|link| is_on(link.xdomain())) {
+            // On the list until it has ended: answers to its goodbye are heard, and who comes meanwhile waits as well.
+            link.end();
+            let listed = {
+                let mut list = self.list.lock();
+                let at = list.iter().position(|other| Arc::ptr_eq(other, &link));
+                at.and_then(|at| {
+                    let last = list.len() - 1;
+                    list.swap(at, last);
+                    list.pop()
+                })
+            };
+            drop(listed);
         }
     }
 }
 
 impl CableDriver for Links {
     fn bind(&self, xd: Xdomain, kind: ServiceKind) -> Result {
-        let link = match self.of(&xd) {
-            Some(link) => link,
-            None => self.share(Link::new(xd, self.offers, self.strays.clone())?)?,
-        };
-        link.offer(kind);
+        self.share(xd)?.offer(kind);
         Ok(())
     }
 
@@ -99,21 +118,12 @@ impl CableDriver for Links {
         }
     }
 
-    fn gone(&self, is_on: impl Fn(&Xdomain) -> bool) {
-        while let Some(link) = self.find(|link| is_on(link.xdomain())) {
-            // On the list until it has ended: answers to its goodbye are heard, and who comes meanwhile waits as well.
-            link.end();
-            let listed = {
-                let mut list = self.list.lock();
-                let at = list.iter().position(|other| Arc::ptr_eq(other, &link));
-                at.and_then(|at| {
-                    let last = list.len() - 1;
-                    list.swap(at, last);
-                    list.pop()
-                })
-            };
-            drop(listed);
-        }
+    fn gone(&self, what: &Leaving) {
+        self.end_links(|xd| what.takes(xd));
+        self.jacks
+            .lose(|place| what.is_router_of(place) || what.is_domain_of(place));
+        // Of a domain nothing is left at the return. Where a router goes the domain's lock is held.
+        self.jacks.reap(|jack| what.is_domain_of(jack.place()));
     }
 
     fn hear(&self, message: &[u8]) {
@@ -123,7 +133,7 @@ impl CableDriver for Links {
         match link {
             Some(link) => link.deliver(message),
             None => {
-                self.strays.fetch_add(1, Ordering::Relaxed);
+                self.jacks.count_stray();
             }
         }
     }

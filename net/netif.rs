@@ -4,7 +4,7 @@
 use crate::{
     counters::{self, CableCounters},
     kapi::{
-        ndo::{Coalesce, NetDevice, Registration, RingSizes, Totals, Unregistered, Xmit},
+        ndo::{Coalesce, NetDevice, Registration, RingSizes, Totals, Unregistered, Xmit, SPEED_UNKNOWN},
         netdev::Netdev,
         skb::TxSkb,
         xdomain::Xdomain,
@@ -15,9 +15,10 @@ use crate::{
 };
 use kernel::{prelude::*, sync::Arc};
 
-/// The cable that a device is on. What it is told takes effect later, in a worker, unless it says otherwise.
+/// The cable that a device is on, or the place where one may be plugged in. What it is told takes effect later, in a
+/// worker, unless it says otherwise.
 pub(crate) trait Cable: Send + Sync {
-    /// The cable as the kernel names it, such as `0-1`.
+    /// The cable as the kernel names it, such as `0-1`; the next one has the same name.
     fn name(&self) -> &str;
     /// The interface is set up: the cable is to carry. Returns at once.
     fn open(&self, mac: [u8; 6]);
@@ -25,11 +26,13 @@ pub(crate) trait Cable: Send + Sync {
     fn close(&self);
     /// The interface has another address.
     fn set_mac(&self, mac: [u8; 6]);
+    /// The user lets go of the interface. Whether he may: no cable is in. Then it ends soon.
+    fn let_go(&self) -> bool;
     /// The rings do not work any more: begin anew. Any context.
     fn fault(&self);
-    /// Megabits per second, all lanes of the cable together.
-    fn speed_mbps(&self) -> u32;
-    /// Lanes of the cable.
+    /// Megabits per second, all lanes of the cable together; `None` while no cable is in.
+    fn speed_mbps(&self) -> Option<u32>;
+    /// Lanes of the cable; none while no cable is in.
     fn width(&self) -> u32;
     /// What it counts beside the device.
     fn counters(&self) -> CableCounters;
@@ -57,7 +60,9 @@ impl Netif {
         let netdev = device.netdev().clone();
         let lane = Lane::new(&netdev, xd.dma())?;
         let netif = Arc::new(Self { netdev, lane, cable }, GFP_KERNEL)?;
-        let registration = device.register(netif.clone()).inspect_err(|_| netif.lane.end())?;
+        let registration = device
+            .register(netif.clone(), xd.number())
+            .inspect_err(|_| netif.lane.end())?;
         Ok((netif, registration))
     }
 
@@ -74,6 +79,11 @@ impl Netif {
     /// The interface's name.
     pub(crate) fn name(&self) -> &str {
         self.netdev.name().to_str().unwrap_or("?")
+    }
+
+    /// No cable is in, and the user may let go of it; or one is.
+    pub(crate) fn set_loose(&self, loose: bool) {
+        self.netdev.set_loose(loose);
     }
 
     /// The host is about to sleep.
@@ -110,6 +120,10 @@ impl NetDevice for Netif {
         self.cable.set_mac(self.netdev.mac());
     }
 
+    fn let_go(&self) -> bool {
+        self.cable.let_go()
+    }
+
     fn xmit(&self, skb: TxSkb) -> Xmit {
         self.lane.xmit(skb)
     }
@@ -144,7 +158,7 @@ impl NetDevice for Netif {
     }
 
     fn speed_mbps(&self) -> u32 {
-        self.cable.speed_mbps()
+        self.cable.speed_mbps().unwrap_or(SPEED_UNKNOWN)
     }
 
     fn cable(&self) -> &str {

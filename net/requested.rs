@@ -22,6 +22,45 @@ const RING_SIZE: u32 = 512;
 const RING_SIZE_MIN: u32 = 64;
 pub(crate) const RING_SIZE_MAX: u32 = 4096;
 
+/// What the system wants of a cable, whichever it is that is plugged in. The jack's; its cable's worker has a copy.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted {
+    /// The interface is up.
+    pub(crate) open: bool,
+    /// Our Ethernet address.
+    pub(crate) mac: [u8; 6],
+    pub(crate) rings: RingSizes,
+}
+
+impl Wanted {
+    /// What is wanted before anybody says so.
+    pub(crate) fn new(mac: [u8; 6]) -> Self {
+        let rings = RingSizes {
+            rx: RING_SIZE,
+            tx: RING_SIZE,
+        };
+        Self {
+            open: false,
+            mac,
+            rings,
+        }
+    }
+
+    /// Wants other descriptors.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for sizes that cannot be.
+    pub(crate) fn resize(&mut self, rings: RingSizes) -> Result {
+        let fits = |size: u32| (RING_SIZE_MIN..=RING_SIZE_MAX).contains(&size) && size.is_power_of_two();
+        if !fits(rings.tx) || !fits(rings.rx) {
+            return Err(EINVAL);
+        }
+        self.rings = rings;
+        Ok(())
+    }
+}
+
 /// What everybody else requests of the worker.
 #[derive(Clone)]
 pub(crate) struct Requested {
@@ -30,14 +69,10 @@ pub(crate) struct Requested {
     pub(crate) stock: Option<Settings>,
     /// The peer offers our wire.
     pub(crate) native: bool,
-    /// The interface is up.
-    pub(crate) open: bool,
+    pub(crate) wanted: Wanted,
     pub(crate) suspended: bool,
     /// The link ends.
     pub(crate) dying: bool,
-    /// Our Ethernet address.
-    pub(crate) mac: [u8; 6],
-    pub(crate) rings: RingSizes,
     /// Stop and start: something that is fixed while it runs has changed. Once.
     pub(crate) restart: bool,
     /// The rings do not work. Once.
@@ -56,22 +91,13 @@ impl Requested {
 
     /// Whether the link is to be up.
     pub(crate) fn runs(&self) -> bool {
-        self.open && !self.suspended && !self.dying && self.kind().is_some()
+        self.wanted.open && !self.suspended && !self.dying && self.kind().is_some()
     }
 
-    /// Asks for other descriptors; a link that is up goes down and up again.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` for sizes that cannot be.
-    pub(crate) fn resize(&mut self, rings: RingSizes) -> Result {
-        let fits = |size: u32| (RING_SIZE_MIN..=RING_SIZE_MAX).contains(&size) && size.is_power_of_two();
-        if !fits(rings.tx) || !fits(rings.rx) {
-            return Err(EINVAL);
-        }
-        self.restart |= self.rings != rings;
-        self.rings = rings;
-        Ok(())
+    /// The system wants this from now on. With other descriptors a link that is up goes down and up again.
+    pub(crate) fn want(&mut self, wanted: Wanted) {
+        self.restart |= self.wanted.rings != wanted.rings;
+        self.wanted = wanted;
     }
 }
 
@@ -94,20 +120,15 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    /// Nothing is requested yet.
-    pub(crate) fn new(mac: [u8; 6]) -> impl PinInit<Self> {
+    /// Nothing is requested yet but what the system wants.
+    pub(crate) fn new(wanted: Wanted) -> impl PinInit<Self> {
         let requested = Requested {
             generation: 0,
             stock: None,
             native: false,
-            open: false,
+            wanted,
             suspended: false,
             dying: false,
-            mac,
-            rings: RingSizes {
-                rx: RING_SIZE,
-                tx: RING_SIZE,
-            },
             restart: false,
             fault: false,
         };
@@ -123,17 +144,12 @@ impl Requests {
         })
     }
 
-    /// Changes what is requested. Returns the request's number and what `change` says. Any context.
-    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Requested) -> R) -> (u64, R) {
+    /// Changes what is requested. Returns the request's number. Any context.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Requested)) -> u64 {
         let mut requested = self.requested.lock();
-        let said = change(&mut requested);
+        change(&mut requested);
         requested.generation += 1;
-        (requested.generation, said)
-    }
-
-    /// Descriptors that are requested.
-    pub(crate) fn rings(&self) -> RingSizes {
-        self.requested.lock().rings
+        requested.generation
     }
 
     /// What is requested now; what is requested once is not any more. The worker's.

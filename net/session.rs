@@ -129,8 +129,8 @@ impl Session {
         self.follow(port, requested);
         match &mut self.machine {
             Machine::None => {}
-            Machine::Stock(login, _) => login.set_mac(Mac(requested.mac)),
-            Machine::Native(rail) => rail.set_mac(now(), Mac(requested.mac)),
+            Machine::Stock(login, _) => login.set_mac(Mac(requested.wanted.mac)),
+            Machine::Native(rail) => rail.set_mac(now(), Mac(requested.wanted.mac)),
         }
         let mut messages = 0;
         while let Some(message) = port.inbox.take() {
@@ -193,8 +193,8 @@ impl Session {
         let Some(kind) = self.kind else {
             return Ok(());
         };
-        let mut rig = Rig::new(port.xd, lane, kind == ServiceKind::Native, requested.rings)?;
-        let mac = Mac(requested.mac);
+        let mut rig = Rig::new(port.xd, lane, kind == ServiceKind::Native, requested.wanted.rings)?;
+        let mac = Mac(requested.wanted.mac);
         match kind {
             ServiceKind::Stock(settings) => {
                 let path = rig.take_transmit(0)?;
@@ -258,7 +258,7 @@ impl Session {
         if let (Machine::None, Some(ServiceKind::Stock(settings))) = (&self.machine, self.kind) {
             let config = login::Config {
                 ends: *port.ends,
-                mac: Mac(requested.mac),
+                mac: Mac(requested.wanted.mac),
                 path: HopId(0),
             };
             if let Ok(login) = KBox::new(Login::new(config, random()), GFP_KERNEL) {

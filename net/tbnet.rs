@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! tbnet: the Ethernet device on the rings of USB4 cables.
 //!
-//! Binds the cable's services in place of `thunderbolt_net` and makes one netdev a cable. With a peer that runs this
-//! module it speaks its own wire, with any other ThunderboltIP. What is said and when decides the pure crate `tbip`;
-//! the files here perform.
+//! Binds the cable's services in place of `thunderbolt_net` and makes a netdev for each place that had a cable. With a
+//! peer that runs this module it speaks its own wire, with any other ThunderboltIP. What is said and when decides the
+//! pure crate `tbip`; the files here perform.
 //!
 //! ```text
 //!   bus, control channel --> links --> link --> session --> tbip::{login, rail}
-//!                                                  |--> rail --> kapi::{ring, xdomain}
+//!                              |         |         |--> rail --> kapi::{ring, xdomain}
+//!                              |         v
+//!                            jacks --> jack --> tbip::jack
+//!                                        |
 //!   stack <--> netif --> lane --> tx, rx <--> kapi::ring
 //! ```
 //!
@@ -20,6 +23,8 @@ pub mod kapi;
 mod client;
 mod counters;
 mod inbox;
+mod jack;
+mod jacks;
 mod lane;
 mod link;
 mod links;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The upper half of a link: its network device, made by the link's worker and taken away by the link's end.
+//! The upper half of a jack: its network device, made by the first cable's worker and taken away by the jack's end.
 
 use crate::{
     kapi::{ndo::Registration, timer},
@@ -15,7 +15,7 @@ use kernel::{
 /// Nanoseconds after which a netdev that could not be made is tried for again.
 const RETRY: u64 = 1_000_000_000;
 
-/// The network device of one link, if it has one.
+/// The network device of one jack, if it has one.
 #[pin_data]
 pub(crate) struct Upper {
     #[pin]
@@ -30,8 +30,8 @@ impl Upper {
     /// No device yet.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            netif <- new_mutex!(None, "usb4_link_netif"),
-            registration <- new_mutex!(None, "usb4_link_registration"),
+            netif <- new_mutex!(None, "usb4_jack_netif"),
+            registration <- new_mutex!(None, "usb4_jack_registration"),
             barren: AtomicU64::new(0),
         })
     }
@@ -41,7 +41,7 @@ impl Upper {
         self.netif.lock().clone()
     }
 
-    /// The device; made by `make` if there is none. The worker's. `name` is the cable's.
+    /// The device; made by `make` if there is none. The cable's worker's. `name` is the cable's.
     pub(crate) fn ensure(
         &self,
         name: &str,
@@ -76,20 +76,14 @@ impl Upper {
         Some(self.barren.load(Ordering::Relaxed)).filter(|at| *at != 0)
     }
 
-    /// Takes the device away from the system; the worker goes on with it, and no other is made. Sleeps, takes RTNL; the
-    /// worker must be able to run.
-    pub(crate) fn unregister(&self) {
+    /// Takes the device away from the system and gives it up, which ends its share in the jack. No cable is in. Sleeps,
+    /// takes RTNL.
+    pub(crate) fn end(&self) {
         let registration = self.registration.lock().take();
-        // Not under the lock, which the worker may want: this waits for it.
         drop(registration);
-        if let Some(netif) = self.netif() {
+        let netif = self.netif.lock().take();
+        if let Some(netif) = netif {
             netif.lane().end();
         }
-    }
-
-    /// Gives the device up, which ends its share in the link.
-    pub(crate) fn release(&self) {
-        let netif = self.netif.lock().take();
-        drop(netif);
     }
 }

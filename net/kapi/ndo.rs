@@ -22,10 +22,14 @@ use kernel::{
     prelude::*,
     sync::Arc,
 };
+use tbip::jack::Number;
 use usb4_bindings as c;
 
 /// Bytes of a statistic's name: ETH_GSTRING_LEN.
 const NAME: usize = 32;
+
+/// No cable, no speed.
+pub(crate) const SPEED_UNKNOWN: u32 = u32::MAX;
 
 /// What became of a packet to transmit.
 pub(crate) enum Xmit {
@@ -87,6 +91,9 @@ pub(crate) trait NetDevice: Send + Sync {
     fn stop(&self);
     /// The interface has got another address.
     fn mac_changed(&self);
+    /// The user lets go of the interface. If it may go, the core unregisters it next, and the end of its registration
+    /// waits for that.
+    fn let_go(&self) -> bool;
     /// Sends a packet. Softirqs are off; for netpoll, interrupts too.
     fn xmit(&self, skb: TxSkb) -> Xmit;
     /// The stack complains that nothing goes out. Softirq context.
@@ -95,7 +102,7 @@ pub(crate) trait NetDevice: Send + Sync {
     fn can_send_whole(&self, len: usize, gso_type: u8) -> bool;
     /// Sums for `ip -s link`.
     fn totals(&self) -> Totals;
-    /// Megabits per second.
+    /// Megabits per second; [`SPEED_UNKNOWN`] while there is no cable.
     fn speed_mbps(&self) -> u32;
     /// The cable as the bus names it.
     fn cable(&self) -> &str;
@@ -146,12 +153,13 @@ impl<T: NetDevice> Unregistered<T> {
         &self.netdev
     }
 
-    /// Shows the device to the system as `object`'s. Sleeps, takes RTNL.
-    pub(crate) fn register(self, object: Arc<T>) -> Result<Registration<T>> {
+    /// Shows the device to the system as `object`'s, by a name with the number, or another if that is taken. Sleeps,
+    /// takes RTNL.
+    pub(crate) fn register(self, object: Arc<T>, number: Number) -> Result<Registration<T>> {
         let inner = ptr::from_ref(&*object).cast_mut().cast();
         // SAFETY: Not registered, and made for a `T`. The registration has a share in the object until the core has
         // stopped calling.
-        to_result(unsafe { c::usb4_nd_register(self.netdev.as_ptr(), inner) })?;
+        to_result(unsafe { c::usb4_nd_register(self.netdev.as_ptr(), inner, number.own, number.others) })?;
         Ok(Registration {
             netdev: self.netdev,
             _object: object,
@@ -159,12 +167,12 @@ impl<T: NetDevice> Unregistered<T> {
     }
 }
 
-/// A network device as long as the system knows it. Dropped, it is stopped, if it is up, and taken away: that sleeps
-/// and takes RTNL.
+/// A network device as long as the system knows it. Dropped, it is stopped, if it is up, and taken away, or waited for
+/// if the user has let go of it: that sleeps and takes RTNL.
 ///
 /// # Invariants
 ///
-/// The device is registered with `_object` behind it.
+/// The device has been registered, with `_object` behind it.
 pub(crate) struct Registration<T: NetDevice> {
     netdev: Netdev,
     _object: Arc<T>,
@@ -237,6 +245,7 @@ impl<T: NetDevice> Tables<T> {
         open: Some(Self::open),
         stop: Some(Self::stop),
         mac: Some(Self::mac),
+        let_go: Some(Self::let_go),
         timeout: Some(Self::timeout),
         can_gso: Some(Self::can_gso),
         totals: Some(Self::totals),
@@ -284,6 +293,11 @@ impl<T: NetDevice> Tables<T> {
     unsafe extern "C" fn mac(inner: *mut c_void) {
         // SAFETY: As above.
         unsafe { with(inner, T::mac_changed) }
+    }
+
+    unsafe extern "C" fn let_go(inner: *mut c_void) -> bool {
+        // SAFETY: As above.
+        unsafe { with(inner, T::let_go) }
     }
 
     unsafe extern "C" fn timeout(inner: *mut c_void) {

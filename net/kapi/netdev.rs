@@ -134,6 +134,12 @@ impl Netdev {
         unsafe { c::usb4_nd_sent_reset(self.as_ptr()) }
     }
 
+    /// No cable is in, and the user may let go of the device; or one is. A moment later it is so. Any context.
+    pub(crate) fn set_loose(&self, loose: bool) {
+        // SAFETY: Valid by the invariant.
+        unsafe { c::usb4_nd_set_loose(self.as_ptr(), loose) }
+    }
+
     /// The device is asleep, or awake again. Process context.
     pub(crate) fn set_present(&self, present: bool) {
         // SAFETY: Valid by the invariant.

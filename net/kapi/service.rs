@@ -12,7 +12,7 @@
     reason = "one contract for the table of calls, at `Calls`"
 )]
 
-use super::xdomain::Xdomain;
+use super::xdomain::{Leaving, Xdomain};
 use core::{marker::PhantomData, ptr, ptr::NonNull, slice};
 use kernel::{
     error::to_result,
@@ -51,9 +51,9 @@ pub(crate) trait CableDriver: Send + Sync {
     fn suspend(&self, xd: &Xdomain);
     /// The host is awake again.
     fn resume(&self, xd: &Xdomain);
-    /// A device of the bus goes away, and with it every cable that `is_on` says yes to. From the return on nothing is
-    /// asked of them.
-    fn gone(&self, is_on: impl Fn(&Xdomain) -> bool);
+    /// A device of the bus goes away. From the return on nothing is asked of a cable that goes with it. If it is
+    /// neither an XDomain nor a domain the domain's lock may be held.
+    fn gone(&self, what: &Leaving);
     /// A control message has come, from anyone on any cable.
     fn hear(&self, message: &[u8]);
 }
@@ -208,7 +208,7 @@ impl<D: CableDriver> Calls<D> {
     unsafe extern "C" fn gone(context: *mut c_void, device: *mut c::device) {
         if let Some(device) = NonNull::new(device) {
             // SAFETY: As above.
-            unsafe { &*context.cast::<D>() }.gone(|xd| xd.is_below(device));
+            unsafe { &*context.cast::<D>() }.gone(&Leaving::new(device));
         }
     }
 

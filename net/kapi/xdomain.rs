@@ -5,7 +5,10 @@
 
 use core::ptr::NonNull;
 use kernel::{error::to_result, prelude::*};
-use tbip::wire::{Ends, HopId, Route, Uuid};
+use tbip::{
+    jack::{number, Number},
+    wire::{Ends, HopId, Route, Uuid},
+};
 use usb4_bindings as c;
 
 /// A held reference to a cable's other end.
@@ -31,9 +34,86 @@ unsafe impl Send for Device {}
 unsafe impl Sync for Device {}
 
 impl Device {
-    /// The kernel's object; valid as long as the link is.
+    /// The kernel's object; valid as long as the jack is.
     pub(crate) fn as_ptr(self) -> *mut c::device {
         self.0.as_ptr()
+    }
+}
+
+/// A held reference to a device of the bus.
+///
+/// # Invariants
+///
+/// The pointer is valid while the reference is held.
+struct Held(NonNull<c::device>);
+
+impl Held {
+    /// Takes a reference.
+    ///
+    /// # Safety
+    ///
+    /// `device` is a valid device.
+    unsafe fn new(device: NonNull<c::device>) -> Self {
+        // SAFETY: By the caller's promise.
+        unsafe { c::usb4_tb_device_get(device.as_ptr()) };
+        Self(device)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: This reference is ours to give back.
+        unsafe { c::usb4_tb_device_put(self.0.as_ptr()) }
+    }
+}
+
+// SAFETY: References are counted atomically, and nothing else is done with the device.
+unsafe impl Send for Held {}
+// SAFETY: As above.
+unsafe impl Sync for Held {}
+
+/// Where a cable is plugged in: a router of this host or a hub's, and the way to what is at the other end. Another
+/// router, even if it comes to the same place, is another one's: the reference keeps it from coming to the same
+/// address.
+pub(crate) struct Place {
+    router: Held,
+    domain: Held,
+    route: Route,
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.router.0 == other.router.0 && self.route == other.route
+    }
+}
+
+/// A device of the bus that goes away.
+pub(crate) struct Leaving(NonNull<c::device>);
+
+impl Leaving {
+    /// `device` goes away.
+    pub(super) fn new(device: NonNull<c::device>) -> Self {
+        Self(device)
+    }
+
+    /// Whether `xd` goes with it: it is the XDomain itself, or the domain.
+    pub(crate) fn takes(&self, xd: &Xdomain) -> bool {
+        let raw = xd.as_ptr();
+        // SAFETY: Valid by the invariant of `xd`.
+        unsafe {
+            core::ptr::eq(&raw const (*raw).dev, self.0.as_ptr())
+                || core::ptr::eq(&raw const (*(*raw).tb).dev, self.0.as_ptr())
+        }
+    }
+
+    /// Whether it is the router that a cable at `place` is plugged into.
+    pub(crate) fn is_router_of(&self, place: &Place) -> bool {
+        place.router.0 == self.0
+    }
+
+    /// Whether it is the domain that `place` is in.
+    pub(crate) fn is_domain_of(&self, place: &Place) -> bool {
+        place.domain.0 == self.0
     }
 }
 
@@ -53,14 +133,28 @@ impl Xdomain {
         self.0.as_ptr()
     }
 
-    /// Whether `device` is this XDomain's own or its domain's.
-    pub(super) fn is_below(&self, device: NonNull<c::device>) -> bool {
+    /// Where it is plugged in.
+    pub(crate) fn place(&self) -> Place {
         let xd = self.as_ptr();
-        // SAFETY: Valid by the invariant.
+        // SAFETY: Valid by the invariant; the domain is a device of the bus, and the route stays as it is.
         unsafe {
-            core::ptr::eq(&raw const (*xd).dev, device.as_ptr())
-                || core::ptr::eq(&raw const (*(*xd).tb).dev, device.as_ptr())
+            Place {
+                router: Held::new(self.router().0),
+                domain: Held::new(NonNull::new_unchecked(&raw mut (*(*xd).tb).dev)),
+                route: Route::new((*xd).route),
+            }
         }
+    }
+
+    /// The number of the port that the cable is plugged into, and the first number that is no port's own.
+    pub(crate) fn number(&self) -> Number {
+        let xd = self.as_ptr();
+        // SAFETY: Valid by the invariant; the route and the domain's number stay as they are.
+        let (domain, route) = unsafe { ((*(*xd).tb).index.unsigned_abs(), Route::new((*xd).route)) };
+        // SAFETY: As above; the devices are counted.
+        number(domain, route, |domain, below| unsafe {
+            c::usb4_tb_ports_below(xd, domain, below)
+        })
     }
 
     /// Both ends of the cable; `None` before the core knows them.

@@ -13,6 +13,7 @@
 //!   lanes      one ring                    steer               which ring carries what
 //!   loss                                   ledger              told to its owner, train by train
 //!   waiting    fifo                                            control messages for who handles them
+//!   devices    jack                                    which cable takes which device, and when one goes
 //! ```
 //!
 //! A machine decides, its caller performs. It reads no clock, allocates nothing, does no I/O and
@@ -48,6 +49,7 @@ pub mod cut;
 pub mod echo;
 pub mod fifo;
 pub mod frame;
+pub mod jack;
 pub mod ledger;
 pub mod limits;
 pub mod login;

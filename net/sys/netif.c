@@ -11,10 +11,12 @@
 #include <linux/virtio_net.h>
 #include <net/checksum.h>
 #include <net/page_pool/helpers.h>
+#include <net/rtnetlink.h>
 #include <net/tcp.h>
 
 #include "bindings.h"
 
+#define USB4_ND_NAME "usb4net%u"
 #define USB4_ND_MAX_MTU 65522 /* 64 KiB with the Ethernet header: thunderbolt_net's */
 
 struct usb4_nd_priv {
@@ -23,6 +25,9 @@ struct usb4_nd_priv {
 	struct net_device *ndev;
 	struct delayed_work announce;
 	atomic_t announcements; /* still to be made */
+	struct work_struct loosen;
+	struct completion gone;
+	bool loose; /* no cable is in: the user may let go of the device */
 	bool runs; /* the peer takes runs of RDMA packets */
 };
 
@@ -59,6 +64,53 @@ static void usb4_nd_announce_soon(struct usb4_nd_priv *priv)
 {
 	atomic_set(&priv->announcements, 2);
 	mod_delayed_work(system_percpu_wq, &priv->announce, msecs_to_jiffies(10));
+}
+
+/* ---- letting go ---- */
+
+/* A cable may have come in since; then the device stays. */
+static void usb4_nd_dellink(struct net_device *ndev, struct list_head *head)
+{
+	if (CALL(ndev, let_go))
+		unregister_netdevice_queue(ndev, head);
+}
+
+/*
+ * `ip link del` asks for this table. With a cable in there is none, as with any adapter: "Operation not supported", and
+ * network managers take a device without a kind for the Ethernet adapter that it is. Not registered, as none is made
+ * by `ip link add`. From a namespace that ends the device moves to the first.
+ */
+static const struct rtnl_link_ops usb4_nd_link_ops = {
+	.kind = "usb4net",
+	.dellink = usb4_nd_dellink,
+	.netns_refund = true,
+};
+
+/* The core reads the table under RTNL, and more than once; who sees a cable come may not take it. */
+static void usb4_nd_loosen(struct work_struct *work)
+{
+	struct usb4_nd_priv *priv = container_of(work, struct usb4_nd_priv, loosen);
+
+	rtnl_lock();
+	if (priv->ndev->reg_state == NETREG_REGISTERED)
+		priv->ndev->rtnl_link_ops = READ_ONCE(priv->loose) ? &usb4_nd_link_ops : NULL;
+	rtnl_unlock();
+}
+
+void usb4_nd_set_loose(struct net_device *ndev, bool loose)
+{
+	struct usb4_nd_priv *priv = netdev_priv(ndev);
+
+	WRITE_ONCE(priv->loose, loose);
+	schedule_work(&priv->loosen);
+}
+
+/* The system has let go, whoever unregistered the device. */
+static void usb4_nd_destructor(struct net_device *ndev)
+{
+	struct usb4_nd_priv *priv = netdev_priv(ndev);
+
+	complete(&priv->gone);
 }
 
 /* ---- entries of the device's table, net/kapi/ndo.rs ---- */
@@ -148,7 +200,7 @@ static int usb4_nd_link_ksettings(struct net_device *ndev, struct ethtool_link_k
 	ethtool_link_ksettings_zero_link_mode(cmd, advertising);
 	cmd->base.speed = CALL(ndev, speed);
 	cmd->lanes = CALL(ndev, lanes);
-	cmd->base.duplex = DUPLEX_FULL;
+	cmd->base.duplex = cmd->base.speed == (u32)SPEED_UNKNOWN ? DUPLEX_UNKNOWN : DUPLEX_FULL;
 	cmd->base.autoneg = AUTONEG_DISABLE;
 	cmd->base.port = PORT_OTHER;
 	return 0;
@@ -255,8 +307,10 @@ struct net_device *usb4_nd_alloc(struct device *parent, const u8 *mac, const str
 	priv->ndev = ndev;
 	priv->calls = calls;
 	INIT_DELAYED_WORK(&priv->announce, usb4_nd_announce);
+	INIT_WORK(&priv->loosen, usb4_nd_loosen);
+	init_completion(&priv->gone);
+	ndev->priv_destructor = usb4_nd_destructor;
 	SET_NETDEV_DEV(ndev, parent);
-	strscpy(ndev->name, "usb4net%d", sizeof(ndev->name));
 	ndev->netdev_ops = ops;
 	ndev->ethtool_ops = &usb4_nd_ethtool_ops;
 	ndev->min_mtu = ETH_MIN_MTU;
@@ -275,20 +329,37 @@ struct net_device *usb4_nd_alloc(struct device *parent, const u8 *mac, const str
 	return ndev;
 }
 
-int usb4_nd_register(struct net_device *ndev, void *inner)
+/* Gets the number `own`, or if a device has that, the next free one from `others` on. */
+int usb4_nd_register(struct net_device *ndev, void *inner, u32 own, u32 others)
 {
 	struct usb4_nd_priv *priv = netdev_priv(ndev);
+	int err;
 
 	priv->inner = inner;
-	return register_netdev(ndev);
+	ndev->name_assign_type = own < others ? NET_NAME_PREDICTABLE : NET_NAME_ENUM;
+	rtnl_lock();
+	snprintf(ndev->name, sizeof(ndev->name), USB4_ND_NAME, own);
+	while (netdev_name_in_use(dev_net(ndev), ndev->name)) {
+		snprintf(ndev->name, sizeof(ndev->name), USB4_ND_NAME, others++);
+		ndev->name_assign_type = NET_NAME_ENUM;
+	}
+	err = register_netdevice(ndev);
+	rtnl_unlock();
+	return err;
 }
 
+/* Unregistered by `ip link del` already, or only being so, it is waited for. */
 void usb4_nd_unregister(struct net_device *ndev)
 {
 	struct usb4_nd_priv *priv = netdev_priv(ndev);
 
-	unregister_netdev(ndev);
+	rtnl_lock();
+	if (ndev->reg_state == NETREG_REGISTERED)
+		unregister_netdevice(ndev);
+	rtnl_unlock();
+	wait_for_completion(&priv->gone);
 	disable_delayed_work_sync(&priv->announce);
+	disable_work_sync(&priv->loosen);
 }
 
 void usb4_nd_free(struct net_device *ndev) { free_netdev(ndev); }

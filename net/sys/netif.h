@@ -72,6 +72,7 @@ struct usb4_nd_calls {
 	void (*open)(void *inner);
 	void (*stop)(void *inner);
 	void (*mac)(void *inner);
+	bool (*let_go)(void *inner);
 	void (*timeout)(void *inner);
 	bool (*can_gso)(void *inner, u32 len, u8 gso_type);
 	void (*totals)(void *inner, struct usb4_nd_totals *to);
@@ -103,13 +104,14 @@ struct net_device *usb4_nd_alloc(struct device *parent, const u8 *mac, const str
 				 const struct usb4_nd_calls *calls);
 void *usb4_nd_inner(struct net_device *ndev);
 bool usb4_nd_is_ours(const struct net_device *ndev);
-int usb4_nd_register(struct net_device *ndev, void *inner);
+int usb4_nd_register(struct net_device *ndev, void *inner, u32 own, u32 others);
 void usb4_nd_unregister(struct net_device *ndev);
 void usb4_nd_free(struct net_device *ndev);
 const char *usb4_nd_name(const struct net_device *ndev);
 const u8 *usb4_nd_mac(const struct net_device *ndev);
 u32 usb4_nd_mtu(const struct net_device *ndev);
 void usb4_nd_present(struct net_device *ndev, bool present);
+void usb4_nd_set_loose(struct net_device *ndev, bool loose);
 void usb4_nd_carrier(struct net_device *ndev, bool on);
 void usb4_nd_set_runs(struct net_device *ndev, bool on);
 void usb4_nd_queue_stop(struct net_device *ndev);

@@ -218,8 +218,39 @@ bool usb4_tb_xdomain_dead(const struct tb_xdomain *xd)
 	return READ_ONCE(xd->is_unplugged) || !READ_ONCE(xd->tb->root_switch);
 }
 
+void usb4_tb_device_get(struct device *dev) { get_device(dev); }
+void usb4_tb_device_put(struct device *dev) { put_device(dev); }
 const char *usb4_tb_xdomain_name(const struct tb_xdomain *xd) { return dev_name(&xd->dev); }
 struct device *usb4_tb_dma(struct tb_xdomain *xd) { return xd->tb->nhi->dev; }
+struct usb4_tb_ports {
+	u32 below, count;
+};
+
+static int usb4_tb_port(struct device *dev, void *data)
+{
+	struct usb4_tb_ports *ports = data;
+	u32 number;
+
+	if (sscanf(dev_name(dev), "usb4_port%u", &number) == 1 && number < ports->below)
+		ports->count++;
+	return 0;
+}
+
+/* USB4 ports with a number below `below` of the router that a domain of the bus begins with; none without a domain. */
+u32 usb4_tb_ports_below(const struct tb_xdomain *xd, u32 domain, u32 below)
+{
+	struct usb4_tb_ports ports = { .below = below };
+	struct device *router;
+	char name[16];
+
+	snprintf(name, sizeof(name), "%u-0", domain);
+	router = bus_find_device_by_name(xd->dev.bus, NULL, name);
+	if (router)
+		device_for_each_child(router, &ports, usb4_tb_port);
+	put_device(router);
+	return ports.count;
+}
+
 u32 usb4_tb_speed(const struct tb_xdomain *xd) { return READ_ONCE(xd->link_speed); }
 
 /* Lanes that transmit. */

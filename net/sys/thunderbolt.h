@@ -45,7 +45,10 @@ struct tb_xdomain *usb4_tb_xdomain_get(struct tb_xdomain *xd);
 void usb4_tb_xdomain_put(struct tb_xdomain *xd);
 bool usb4_tb_xdomain_dead(const struct tb_xdomain *xd);
 const char *usb4_tb_xdomain_name(const struct tb_xdomain *xd);
+void usb4_tb_device_get(struct device *dev);
+void usb4_tb_device_put(struct device *dev);
 struct device *usb4_tb_dma(struct tb_xdomain *xd);
+u32 usb4_tb_ports_below(const struct tb_xdomain *xd, u32 domain, u32 below);
 u32 usb4_tb_speed(const struct tb_xdomain *xd);
 u32 usb4_tb_width(const struct tb_xdomain *xd);
 

@@ -157,6 +157,7 @@ pub fn all() -> Vec<Case> {
         netdev::tools::CASES,
         netdev::life::CASES,
         netdev::peer::CASES,
+        netdev::port::CASES,
         netdev::runs::CASES,
         netdev::bond::CASES,
         netdev::soak::CASES,

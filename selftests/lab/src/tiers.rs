@@ -13,6 +13,7 @@ use std::time::Duration;
 const SMP: &[&str] = &[
     "net_rdma_over_ours",
     "net_life",
+    "port_let_go",
     "trains_data",
     "trains_sizes",
     "trains_lent",
@@ -34,6 +35,7 @@ const SMP: &[&str] = &[
 const KASAN: &[&str] = &[
     "net_rdma_over_ours",
     "net_life",
+    "port_let_go",
     "trains_data",
     "trains_sizes",
     "data_operations",

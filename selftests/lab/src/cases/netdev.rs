@@ -6,6 +6,7 @@ pub mod data;
 pub mod failing;
 pub mod life;
 pub mod peer;
+pub mod port;
 pub mod runs;
 pub mod soak;
 pub mod tools;
@@ -128,6 +129,21 @@ fn wait_no_netdev(lab: &Lab, host: usize, xdomain: &str) -> Result<()> {
     )
     .map(|_| ())
     .with_context(|| format!("host {host} keeps the network device of {xdomain}"))
+}
+
+/// Waits until a host has noticed that a cable is out. thunderbolt_net's network device is gone then; ours is there,
+/// without carrier.
+fn wait_out(lab: &Lab, host: usize, cable: usize) -> Result<()> {
+    let xdomain = xdomain(lab, host, cable)?;
+    let told = format!(
+        "n=0; while [ -e /sys/bus/thunderbolt/devices/{xdomain} ]; do n=$((n+1)); [ $n -lt 400 ] || {{ echo it does not notice; exit 1; }}; sleep 0.05; done; \
+         d=$(/usb4lab/netdev {xdomain} 2>/dev/null) || exit 0; \
+         case $(readlink /sys/class/net/$d/device/driver /sys/class/net/$d/device) in *thunderbolt-net) echo $d stays; exit 1;; esac; \
+         [ \"$(cat /sys/class/net/$d/carrier 2>/dev/null)\" != 1 ] || {{ echo $d has carrier; exit 1; }}"
+    );
+    lab.sh(host, &told)
+        .map(|_| ())
+        .with_context(|| format!("host {host}, whose cable {cable} is out"))
 }
 
 /// The name under which a host knows the peer at the other end of a cable.

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The network device through cables that go, peers that crash, modules that come and go, and sleep.
 
-use super::{
-    both_ways, load, load_traffic, paths_in_use, stop_traffic, unload, wait_no_netdev, wait_ping, xdomain, BOTH,
-};
+use super::{both_ways, load, load_traffic, paths_in_use, stop_traffic, unload, wait_out, wait_ping, BOTH};
 use crate::cases::life::both_up;
 use crate::cases::{about_net, long, Case, Context};
 use crate::lab::Lab;
@@ -58,10 +56,7 @@ fn replug(lab: &Lab) -> Result<()> {
 /// Pulls the cable and waits until both hosts have noticed.
 fn pull(lab: &Lab) -> Result<()> {
     lab.cable(0, "pull", None)?;
-    for host in 0..2 {
-        wait_no_netdev(lab, host, &xdomain(lab, host, 0)?)?;
-    }
-    Ok(())
+    (0..2).try_for_each(|host| wait_out(lab, host, 0))
 }
 
 fn works(lab: &Lab) -> Result<()> {
@@ -89,7 +84,7 @@ fn crash(lab: &Lab) -> Result<()> {
     let traffic = load_traffic(lab, 30)?;
     lab.kill(1)?;
     stop_traffic(lab, &[0], traffic)?;
-    wait_no_netdev(lab, 0, &xdomain(lab, 0, 0)?)?;
+    wait_out(lab, 0, 0)?;
     lab.boot(1)?;
     works(lab)
 }

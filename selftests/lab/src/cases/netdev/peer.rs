@@ -119,7 +119,7 @@ fn coexist(context: &Context) -> Result<()> {
         // A cable that comes later goes to the one that was there first, and one driver only takes it.
         lab.cable(0, "pull", None)?;
         for host in 0..2 {
-            super::wait_no_netdev(lab, host, &super::xdomain(lab, host, 0)?)?;
+            super::wait_out(lab, host, 0)?;
         }
         lab.cable(0, "plug", None)?;
         both_up(lab)?;
