@@ -103,6 +103,47 @@ module-lint: | build/kernel/lab/linux ## clippy over the module as Kbuild builds
 	@rm -rf build/module/lint
 	$(call module-in-root,lint,$(call cached,kernel/lab-src),$(call cached,kernel/lab)/obj,ARCH=um CLIPPY=1)
 
+# Where things are installed. DESTDIR is put before every path, for packages.
+PREFIX ?= /usr
+bindir := $(PREFIX)/bin
+man := $(PREFIX)/share/man/man1
+bash-completions := $(PREFIX)/share/bash-completion/completions
+zsh-completions := $(PREFIX)/share/zsh/site-functions
+fish-completions := $(PREFIX)/share/fish/vendor_completions.d
+# Of these the distributions have one place each, whatever the prefix.
+lib := /usr/lib
+dist := userspace/dist
+installed = $(bindir)/usb4rdma $(bash-completions)/usb4rdma $(zsh-completions)/_usb4rdma \
+	$(fish-completions)/usb4rdma.fish $(lib)/systemd/system/usb4rdma.service $(lib)/udev/rules.d/90-usb4rdma.rules \
+	$(lib)/systemd/network/10-usb4rdma.network $(lib)/NetworkManager/conf.d/10-usb4rdma.conf \
+	$(lib)/modprobe.d/usb4-rdma.conf
+
+install: ## usb4rdma with its man pages, completions, unit, udev and modprobe rules; KDIR=<build directory>: the module too; DESTDIR=
+	$(CARGO) build --release --quiet -p usb4rdma
+	install -D -m 755 $(release)/usb4rdma $(DESTDIR)$(bindir)/usb4rdma
+	mkdir -p $(addprefix $(DESTDIR),$(man) $(bash-completions) $(zsh-completions) $(fish-completions))
+	$(release)/usb4rdma man $(DESTDIR)$(man)
+	$(release)/usb4rdma completions bash > $(DESTDIR)$(bash-completions)/usb4rdma
+	$(release)/usb4rdma completions zsh > $(DESTDIR)$(zsh-completions)/_usb4rdma
+	$(release)/usb4rdma completions fish > $(DESTDIR)$(fish-completions)/usb4rdma.fish
+	install -d $(DESTDIR)$(lib)/systemd/system
+	sed 's|@bindir@|$(bindir)|' $(dist)/usb4rdma.service > $(DESTDIR)$(lib)/systemd/system/usb4rdma.service
+	install -D -m 644 $(dist)/90-usb4rdma.rules $(DESTDIR)$(lib)/udev/rules.d/90-usb4rdma.rules
+	install -D -m 644 $(dist)/usb4rdma.network $(DESTDIR)$(lib)/systemd/network/10-usb4rdma.network
+	install -D -m 644 $(dist)/NetworkManager.conf $(DESTDIR)$(lib)/NetworkManager/conf.d/10-usb4rdma.conf
+	install -D -m 644 net/modprobe.d/usb4-rdma.conf $(DESTDIR)$(lib)/modprobe.d/usb4-rdma.conf
+ifdef KDIR
+	$(MAKE) --no-print-directory module
+	install -D -m 644 build/module/host/usb4_rdma.ko \
+		$(DESTDIR)/lib/modules/$$($(MAKE) -s --no-print-directory -C $(KDIR) kernelrelease)/updates/usb4_rdma.ko
+	[ -n "$(DESTDIR)" ] || depmod $$($(MAKE) -s --no-print-directory -C $(KDIR) kernelrelease)
+endif
+
+uninstall: ## remove what `make install` installed, the module from all kernels
+	rm -f $(addprefix $(DESTDIR),$(installed)) $(DESTDIR)$(man)/usb4rdma.1 $(DESTDIR)$(man)/usb4rdma-*.1
+	rm -f $(DESTDIR)/lib/modules/*/updates/usb4_rdma.ko
+	[ -n "$(DESTDIR)" ] || depmod
+
 demo: | build/kernel/lab/linux ## two hosts, a USB4 cable, unmodified verbs programs: our device beside stock rxe, in one table
 	@$(MAKE) --no-print-directory programs module
 	target/release/usb4lab demo
@@ -174,4 +215,4 @@ clean: ## remove build/ and target/ (the cache stays)
 clean-cache: ## empty the cache of lab roots and kernels that all checkouts share
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/usb4-rdma"
 
-.PHONY: help print-cargo module-lint setup setup-smp setup-kasan setup-stock setup-workloads programs module module-smp module-kasan module-stock demo check check-smp check-kasan check-deep check-long check-stock bench bench-ours bench-apps bench-net benchmarks pyverbs fuzz fmt clean clean-cache
+.PHONY: help install uninstall print-cargo module-lint setup setup-smp setup-kasan setup-stock setup-workloads programs module module-smp module-kasan module-stock demo check check-smp check-kasan check-deep check-long check-stock bench bench-ours bench-apps bench-net benchmarks pyverbs fuzz fmt clean clean-cache

@@ -168,6 +168,7 @@ pub fn all() -> Vec<Case> {
         tools::CASES,
         tool::status::CASES,
         tool::doctor::CASES,
+        tool::install::CASES,
         tool::up::CASES,
         caps::CASES,
         errors::CASES,

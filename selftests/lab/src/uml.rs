@@ -63,7 +63,7 @@ pub fn common_layer(spec: &LabSpec, dir: &Path) -> Result<()> {
         fs::set_permissions(own.join("scenario"), fs::Permissions::from_mode(0o755))?;
     }
     if let Some(tool) = paths::tool()? {
-        let to = dir.join("usr/sbin");
+        let to = dir.join("usr/bin");
         fs::create_dir_all(&to)?;
         fs::copy(&tool, to.join("usb4rdma")).with_context(|| format!("{}", tool.display()))?;
     }

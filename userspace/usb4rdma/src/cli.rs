@@ -6,6 +6,7 @@ use crate::plan::Wanted;
 use crate::up::How;
 use clap::{Args, Parser, Subcommand};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// From hosts and USB4 cables to a working RDMA cluster.
@@ -52,6 +53,11 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Print the completions for a shell
+    #[command(after_help = "Example:\n  source <(usb4rdma completions bash)")]
+    Completions { shell: clap_complete::Shell },
+    /// Write the man pages into a directory
+    Man { dir: PathBuf },
     /// Everything that the other verbs decide on, as JSON
     #[command(hide = true)]
     Facts,

@@ -18,8 +18,8 @@ mod status;
 mod text;
 mod up;
 
-use anyhow::Result;
-use clap::Parser;
+use anyhow::{Context, Result};
+use clap::{CommandFactory, Parser};
 use cli::{Cli, Verb};
 use facts::{Facts, Net};
 use serde::Serialize;
@@ -50,6 +50,21 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<ExitCode> {
+    // What needs no kernel to ask, as where packages are built.
+    match &cli.verb {
+        Verb::Completions { shell } => {
+            let mut script = vec![];
+            clap_complete::generate(*shell, &mut Cli::command(), "usb4rdma", &mut script);
+            print(&String::from_utf8(script)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Verb::Man { dir } => {
+            clap_mangen::generate_to(Cli::command(), dir)
+                .with_context(|| format!("man pages into {}", dir.display()))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
     let net = Net::connect()?;
     match &cli.verb {
         Verb::Status { json } => {
@@ -74,6 +89,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             }
             return Ok(ExitCode::from(doctor.status()));
         }
+        Verb::Completions { .. } | Verb::Man { .. } => {}
         Verb::Facts => print_json(&Facts::collect(&net)?)?,
     }
     Ok(ExitCode::SUCCESS)

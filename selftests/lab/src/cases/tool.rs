@@ -2,6 +2,7 @@
 //! `usb4rdma`, the management tool, on hosts and cables of the lab.
 
 pub mod doctor;
+pub mod install;
 pub mod status;
 pub mod up;
 

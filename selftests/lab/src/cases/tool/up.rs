@@ -82,7 +82,7 @@ fn down(lab: &Lab) -> Result<()> {
 }
 
 /// Waits until each host sees cables to `peers` others.
-fn discovered(lab: &Lab, peers: usize) -> Result<()> {
+pub fn discovered(lab: &Lab, peers: usize) -> Result<()> {
     for host in 0..lab.spec.hosts {
         lab.sh(
             host,
