@@ -91,6 +91,7 @@ impl Up {
             peers: self.peer.clone(),
             no_bond: self.no_bond,
             addresses: self.address.clone(),
+            given: vec![],
         };
         let how = How {
             dry_run: self.dry_run,

@@ -8,14 +8,14 @@
 //! its ends take the names' place. Both hosts see the same names and UUIDs and come to the same result.
 
 use crate::facts::{Address, Cable, Facts};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Names that hosts have before somebody gives them one.
 const NO_NAMES: [&str; 5] = ["", "(none)", "localhost", "localhost.localdomain", "linux"];
 /// The network that pairs of hosts take a /30 from.
 const IPV4: [u8; 2] = [10, 85];
-pub const IPV4_PREFIX: u8 = 30;
-pub const IPV6_PREFIX: u8 = 64;
+const IPV4_PREFIX: u8 = 30;
+const IPV6_PREFIX: u8 = 64;
 
 /// A host at the other end of one or several cables.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,6 +149,17 @@ impl Peer {
     }
 }
 
+/// Whether an address looks like one of [`Peer::addresses`].
+pub fn is_made(address: &Address) -> bool {
+    match address.address {
+        IpAddr::V4(four) => four.octets()[..2] == IPV4 && address.prefix == IPV4_PREFIX,
+        IpAddr::V6(six) => {
+            let [first, _, _, middle @ .., last] = six.segments();
+            address.prefix == IPV6_PREFIX && first & 0xff00 == 0xfd00 && middle == [0; 4] && (1..=2).contains(&last)
+        }
+    }
+}
+
 /// FNV-1a of 64 bits, mixed once more: neighbouring names differ in all bits.
 fn fnv(bytes: &[u8]) -> u64 {
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -226,6 +237,7 @@ mod tests {
         let one = peers(&host("a", &[("0-1", "b", "u1")]))[0].addresses();
         let two = peers(&host("a", &[("0-1", "b", "u7"), ("1-1", "b", "u2")]))[0].addresses();
         assert_eq!(one, two);
+        assert!(one.own.iter().all(is_made) && !is_made(&Address::new([10, 85, 0, 1], 24)));
         // Never to change: hosts of different versions must agree.
         assert_eq!(one.own[0].to_string(), "10.85.150.57/30");
     }

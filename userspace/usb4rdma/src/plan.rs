@@ -9,7 +9,7 @@ mod steps;
 pub use steps::{Planned, Step, MIIMON};
 
 use crate::facts::{Address, Facts, Netdev, MODULE, STOCK};
-use crate::peers::{peers, peers_apart, Peer};
+use crate::peers::{is_made, peers, peers_apart, Peer};
 use anyhow::{bail, ensure, Result};
 
 /// The largest MTU of use: a packet of 64 KiB less the Ethernet header.
@@ -27,6 +27,8 @@ pub struct Wanted {
     pub no_bond: bool,
     /// In place of those that come from the hosts' names.
     pub addresses: Vec<Address>,
+    /// What earlier runs have given to network devices: theirs go where another host is at the end of the cable now.
+    pub given: Vec<(String, Address)>,
 }
 
 impl Wanted {
@@ -125,7 +127,7 @@ pub fn devices(facts: &Facts, wanted: &Wanted) -> Result<(Vec<Planned>, Vec<Stri
     for peer in wanted.chosen(facts)? {
         let ports: Vec<&Netdev> = peer.cables.iter().filter_map(|cable| facts.netdev_of(cable)).collect();
         let Some(top) = plan.top(&peer, &ports)? else { continue };
-        plan.addresses(&peer, &top, &wanted.addresses)?;
+        plan.addresses(&peer, &top, wanted)?;
         plan.rdma(&top);
     }
     Ok((plan.steps, plan.notes))
@@ -288,19 +290,25 @@ impl Plan<'_> {
         Ok(())
     }
 
-    fn addresses(&mut self, peer: &Peer, top: &Top, given: &[Address]) -> Result<()> {
-        let has: &[Address] = top.now.as_ref().map_or(&[], |now| &now.addresses);
+    fn addresses(&mut self, peer: &Peer, top: &Top, wanted: &Wanted) -> Result<()> {
+        let own = peer.addresses().own;
+        let mut has = top.now.as_ref().map_or(vec![], |now| now.addresses.clone());
+        // A device outlives its cable. Addresses that a person chose stay; those made for two hosts are for these two.
+        let of_another = |a: &Address| wanted.given.contains(&(top.name.clone(), *a)) && is_made(a) && !own.contains(a);
+        for address in has.iter().filter(|address| of_another(address)) {
+            let step = Step::DeleteAddress {
+                netdev: top.name.clone(),
+                address: *address,
+            };
+            self.steps.push(Planned::new(step, vec![]));
+        }
+        has.retain(|address| !of_another(address));
         let family = |address: &Address| {
             has.iter()
                 .any(|a| !a.is_link_local() && a.address.is_ipv4() == address.address.is_ipv4())
         };
-        let missing: Vec<Address> = match given {
-            [] => peer
-                .addresses()
-                .own
-                .into_iter()
-                .filter(|address| !family(address))
-                .collect(),
+        let missing: Vec<Address> = match wanted.addresses.as_slice() {
+            [] => own.into_iter().filter(|address| !family(address)).collect(),
             given => given.iter().filter(|address| !has.contains(address)).copied().collect(),
         };
         for address in missing {

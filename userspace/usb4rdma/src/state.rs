@@ -4,6 +4,7 @@
 //! The file is in /run, as what it is about does not outlive a boot either. It is written after each step, whole, by a
 //! rename: whatever interrupts `up`, `down` knows how far it came.
 
+use crate::facts::Address;
 use crate::plan::Step;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,15 @@ impl State {
     /// What is to be undone next.
     pub fn last(&self) -> Option<&Step> {
         self.undo.last()
+    }
+
+    /// The addresses that were given since boot, each with its network device.
+    pub fn given(&self) -> Vec<(String, Address)> {
+        let given = self.undo.iter().filter_map(|step| match step {
+            Step::DeleteAddress { netdev, address } => Some((netdev.clone(), *address)),
+            _ => None,
+        });
+        given.collect()
     }
 
     /// The commands that undo it all, a line each.

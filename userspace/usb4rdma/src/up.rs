@@ -39,11 +39,23 @@ pub fn up(net: &Net, wanted: &Wanted, how: &How) -> Result<String> {
     refuse_the_hopeless(&facts)?;
     wanted.chosen(&facts)?;
     if how.dry_run {
-        return dry_run(&facts, wanted, how.yes);
+        let given = State::load()?.given();
+        return dry_run(
+            &facts,
+            &Wanted {
+                given,
+                ..wanted.clone()
+            },
+            how.yes,
+        );
     }
     root("up")?;
     let _lock = lock()?;
     let mut state = State::load()?;
+    let wanted = &Wanted {
+        given: state.given(),
+        ..wanted.clone()
+    };
     let take_over = how.yes || (stock_has_cables(&facts) && ask(&facts)?);
     let modules = plan::modules(&facts, take_over);
     let mut done = modules.len();

@@ -148,6 +148,26 @@ fn what_a_person_has_set_up_stays() {
 }
 
 #[test]
+fn a_cable_to_another_host_gets_the_addresses_of_that_pair() {
+    let mut facts = healthy();
+    let before = facts.netdevs[0].addresses.clone();
+    facts.cables[0].peer_name = "h5".into();
+    let given = |addresses: &[Address]| Wanted {
+        given: addresses.iter().map(|a| ("usb4net0".to_string(), *a)).collect(),
+        ..Wanted::default()
+    };
+    let found = commands(&facts, &given(&before));
+    assert_eq!(found.len(), 4, "{found:?}");
+    assert_eq!(found[0], "ip addr del 10.85.15.177/30 dev usb4net0");
+    assert!(found[2].starts_with("ip addr add 10.85."), "{found:?}");
+    // Addresses that somebody else gave stay.
+    assert_eq!(commands(&facts, &given(&[])), [""; 0]);
+    facts.netdevs[0].addresses = vec![Address::new([10, 0, 0, 1], 24)];
+    let found = commands(&facts, &given(&[Address::new([10, 0, 0, 1], 24)]));
+    assert!(!found.iter().any(|c| c.starts_with("ip addr del")), "{found:?}");
+}
+
+#[test]
 fn addresses_on_a_cable_keep_it_from_a_bond() {
     let mut facts = bare(2);
     facts.netdevs[1].addresses = vec![Address::new([192, 168, 7, 1], 24)];
