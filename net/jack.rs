@@ -20,7 +20,12 @@ use crate::{
     requested::Wanted,
     upper::Upper,
 };
-use kernel::{new_mutex, prelude::*, str::CString, sync::Arc, sync::Mutex};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    str::CString,
+    sync::{Arc, Mutex},
+};
 use tbip::jack::{self, Refusal};
 
 /// The session of a cable that is in. Any context, unless it says otherwise.
