@@ -28,7 +28,7 @@ pub struct How {
 /// Cables that come one after the other, as at boot, are waited for this long after the last one.
 const SETTLE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(100);
-/// The bus needs this long at most to tell of a cable that is plugged.
+/// The bus needs this long at most to tell of a cable that is plugged, and of the host at its end.
 const DISCOVERY: Duration = Duration::from_secs(10);
 /// Health errors that `up` cannot mend, and that leave it nothing to do.
 const HOPELESS: [&str; 4] = ["no-bus", "module-other-kernel", "module-not-installed", "no-cable"];
@@ -178,21 +178,27 @@ fn ask(facts: &Facts) -> Result<bool> {
     }
 }
 
-/// Waits a little for a first cable, which takes its time at boot and after a plug.
+/// Waits a little for a first cable, which takes its time at boot and after a plug, and until each host at the end of one
+/// has said its name.
 fn wait_for_a_cable(net: &Net, how: &How) -> Result<Facts> {
     let start = Instant::now();
-    let patience = if how.dry_run {
-        Duration::ZERO
-    } else {
-        how.wait.min(DISCOVERY)
-    };
     loop {
         let facts = Facts::collect(net)?;
-        if !facts.cables.is_empty() || !facts.host.bus || start.elapsed() >= patience {
+        let patience = match facts.cables.is_empty() {
+            true if how.dry_run || !facts.host.bus => Duration::ZERO,
+            true => how.wait.min(DISCOVERY),
+            false => DISCOVERY,
+        };
+        if (!facts.cables.is_empty() && introduced(&facts)) || start.elapsed() >= patience {
             return Ok(facts);
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// Whether all hosts at the ends of cables have said their names: until then nobody knows which cables belong together.
+fn introduced(facts: &Facts) -> bool {
+    facts.cables.iter().all(|cable| !cable.peer_name.is_empty())
 }
 
 /// Waits until each cable that is meant has its network device and no further cable comes. Afterwards, those peers none
@@ -211,7 +217,8 @@ fn wait_for_devices(net: &Net, wanted: &Wanted, patience: Duration) -> Result<(F
             seen = now;
             since = Instant::now();
         }
-        let settled = since.elapsed() >= SETTLE || facts.of_cables().all(|netdev| netdev.up);
+        let calm = since.elapsed() >= SETTLE || facts.of_cables().all(|netdev| netdev.up);
+        let settled = calm && (introduced(&facts) || since.elapsed() >= DISCOVERY);
         if (awaited.is_empty() && settled) || start.elapsed() >= patience {
             let without = |peer: &Peer| peer.cables.iter().all(|cable| facts.netdev_of(cable).is_none());
             let silent = chosen.into_iter().filter(without).collect();

@@ -89,6 +89,14 @@ fn errors(context: &Context) -> Result<()> {
     super::only_ours(context)?;
     let lab = context.lab()?;
     super::up::discovered(lab, 1)?;
+    // A host whose bus driver was there before it had a name tells the name with its next service.
+    lab.sh(1, "modprobe usb4_rdma; rmmod usb4_rdma")?;
+    let name = "/sys/bus/thunderbolt/devices/0-1/device_name";
+    lab.sh(
+        0,
+        &format!("n=0; until grep -q h1 {name}; do n=$((n+1)); [ $n -lt 400 ] || exit 1; sleep 0.05; done"),
+    )
+    .context("h1 does not tell its name")?;
     for (line, status, said) in SAID {
         says(lab, line, *status, said)?;
     }
