@@ -14,6 +14,11 @@ use serde_json::Value;
 
 /// What a verb of the tool prints with `--json`, held to its schema.
 fn json(lab: &Lab, host: usize, verb: &str) -> Result<Value> {
+    json_and_status(lab, host, verb).map(|(value, _)| value)
+}
+
+/// The same with the exit status.
+fn json_and_status(lab: &Lab, host: usize, verb: &str) -> Result<(Value, i32)> {
     let output = lab.run(host, &["usb4rdma", verb, "--json"], crate::lab::USUAL)?;
     let value: Value = serde_json::from_str(&output.text()).with_context(|| {
         format!(
@@ -25,7 +30,7 @@ fn json(lab: &Lab, host: usize, verb: &str) -> Result<Value> {
     let file = paths::project()?.join(format!("userspace/usb4rdma/schema/{verb}.json"));
     let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
     schema::check(&serde_json::from_str(&text)?, &value).with_context(|| format!("{verb} --json of host {host}"))?;
-    Ok(value)
+    Ok((value, output.status))
 }
 
 /// The codes of what is wrong, in the order in which they were told.

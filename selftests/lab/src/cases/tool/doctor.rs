@@ -2,7 +2,7 @@
 //! `usb4rdma doctor`: each fault is made, found by its code, mended by the command that was printed, and then nothing is
 //! found any more.
 
-use super::{codes, json};
+use super::{codes, json, json_and_status};
 use crate::cases::netdev::BOTH;
 use crate::cases::{about_net, Case, Context, NetLab};
 use crate::lab::{Lab, USUAL};
@@ -23,6 +23,9 @@ pub const CASES: &[Case] = &[
         two_cables,
     ),
 ];
+
+/// Between two looks at something that takes its time.
+const POLL: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// How a fault ends.
 enum Mend {
@@ -179,14 +182,13 @@ fn quiet(lab: &Lab, host: usize) -> Result<()> {
 fn found(lab: &Lab, host: usize, code: &str, status: i32) -> Result<Value> {
     let start = std::time::Instant::now();
     loop {
-        let doctor = json(lab, host, "doctor")?;
-        let output = lab.run(host, &["usb4rdma", "doctor"], USUAL)?;
+        let (doctor, ended) = json_and_status(lab, host, "doctor")?;
         let findings = doctor["findings"].as_array().cloned().unwrap_or_default();
         let finding = findings.into_iter().find(|finding| finding["code"] == code);
         match finding {
-            Some(finding) if output.status == status && output.text().contains(code) => return Ok(finding),
-            _ if start.elapsed() < USUAL / 4 => std::thread::sleep(std::time::Duration::from_millis(200)),
-            _ => bail!("status {}, not {status} by {code}:\n{}", output.status, output.text()),
+            Some(finding) if ended == status => return Ok(finding),
+            _ if start.elapsed() < USUAL / 4 => std::thread::sleep(POLL),
+            _ => bail!("status {ended}, not {status} by {code}: {}", doctor["findings"]),
         }
     }
 }
@@ -227,7 +229,7 @@ fn gone(lab: &Lab, code: &str) -> Result<()> {
             start.elapsed() < USUAL / 4,
             "the printed command does not help: {now:?}"
         );
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        std::thread::sleep(POLL);
     }
 }
 
