@@ -117,6 +117,15 @@ pub fn modules(facts: &Facts, take_over: bool) -> Vec<Planned> {
 ///
 /// What stands there already keeps a peer's cables from being set up.
 pub fn devices(facts: &Facts, wanted: &Wanted) -> Result<(Vec<Planned>, Vec<String>)> {
+    devices_of(facts, wanted, &wanted.chosen(facts)?)
+}
+
+/// The same for some of the peers.
+///
+/// # Errors
+///
+/// As [`devices`].
+pub fn devices_of(facts: &Facts, wanted: &Wanted, chosen: &[Peer]) -> Result<(Vec<Planned>, Vec<String>)> {
     let mut plan = Plan {
         facts,
         steps: vec![],
@@ -124,18 +133,18 @@ pub fn devices(facts: &Facts, wanted: &Wanted) -> Result<(Vec<Planned>, Vec<Stri
         rdma: 0,
         bonds: 0,
     };
-    for peer in wanted.chosen(facts)? {
+    for peer in chosen {
         let ports: Vec<&Netdev> = peer.cables.iter().filter_map(|cable| facts.netdev_of(cable)).collect();
-        let Some(top) = plan.top(&peer, &ports)? else { continue };
-        plan.addresses(&peer, &top, wanted)?;
+        let Some(top) = plan.top(peer, &ports)? else { continue };
+        plan.addresses(peer, &top, wanted)?;
         plan.rdma(&top);
     }
     Ok((plan.steps, plan.notes))
 }
 
-/// Cables for which a network device is still to come: the peer offers one, or nothing yet.
-pub fn awaited(facts: &Facts, chosen: &[Peer]) -> Vec<String> {
-    let cables = chosen.iter().flat_map(|peer| &peer.cables);
+/// Cables of a peer for which a network device is still to come.
+pub fn awaited(facts: &Facts, peer: &Peer) -> Vec<String> {
+    let cables = peer.cables.iter();
     cables
         .filter(|cable| facts.netdev_of(cable).is_none())
         .cloned()

@@ -40,17 +40,16 @@ pub fn up(net: &Net, wanted: &Wanted, how: &How) -> Result<String> {
     wanted.chosen(&facts)?;
     if how.dry_run {
         let given = State::load()?.given();
-        return dry_run(
-            &facts,
-            &Wanted {
-                given,
-                ..wanted.clone()
-            },
-            how.yes,
-        );
+        let wanted = Wanted {
+            given,
+            ..wanted.clone()
+        };
+        return dry_run(&facts, &wanted, how.yes);
     }
     root("up")?;
     let _lock = lock()?;
+    // Another one may have been at work until now.
+    let facts = Facts::collect(net)?;
     let mut state = State::load()?;
     let wanted = &Wanted {
         given: state.given(),
@@ -60,10 +59,8 @@ pub fn up(net: &Net, wanted: &Wanted, how: &How) -> Result<String> {
     let modules = plan::modules(&facts, take_over);
     let mut done = modules.len();
     perform::all(net, &mut state, modules)?;
-    let (facts, silent) = wait_for_devices(net, wanted, how.wait)?;
-    let (steps, mut notes) = plan::devices(&facts, wanted)?;
-    done += steps.len();
-    perform::all(net, &mut state, steps)?;
+    refuse_the_hopeless(&wait_for_a_cable(net, how)?)?;
+    let (facts, silent, mut notes) = set_up(net, wanted, how.wait, &mut state, &mut done)?;
     for peer in &silent {
         notes.push(format!(
             "{} offers no network yet: run `usb4rdma up` there, then here again",
@@ -73,7 +70,11 @@ pub fn up(net: &Net, wanted: &Wanted, how: &How) -> Result<String> {
     if silent.len() == wanted.chosen(&facts)?.len() {
         bail!("no peer answers within {} s: {}", how.wait.as_secs(), notes.join("; "));
     }
-    let facts = wait_for_carrier(net, how.wait)?;
+    let facts = if done > 0 {
+        wait_for_carrier(net, how.wait)?
+    } else {
+        facts
+    };
     let mut said = match done {
         0 => "everything is up already\n\n".to_string(),
         _ => String::new(),
@@ -201,38 +202,54 @@ fn introduced(facts: &Facts) -> bool {
     facts.cables.iter().all(|cable| !cable.peer_name.is_empty())
 }
 
-/// Waits until each cable that is meant has its network device and no further cable comes. Afterwards, those peers none
-/// of whose cables has one.
-fn wait_for_devices(net: &Net, wanted: &Wanted, patience: Duration) -> Result<(Facts, Vec<Peer>)> {
+/// Sets up each peer as soon as all its cables have their devices and no further cable comes, and those that have only
+/// some of them when the time is over. Afterwards, the peers that have none, and what a person should know.
+fn set_up(
+    net: &Net,
+    wanted: &Wanted,
+    patience: Duration,
+    state: &mut State,
+    done: &mut usize,
+) -> Result<(Facts, Vec<Peer>, Vec<String>)> {
     let start = Instant::now();
-    let mut seen = (usize::MAX, usize::MAX);
     let mut since = start;
+    let mut seen = (usize::MAX, usize::MAX);
     let mut told = false;
     loop {
         let facts = Facts::collect(net)?;
         let chosen = wanted.chosen(&facts)?;
-        let awaited = plan::awaited(&facts, &chosen);
-        let now = (facts.cables.len(), awaited.len());
+        let late: Vec<&Peer> = chosen
+            .iter()
+            .filter(|peer| !plan::awaited(&facts, peer).is_empty())
+            .collect();
+        let now = (facts.cables.len(), facts.of_cables().count());
         if now != seen {
             seen = now;
             since = Instant::now();
         }
+        let over = start.elapsed() >= patience;
         let calm = since.elapsed() >= SETTLE || facts.of_cables().all(|netdev| netdev.up);
         let settled = calm && (introduced(&facts) || since.elapsed() >= DISCOVERY);
-        if (awaited.is_empty() && settled) || start.elapsed() >= patience {
-            let without = |peer: &Peer| peer.cables.iter().all(|cable| facts.netdev_of(cable).is_none());
-            let silent = chosen.into_iter().filter(without).collect();
-            return Ok((facts, silent));
+        if settled || over {
+            let ready: Vec<Peer> = chosen
+                .iter()
+                .filter(|peer| over || !late.contains(peer))
+                .cloned()
+                .collect();
+            let (steps, notes) = plan::devices_of(&facts, wanted, &ready)?;
+            *done += steps.len();
+            perform::all(net, state, steps)?;
+            if over || late.is_empty() {
+                let without = |peer: &&Peer| peer.cables.iter().all(|cable| facts.netdev_of(cable).is_none());
+                let silent = chosen.iter().filter(without).cloned().collect();
+                return Ok((facts, silent, notes));
+            }
         }
-        if !told && !awaited.is_empty() && start.elapsed() >= SETTLE {
+        if !told && start.elapsed() >= SETTLE && !late.is_empty() {
             told = true;
-            let mut names: Vec<&str> = chosen.iter().map(|peer| peer.name.as_str()).collect();
+            let mut names: Vec<&str> = late.iter().map(|peer| peer.name.as_str()).collect();
             names.dedup();
-            eprintln!(
-                "waiting for {} (cables {}): run `usb4rdma up` there too",
-                names.join(", "),
-                awaited.join(", ")
-            );
+            eprintln!("waiting for {}: run `usb4rdma up` there too", names.join(", "));
         }
         std::thread::sleep(POLL);
     }
@@ -241,6 +258,7 @@ fn wait_for_devices(net: &Net, wanted: &Wanted, patience: Duration) -> Result<(F
 /// Waits until every cable's device that is up has carrier, which takes the other host to be up too.
 fn wait_for_carrier(net: &Net, patience: Duration) -> Result<Facts> {
     let start = Instant::now();
+    let mut told = false;
     loop {
         let facts = Facts::collect(net)?;
         let ready =
@@ -248,6 +266,10 @@ fn wait_for_carrier(net: &Net, patience: Duration) -> Result<Facts> {
         let done = facts.of_cables().all(|netdev| !netdev.up || netdev.carrier) && facts.rdma.iter().all(ready);
         if done || start.elapsed() >= patience {
             return Ok(facts);
+        }
+        if !told && start.elapsed() >= DISCOVERY / 2 {
+            told = true;
+            eprintln!("waiting for carrier: the other hosts' devices are not up yet");
         }
         std::thread::sleep(POLL);
     }

@@ -214,7 +214,7 @@ fn a_cable_without_a_device_is_left_out() {
     let mut facts = bare(1);
     facts.netdevs.clear();
     assert_eq!(commands(&facts, &Wanted::default()), [""; 0]);
-    assert_eq!(awaited(&facts, &peers(&facts)), ["0-1"]);
+    assert_eq!(awaited(&facts, &peers(&facts)[0]), ["0-1"]);
 }
 
 #[test]
