@@ -9,6 +9,7 @@ use anyhow::{bail, Context, Result};
 use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::link::{BondMode, BondXmitHashPolicy};
 use nix::kmod::{delete_module, DeleteModuleFlags};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use rtnetlink::{LinkBond, LinkUnspec};
 use std::ffi::CString;
 use std::process::Command;
@@ -22,6 +23,7 @@ const POLL: Duration = Duration::from_millis(50);
 pub fn all(net: &Net, state: &mut State, steps: Vec<Planned>) -> Result<()> {
     for Planned { step, undo } in steps {
         tracing::info!("{}", step.command());
+        let _whole = Whole::begin()?;
         let before = if step.loads() { loaded_modules() } else { vec![] };
         one(net, &step).with_context(|| step.command())?;
         let mut undo = undo;
@@ -43,6 +45,7 @@ pub fn undo(net: &Net, state: &mut State) -> Result<Vec<String>> {
     let mut notes = vec![];
     while let Some(step) = state.last().cloned() {
         tracing::info!("{}", step.command());
+        let _whole = Whole::begin()?;
         match one(net, &step) {
             Ok(()) => {}
             Err(error) if is_gone(&error) => tracing::info!("nothing to do: {error:#}"),
@@ -56,6 +59,26 @@ pub fn undo(net: &Net, state: &mut State) -> Result<Vec<String>> {
         state.undone()?;
     }
     Ok(notes)
+}
+
+/// While it lives, Ctrl-C and its like wait: a step that was done is noted.
+struct Whole(SigSet);
+
+impl Whole {
+    fn begin() -> Result<Whole> {
+        let mut signals = SigSet::empty();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            signals.add(signal);
+        }
+        Ok(Whole(signals.thread_swap_mask(SigmaskHow::SIG_BLOCK)?))
+    }
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        // Nothing is lost if it fails: they stay blocked, and the program goes on to its end.
+        let _ = self.0.thread_set_mask();
+    }
 }
 
 fn one(net: &Net, step: &Step) -> Result<()> {

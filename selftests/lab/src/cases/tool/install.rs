@@ -73,6 +73,18 @@ const SAID: &[(&str, i32, &str)] = &[
     ),
     ("usb4rdma down; lsmod | grep usb4; usb4rdma status | grep module-not-loaded", 0,
         "error module-not-loaded: the module usb4_rdma is not loaded"),
+    // One that is ended while it waits: what it did is known, and undone.
+    (
+        "usb4rdma up > /run/said 2>&1 & p=$!; until grep -q waiting /run/said; do sleep 0.1; done; kill -TERM $p; wait $p; \
+         rm /run/said; usb4rdma down --dry-run",
+        0,
+        "rmmod usb4_rdma",
+    ),
+    (
+        "usb4rdma down; grep -c usb4_rdma /proc/modules; ls -d /run/usb4rdma",
+        2,
+        "0",
+    ),
     (
         "usb4rdma completions tcsh",
         2,
