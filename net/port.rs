@@ -12,9 +12,20 @@ use tbip::limits::MAX_FRAME;
 #[derive(Clone)]
 pub struct Port(Arc<Lane>);
 
+impl PartialEq for Port {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 impl Port {
     pub(crate) fn new(lane: Arc<Lane>) -> Self {
         Self(lane)
+    }
+
+    /// Whether it has no client. Process context.
+    pub fn is_free(&self) -> bool {
+        self.0.client().lock().is_none()
     }
 
     /// Trains, and news of room, go to `client` from now on. Process context.

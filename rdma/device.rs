@@ -8,13 +8,13 @@ use crate::{
     kapi::{
         ibdev::IbDev,
         netdev::{Hook, Netdev, Rtnl},
-        revoke::{Revocable, Use},
         sync::{lock_class, new_bh_lock, new_irq_lock, BhLock, IrqLock},
         timer::now,
         uverbs::is_our_gid,
     },
     mcast::Groups,
     memory::Keyed,
+    ports::Ports,
     qp::Qp,
     table::Table,
     waiting::Waiting,
@@ -29,7 +29,6 @@ use kernel::{
     },
 };
 use roce::{hops::Hops, wire::udp::Path};
-use tbnet::Port;
 
 /// QPs by QPN: 17 bits of slot, 6 random bits and the top bit, which keeps our numbers away from those of an rxe
 /// device over the same netdev.
@@ -96,9 +95,9 @@ pub(crate) struct Device {
     speed_until: Atomic<u64>,
     /// Frames of its QPs in the stack.
     pub(crate) in_flight: Atomic<i32>,
-    /// The lane of the netdev's cable, if it is one of ours, while the netdev is there.
+    /// The lanes of the netdev's cables, as far as they are ours, while the netdev is there.
     #[pin]
-    port: Revocable<Option<Port>>,
+    pub(crate) ports: Ports,
     #[pin]
     pub(crate) waiting: Waiting,
     /// Counts of QPs that are no more.
@@ -108,7 +107,7 @@ pub(crate) struct Device {
 
 impl Device {
     /// A device that hears nothing yet.
-    pub(crate) fn new(ib: IbDev, netdev: &Netdev, port: Option<Port>) -> Result<Arc<Self>> {
+    pub(crate) fn new(ib: IbDev, netdev: &Netdev) -> Result<Arc<Self>> {
         let netdev = netdev.clone();
         let waiting = Waiting::new()?;
         let graves = Graves::new()?;
@@ -137,7 +136,7 @@ impl Device {
                 speed: Atomic::new(0),
                 speed_until: Atomic::new(0),
                 in_flight: Atomic::new(0),
-                port <- Revocable::new(port),
+                ports <- Ports::new(),
                 waiting <- waiting,
                 retired <- new_bh_lock!([0; counters::NAMES.len()], c"usb4_counters"),
             }),
@@ -150,16 +149,24 @@ impl Device {
         *self.hook.lock() = Some(hook);
     }
 
-    /// Takes what the cable's lane brings, if the netdev has one.
-    pub(crate) fn attach(this: &Arc<Self>) {
-        if let Some(port) = this.port().as_deref().and_then(Option::as_ref) {
-            port.attach(this.clone());
+    /// Looks which lanes there are: takes what they bring, and sends by them. Without memory for that they stay as they
+    /// are.
+    pub(crate) fn look_for_lanes(this: &Arc<Self>, rtnl: &Rtnl, netdev: &Netdev) {
+        let set = netdev.ports(rtnl).and_then(|ports| this.ports.set(&ports, this));
+        if set.is_err() {
+            pr_warn!("{:?}: no memory to look for its cables\n", this.ib.name());
         }
+        // They may have waited for a lane that is gone, or for one that has come.
+        this.wake_waiting();
     }
 
-    /// The lane of the netdev's cable, if it has one, for as long as this is used. Any context.
-    pub(crate) fn port(&self) -> Option<Use<'_, Option<Port>>> {
-        self.port.enter()
+    /// Tells the queue pairs that wait for room.
+    pub(crate) fn wake_waiting(&self) {
+        self.waiting.wake(|number| {
+            if let Some(qp) = self.qps.find(number) {
+                qp.on_room();
+            }
+        });
     }
 
     /// Lists the device's QPs in a directory of debugfs, unless [`Self::stop`] came first. Without memory for it there
@@ -193,9 +200,7 @@ impl Device {
         drop(listing);
         let hook = self.hook.lock().take();
         drop(hook);
-        if let Some(port) = self.port.revoke().flatten() {
-            port.detach();
-        }
+        self.ports.end();
         let netdev = self.netdev.lock().take();
         drop(netdev);
     }

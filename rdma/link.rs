@@ -100,10 +100,10 @@ fn prepare(netdev: &Netdev) -> Result<(Fresh, Arc<Device>)> {
         return Err(EEXIST);
     }
     let mut fresh = Fresh::new(netdev)?;
-    let device = Device::new(fresh.ib(), netdev, netdev.port(&rtnl))?;
+    let device = Device::new(fresh.ib(), netdev)?;
     fresh.keep(device.clone());
     device.note_speed(&rtnl, netdev);
-    match introduce(&device, netdev) {
+    match introduce(&device, &rtnl, netdev) {
         Ok(()) => Ok((fresh, device)),
         Err(err) => {
             device.leave();
@@ -113,11 +113,11 @@ fn prepare(netdev: &Netdev) -> Result<(Fresh, Arc<Device>)> {
 }
 
 /// Gives a device its place in the list and its hook. Under RTNL.
-fn introduce(device: &Arc<Device>, netdev: &Netdev) -> Result {
+fn introduce(device: &Arc<Device>, rtnl: &Rtnl, netdev: &Netdev) -> Result {
     device.on_port(is_active(netdev));
     registry(|registry| registry.devices.push(device.clone(), GFP_KERNEL)).ok_or(ENODEV)??;
     device.listen(Hook::new(netdev, device.clone())?);
-    Device::attach(device);
+    Device::look_for_lanes(device, rtnl, netdev);
     Ok(())
 }
 
@@ -183,8 +183,8 @@ fn is_below_ours(netdev: &Netdev) -> bool {
     registry(|registry| registry.devices.iter().any(sends_by)).unwrap_or(false)
 }
 
-/// Something happened to a netdev. Called under RTNL.
-pub(crate) fn netdev_event(event: u32, netdev: &Netdev) {
+/// Something happened to a netdev.
+pub(crate) fn netdev_event(rtnl: &Rtnl, event: u32, netdev: &Netdev) {
     if event == c::netdev_cmd_NETDEV_CHANGEADDR && is_below_ours(netdev) {
         // Peers learn the new address from what is broadcast only, and who just listens broadcasts nothing. This host
         // has forgotten its neighbours, and asks for them again.
@@ -198,6 +198,14 @@ pub(crate) fn netdev_event(event: u32, netdev: &Netdev) {
         for device in registry.devices.iter() {
             if device.netdev().as_ref() == Some(netdev) {
                 netdev_event_at(device, event, netdev);
+            }
+        }
+        if event == c::netdev_cmd_NETDEV_CHANGEUPPER {
+            // The netdev is below another now, perhaps a device's bond, or is not any more.
+            for device in registry.devices.iter() {
+                if let Some(own) = device.netdev().filter(Netdev::is_registered) {
+                    Device::look_for_lanes(device, rtnl, &own);
+                }
             }
         }
     });

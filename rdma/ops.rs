@@ -24,7 +24,7 @@ use crate::{
     kapi::{
         hint::hint,
         ibdev,
-        netdev::Netdev,
+        netdev::{Netdev, Rtnl},
         queue, route,
         uverbs::{CqHandle, QpAttr, QpHandle, Udata},
     },
@@ -148,7 +148,9 @@ unsafe extern "C" fn usb4_op_netdev_event(event: c_ulong, ndev: *mut c::net_devi
     if let Some(ndev) = NonNull::new(ndev) {
         // SAFETY: The notifier passes a netdev.
         let netdev = unsafe { Netdev::hold(ndev) };
-        link::netdev_event(u32::try_from(event).unwrap_or(0), &netdev);
+        // SAFETY: Notifiers of netdevs are called under RTNL.
+        let rtnl = unsafe { Rtnl::held() };
+        link::netdev_event(&rtnl, u32::try_from(event).unwrap_or(0), &netdev);
     }
     0 // NOTIFY_DONE
 }

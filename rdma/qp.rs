@@ -94,6 +94,8 @@ struct State {
     kept: KeptAttr,
     paging: Paging,
     runs: Runs,
+    /// Which of the lanes to its peer has the next train, if it has room.
+    lane: usize,
     /// Frames that borrow from memory, of this life of the QP, are inside.
     loans: Arc<Gate>,
 }

@@ -42,6 +42,7 @@ mod needs;
 mod ops;
 mod paging;
 mod payload;
+mod ports;
 mod post;
 mod qp;
 mod srq;

@@ -262,6 +262,7 @@ int usb4_hook_register(struct nf_hook_ops *ops, struct net_device *ndev, nf_hook
 void usb4_hook_unregister(struct nf_hook_ops *ops, struct net_device *ndev);
 
 bool usb4_netdev_carries_runs(struct net_device *ndev);
+struct net_device *usb4_netdev_below(struct net_device *bond, u32 number);
 struct sk_buff *usb4_skb_alloc(u32 len, struct net_device *ndev);
 bool usb4_skb_add_page(struct sk_buff *skb, struct page *page, u32 offset, u32 len);
 u8 *usb4_skb_put(struct sk_buff *skb, u32 len);

@@ -420,6 +420,21 @@ bool usb4_netdev_carries_runs(struct net_device *ndev)
 	return carries;
 }
 
+/* The device below a bond with this number, from 0 on; NULL from the last one on, and if it is no bond. Under RTNL. */
+struct net_device *usb4_netdev_below(struct net_device *bond, u32 number)
+{
+	struct net_device *lower;
+	struct list_head *iter;
+
+	ASSERT_RTNL();
+	if (!netif_is_bond_master(bond))
+		return NULL;
+	netdev_for_each_lower_dev(bond, lower, iter)
+		if (!number--)
+			return lower;
+	return NULL;
+}
+
 void usb4_nd_queue_stop(struct net_device *ndev) { netif_stop_queue(ndev); }
 void usb4_nd_queue_wake(struct net_device *ndev) { netif_wake_queue(ndev); }
 bool usb4_nd_throttled(const struct net_device *ndev) { return netif_xmit_stopped(netdev_get_tx_queue(ndev, 0)); }

@@ -123,6 +123,8 @@ pub(crate) struct Arrivals {
     degree: u32,
     /// For how long one may be late.
     patience: Duration,
+    /// See [`Arrivals::set_told`].
+    told: bool,
 }
 
 impl Arrivals {
@@ -157,7 +159,7 @@ impl Arrivals {
         if kept {
             self.kept.insert(psn);
         }
-        let degree = self.degree;
+        let (degree, patience) = self.bounds();
         let gap = self.gap.get_or_insert(Gap {
             opened: now,
             overtaken: 0,
@@ -167,7 +169,7 @@ impl Arrivals {
         gap.overtaken = gap.overtaken.saturating_add(u32::from(!again));
         let due = match gap.reported {
             // What is not kept has to be sent again in any case.
-            None => !kept || gap.overtaken > degree || now.since(gap.opened) >= self.patience,
+            None => !kept || gap.overtaken > degree || now.since(gap.opened) >= patience,
             Some(newest) => {
                 let went_back = again || (!kept && psn.offset(newest) <= 0);
                 gap.again = gap.again.saturating_add(u32::from(went_back));
@@ -231,20 +233,36 @@ impl Arrivals {
         self.patience = self.patience.max(patience.min(limits::MAX_PATIENCE));
     }
 
+    /// Whether the peer is told what is lost by who carries it, which may be several lanes at once: then what is missing
+    /// is late, unless it has come and could not be kept.
+    pub(crate) fn set_told(&mut self, told: bool) {
+        self.told = told;
+    }
+
+    /// By how many packets and for how long one may be overtaken before it is reported.
+    const fn bounds(&self) -> (u32, Duration) {
+        match self.told {
+            true => (u32::MAX, limits::LANE_LATE),
+            false => (self.degree, self.patience),
+        }
+    }
+
     /// When [`Arrivals::on_time`] is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let gap = self.gap?;
-        if gap.reported.is_none() && self.degree > 0 {
-            return Some(gap.opened.after(self.patience));
+        let (degree, patience) = self.bounds();
+        if gap.reported.is_none() && degree > 0 {
+            return Some(gap.opened.after(patience));
         }
         (self.kept.count > 0).then_some(gap.opened.after(limits::KEPT_FOR))
     }
 
     /// Time has passed. Whether the missing packet is to be reported.
     pub(crate) fn on_time(&mut self, now: Instant, expected: Psn) -> bool {
+        let (degree, patience) = self.bounds();
         let Some(gap) = &mut self.gap else { return false };
         let late = now.since(gap.opened);
-        if gap.reported.is_none() && self.degree > 0 && late >= self.patience {
+        if gap.reported.is_none() && degree > 0 && late >= patience {
             // Whatever comes from now on may be what the peer sends again.
             gap.reported = Some(expected);
             return true;

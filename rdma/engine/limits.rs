@@ -20,6 +20,9 @@ pub const DEFAULT_WINDOW_PACKETS: u32 = 128;
 /// request window keeps one 1 MiB READ at MTU 4096 ahead of the wire.
 pub const DEFAULT_READ_WINDOW_PACKETS: u32 = 256;
 
+/// Most windows that lanes in common give a queue pair. Ours: half of what is kept ahead of its turn ([`MAX_AHEAD`]).
+pub const MAX_WINDOWS: u32 = 4;
+
 /// Most request packets without an acknowledge request: as rxe (`verbs.md` section 4), which is
 /// also half of the default window.
 pub const MAX_PACKETS_PER_ACK: u32 = 64;
@@ -79,6 +82,11 @@ pub const KEPT_FOR: Duration = Duration::from_millis(500);
 /// Runs of each half of a queue pair that are lost and wait to be sent again; more, and all is sent again. Ours: what a
 /// window of [`DEFAULT_WINDOW_PACKETS`] has in flight at the largest path MTU.
 pub const MAX_HOLES: usize = 8;
+
+/// How long a train may be late, overtaken by those of other lanes, before it is reported as missing. Ours: a lane whose
+/// host has no processor for a while is not to be taken for one that lost something, and where something is lost for
+/// which a lane gives no word, this is under the shortest local ACK timeouts that programs use.
+pub const LANE_LATE: Duration = Duration::from_millis(12);
 
 /// How long the word of a lane, that keeps account of its trains, is waited for when the peer says that something is
 /// missing. Ours: a lane asks after two round trips, or 1 ms, and its answer takes a round trip more.

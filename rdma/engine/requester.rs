@@ -68,6 +68,8 @@ pub(crate) struct Requester {
     pub(crate) starved: bool,
     /// What is sent now goes by a carrier that tells what it loses.
     pub(crate) told: bool,
+    /// Lanes that share it.
+    lanes: u32,
     /// What it has lost and has not been sent again.
     pub(crate) holes: Holes,
     /// The peer misses what that carrier has not called lost: until then it may.
@@ -172,7 +174,8 @@ impl<S: Storage> Qp<S> {
         if !matches!(self.attrs.state, State::Rts | State::Sqd) || self.requester.wait_until.is_some() {
             return None;
         }
-        self.requester.told = room.told;
+        self.requester.told = room.lanes > 0;
+        self.requester.lanes = room.lanes;
         if let Some(again) = self.lost_request(now, room) {
             return Some(again);
         }
@@ -262,9 +265,11 @@ impl<S: Storage> Qp<S> {
         Some(self.data_request(&slot, psn, 1, true))
     }
 
-    /// Request packets that may be in flight.
+    /// Request packets that may be in flight: a window for each lane.
     pub(crate) fn window_packets(&self) -> u32 {
-        self.requester.allowed.min(self.config.window_packets).max(1)
+        let lanes = self.requester.lanes.clamp(1, limits::MAX_WINDOWS);
+        let window = self.config.window_packets.saturating_mul(lanes);
+        self.requester.allowed.min(window).max(1)
     }
 
     /// Give the next message its PSNs, taking it from the host if none waits. `None` if nothing may
@@ -274,6 +279,9 @@ impl<S: Storage> Qp<S> {
         if index == self.requester.window.len() {
             self.take_message(host)?;
         }
+        let window = self.window_packets();
+        let lanes = self.requester.lanes.clamp(1, limits::MAX_WINDOWS);
+        let read_window = self.config.read_window_packets.max(1).saturating_mul(lanes);
         let requester = &mut self.requester;
         let slot = requester.window.at_mut(self.storage.sends_mut(), index)?;
         if slot.wqe.fault.is_some() {
@@ -304,15 +312,11 @@ impl<S: Storage> Qp<S> {
                 return None;
             }
         } else if slot.is_answered() {
-            if requester.reads_out >= u32::from(self.attrs.max_rd_atomic)
-                || requester.read_psns >= self.config.read_window_packets.max(1)
-            {
+            if requester.reads_out >= u32::from(self.attrs.max_rd_atomic) || requester.read_psns >= read_window {
                 return None;
             }
             requester.reads_out = requester.reads_out.wrapping_add(1);
-        } else if outstanding.saturating_sub(requester.read_psns)
-            >= requester.allowed.min(self.config.window_packets).max(1)
-        {
+        } else if outstanding.saturating_sub(requester.read_psns) >= window {
             // Not begun before its first packet can go: draining must not wait for it.
             return None;
         }

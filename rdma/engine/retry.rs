@@ -179,7 +179,8 @@ impl<S: Storage> Qp<S> {
     pub(crate) fn on_receiver_not_ready(&mut self, now: Instant, code: u8) {
         let allowed = self.window_packets();
         let requester = &mut self.requester;
-        if requester.wait_until.is_some() || requester.nxt == requester.una {
+        // Where lanes let packets overtake each other it may come for one that is to be sent again.
+        if requester.wait_until.is_some() || requester.una == requester.max {
             return;
         }
         Counters::bump(&mut self.counters.received_rnr_naks);

@@ -86,7 +86,7 @@ mod tests {
         let most = Room {
             packets: 15,
             bytes: 61_440,
-            told: true,
+            lanes: 1,
         };
         let mut runs = Runs::default();
         assert_eq!(runs.room(most), most);

@@ -256,8 +256,9 @@ pub struct Room {
     pub packets: u32,
     /// Bytes of payload of a run of more than one packet.
     pub bytes: u32,
-    /// What is lost is told by [`crate::qp::Qp::handle_lost`].
-    pub told: bool,
+    /// Lanes of cables that share the work, each of which tells what it loses ([`crate::qp::Qp::handle_lost`]). 0 where
+    /// nobody tells.
+    pub lanes: u32,
 }
 
 impl Room {
@@ -265,7 +266,7 @@ impl Room {
     pub const PACKET: Self = Self {
         packets: 1,
         bytes: 0,
-        told: false,
+        lanes: 0,
     };
 
     /// The same for one packet.

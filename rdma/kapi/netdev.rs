@@ -6,7 +6,13 @@
 //!
 //! C headers: `include/linux/{netdevice,skbuff,netfilter}.h`, `include/net/{route,neighbour}.h`.
 
-use core::{mem::MaybeUninit, ops::Deref, ptr, ptr::NonNull, slice};
+use core::{
+    mem::{ManuallyDrop, MaybeUninit},
+    ops::Deref,
+    ptr,
+    ptr::NonNull,
+    slice,
+};
 use kernel::{
     error::to_result,
     ffi::{c_uint, c_void},
@@ -83,6 +89,15 @@ impl Rtnl {
         let locked = unsafe { c::rtnl_trylock() } != 0;
         locked.then(|| Self(NotThreadSafe))
     }
+
+    /// Of a caller who has it already, and lets go of it himself.
+    ///
+    /// # Safety
+    ///
+    /// This thread holds RTNL for as long as the result lives.
+    pub(crate) unsafe fn held() -> ManuallyDrop<Self> {
+        ManuallyDrop::new(Self(NotThreadSafe))
+    }
 }
 
 impl Drop for Rtnl {
@@ -154,10 +169,28 @@ impl Netdev {
         unsafe { c::usb4_netdev_carries_runs(self.as_ptr()) }
     }
 
-    /// The lane of the cable that it is on, past its queue, if it is one of ours. It is registered, and RTNL held.
-    pub(crate) fn port(&self, _rtnl: &Rtnl) -> Option<Port> {
-        // SAFETY: Valid by the invariant, registered by the caller's promise; `Netif` is what is behind all of them.
-        unsafe { with_object_of::<Netif, Port>(self.0, Netif::port) }
+    /// The lanes of the cable that it is on, or of the cables below it if it is a bond, past their queues: as many as
+    /// are ours. It is registered, and RTNL held.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn ports(&self, _rtnl: &Rtnl) -> Result<KVec<Port>> {
+        let mut ports = KVec::new();
+        let mut next = Some(self.0);
+        for number in 0.. {
+            let Some(netdev) = next else {
+                break;
+            };
+            // SAFETY: Valid by the invariant, and what is below a netdev as long as RTNL is held; registered by the
+            // caller's promise, and while it is below one. `Netif` is what is behind all of ours.
+            if let Some(port) = unsafe { with_object_of::<Netif, Port>(netdev, Netif::port) } {
+                ports.push(port, GFP_KERNEL)?;
+            }
+            // SAFETY: Valid by the invariant, and RTNL is held.
+            next = NonNull::new(unsafe { c::usb4_netdev_below(self.as_ptr(), number) });
+        }
+        Ok(ports)
     }
 
     /// Not on its way out.

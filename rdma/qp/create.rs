@@ -240,6 +240,7 @@ fn state(config: QpConfig, own: Own, handle: QpHandle, cap: c::ib_qp_cap) -> Res
         kept,
         paging: Paging::new(),
         runs: Runs::default(),
+        lane: config.qpn.value() as usize,
         loans,
     })
 }

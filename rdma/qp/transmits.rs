@@ -7,6 +7,7 @@ use crate::{
     counters::Tally,
     host::{Lent, PayloadOf},
     kapi::{netdev::Netdev, timer::now},
+    ports::Lanes,
     watch,
     wire::{
         native,
@@ -28,7 +29,7 @@ use roce::{
     wire::udp::Path,
     wqe::{Fault, Room, Route, Transmit},
 };
-use tbnet::Port;
+use tbnet::{Outbound, Port};
 
 /// Packets asked of the engine under one taking of the lock: with paths that cannot be built nothing else ends it.
 const TURNS: usize = 4 * BATCH;
@@ -45,14 +46,14 @@ impl Qp {
             return;
         }
         let runs = self.sends_runs(state, netdev);
-        let port = self.device.port().filter(|_| runs);
-        let port = port.as_deref().and_then(Option::as_ref);
-        if let Some((port, wire)) = port
-            .zip(state.wire)
-            .filter(|(port, wire)| port.reaches(wire.path.dst_mac))
-        {
-            self.fill_lane(state, now, port, &wire);
-            return;
+        let lanes = self.device.ports.get().filter(|_| runs);
+        let lanes = lanes.as_deref().and_then(Lanes::enter);
+        if let Some((lanes, wire)) = lanes.as_deref().zip(state.wire) {
+            let reaches = |port: &&Port| port.reaches(wire.path.dst_mac);
+            if lanes.iter().any(|port| reaches(&port)) {
+                self.fill_lanes(state, now, lanes, &wire);
+                return;
+            }
         }
         let needs = state.paging.needs();
         let mut turns = 0;
@@ -119,21 +120,29 @@ impl Qp {
         self.settle(state);
     }
 
-    /// As [`Self::fill`], by trains on the cable's lane, which are posted at once: the QP's lock keeps them in order.
-    fn fill_lane(self: &Arc<Self>, state: &mut State, now: Instant, port: &Port, wire: &Wire) {
+    /// As [`Self::fill`], by trains on the lanes of the cables to the peer, which are posted at once: the QP's lock keeps
+    /// them in order. A lane with room takes the next train. Short ones stay on one lane, where none overtakes another.
+    fn fill_lanes(self: &Arc<Self>, state: &mut State, now: Instant, lanes: &[Port], wire: &Wire) {
         let needs = state.paging.needs();
-        let (mtu, most) = (state.engine.path_mtu().bytes(), native::room(port));
-        let mut posted = 0;
+        let mtu = state.engine.path_mtu().bytes();
+        let mac = wire.path.dst_mac;
+        let count = lanes.iter().filter(|port| port.reaches(mac)).count() as u32;
+        let mut posted = 0_u64;
         for turn in 0.. {
             if turn == BATCH {
                 // Others have their turn.
                 self.after.schedule();
                 break;
             }
-            let room = state.runs.room(most);
-            let mut host = state.own.lend(self.memory(&needs), None);
+            let free = self.free_lane(lanes, mac, state.lane);
             // Acknowledgements go past the limit: else a QP that waits for room would stop its peer.
-            let transmit = if self.has_room(port) {
+            let at = free.or_else(|| next_lane(lanes, mac, state.lane, |_| true));
+            let Some((at, port)) = at.and_then(|at| Some((at, lanes.get(at)?))) else {
+                break;
+            };
+            let room = state.runs.room(native::room(port, count));
+            let mut host = state.own.lend(self.memory(&needs), None);
+            let transmit = if free.is_some() {
                 state.engine.poll_transmit(now, room, &mut host)
             } else {
                 state.engine.poll_acknowledgement()
@@ -141,6 +150,9 @@ impl Qp {
             let Some(transmit) = transmit else {
                 break;
             };
+            if transmit.payload.byte_len() as usize > Outbound::SHORT {
+                state.lane = at.wrapping_add(1);
+            }
             // UC completes what is built, and then the memory is the program's again.
             let life = (self.kind == QpKind::Rc).then_some(&state.loans);
             let bytes = PayloadOf(&host, transmit.payload);
@@ -159,7 +171,7 @@ impl Qp {
             state.runs.handle_built(!matches!(built, Err(NotBuilt::Lost)));
             match built {
                 Ok(len) => {
-                    posted += 1;
+                    posted |= 1_u64.checked_shl(at as u32).unwrap_or(0);
                     state.tally.sent_runs += 1;
                     state.tally.sent_trains += 1;
                     state.tally.sent_bytes += len;
@@ -171,8 +183,10 @@ impl Qp {
                 }
             }
         }
-        if posted != 0 {
-            port.ring();
+        for (at, port) in lanes.iter().enumerate() {
+            if posted & 1_u64.checked_shl(at as u32).unwrap_or(0) != 0 {
+                port.ring();
+            }
         }
         self.bring(state, &needs, None);
         self.settle(state);
@@ -204,17 +218,18 @@ impl Qp {
         true
     }
 
-    /// Whether the cable's lane has room for a train. If not, [`Self::on_room`] is called when it has.
-    fn has_room(&self, port: &Port) -> bool {
-        if port.has_room() {
-            return true;
-        }
-        if self.queued.xchg(1, Full) == 0 && !self.device.waiting.push(self.number) {
-            self.queued.store(0, Relaxed);
-            self.timer.arm(now().saturating_add(TRY_AGAIN));
-        }
-        // There may have been some since, and all been told but this one.
-        port.has_room()
+    /// The lane to the peer that has room for a train, from `first` on. If none has, [`Self::on_room`] is called when
+    /// one does.
+    fn free_lane(&self, lanes: &[Port], mac: [u8; 6], first: usize) -> Option<usize> {
+        let free = || next_lane(lanes, mac, first, Port::has_room);
+        free().or_else(|| {
+            if self.queued.xchg(1, Full) == 0 && !self.device.waiting.push(self.number) {
+                self.queued.store(0, Relaxed);
+                self.timer.arm(now().saturating_add(TRY_AGAIN));
+            }
+            // There may have been some since, and all been told but this one.
+            free()
+        })
     }
 
     /// The cable's lane has room again.
@@ -248,4 +263,12 @@ impl Qp {
             number => self.device.ahs.find(number)?.path(self.pd, src_port),
         }
     }
+}
+
+/// The first lane from `first` on that leads to `mac` and is wanted.
+fn next_lane(lanes: &[Port], mac: [u8; 6], first: usize, wanted: impl Fn(&Port) -> bool) -> Option<usize> {
+    let count = lanes.len();
+    (0..count)
+        .map(|step| first.wrapping_add(step) % count)
+        .find(|at| lanes.get(*at).is_some_and(|port| port.reaches(mac) && wanted(port)))
 }

@@ -29,12 +29,12 @@ use tbnet::{NotSent, Outbound, Port, Roce};
 /// Most bytes of transport headers.
 const FRONT: usize = 64;
 
-/// How much a train may have.
-pub(crate) fn room(port: &Port) -> Room {
+/// How much a train may have on one of so many lanes.
+pub(crate) fn room(port: &Port, lanes: u32) -> Room {
     Room {
         packets: u32::MAX,
         bytes: u32::try_from(port.most()).unwrap_or(0),
-        told: true,
+        lanes,
     }
 }
 

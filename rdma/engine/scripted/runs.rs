@@ -6,7 +6,7 @@ use super::*;
 const TEN: Room = Room {
     packets: 10,
     bytes: 1 << 16,
-    told: false,
+    lanes: 0,
 };
 
 /// The next run of at most ten packets.

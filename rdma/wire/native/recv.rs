@@ -44,10 +44,6 @@ impl Client for Device {
     }
 
     fn on_room(&self) {
-        self.waiting.wake(|number| {
-            if let Some(qp) = self.qps.find(number) {
-                qp.on_room();
-            }
-        });
+        self.wake_waiting();
     }
 }

@@ -20,7 +20,7 @@ use roce::{
 
 /// How much a run may have: what one IP datagram can carry, in pages.
 pub(crate) const ROOM: Room = Room {
-    told: false,
+    lanes: 0,
     packets: u32::MAX,
     bytes: 15 << 12,
 };

@@ -26,7 +26,7 @@ const QUEUE: usize = 128;
 const ROOM: Room = Room {
     packets: u32::MAX,
     bytes: 1 << 16,
-    told: true,
+    lanes: 1,
 };
 const NUMBERS: [u32; 2] = [0x11, 0x12];
 

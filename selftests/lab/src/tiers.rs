@@ -17,6 +17,7 @@ const SMP: &[&str] = &[
     "trains_data",
     "trains_sizes",
     "trains_lent",
+    "group_cut",
     "data_operations",
     "device_regions",
     "services_ours",
@@ -51,6 +52,7 @@ const KASAN: &[&str] = &[
 const MISSING: &[(Kernel, &str, &str)] = &[
     (Kernel::Smp, "virtual_time_latency", NO_VIRTUAL_TIME),
     (Kernel::Smp, "virtual_time_loss", NO_VIRTUAL_TIME),
+    (Kernel::Smp, "virtual_time_group", NO_VIRTUAL_TIME),
     (Kernel::Smp, "virtual_time_determinism", NO_VIRTUAL_TIME),
     (Kernel::Smp, "net_soak_virtual", NO_VIRTUAL_TIME),
     (Kernel::Smp, "net_suspend", "arch/um has suspend on one processor only"),

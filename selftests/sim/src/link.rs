@@ -21,9 +21,9 @@ pub struct LinkSpec {
     /// Longest such delay in nanoseconds.
     pub delay: u64,
     /// Two lanes take packets in turn, each in order, and each delivers what has come every so many nanoseconds: a bond
-    /// in balance-rr, whose cables are polled. 0: one lane.
+    /// in balance-rr, or queue pairs' trains, whose cables are polled. 0: one lane.
     pub stripe: u64,
-    /// The sender is told what was lost or spoiled ([`roce::lost`]): a cable's lane, on which nothing overtakes.
+    /// The sender is told what was lost or spoiled ([`roce::lost`]): lanes of cables, on which nothing overtakes.
     pub told: bool,
 }
 

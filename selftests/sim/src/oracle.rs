@@ -640,6 +640,10 @@ fn punctuality(world: &World, finished: u64) -> Result<(), Failure> {
             let longest = limits::wait_again(Duration(delay), row, 0).0;
             granted += (counters.sent_rnr_naks + 1) * (longest + 4 * trip);
             granted += counters.cork_deadlines * cork::LONGEST.0;
+            // Who was told by the peer that something is missing waits for the lane's word, as the peer may have done.
+            granted += counters.received_seq_naks * (limits::LANE_LATE.0 + limits::LANE_WORD.0 + trip);
+            // Who waits for a message that asked for no acknowledgement waits until it asks after all.
+            granted += counters.asked_again * (limits::ASK_AFTER.0 + 2 * trip);
             granted += plan
                 .post_sends
                 .iter()
@@ -652,6 +656,7 @@ fn punctuality(world: &World, finished: u64) -> Result<(), Failure> {
         }
     }
     ensure(finished <= granted, || {
-        format!("took {finished} ns, {granted} ns would have been plenty")
+        let counters: Vec<_> = world.endpoints.iter().map(|e| *e.engine.counters()).collect();
+        format!("took {finished} ns, {granted} ns would have been plenty: {counters:?}")
     })
 }

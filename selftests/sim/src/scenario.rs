@@ -180,7 +180,7 @@ impl Scenario {
             spec.stripe = stripes.pick(&[5_000, 40_000, 150_000]);
         }
         if Rng::new(seed ^ 0x1ed_6e4).chance(0.25) {
-            (spec.duplicate, spec.reorder, spec.stripe, spec.told) = (0.0, 0.0, 0, true);
+            (spec.duplicate, spec.reorder, spec.told) = (0.0, 0.0, true);
         }
         let links = (0..hosts * hosts)
             .map(|i| {

@@ -548,8 +548,9 @@ impl World {
 
     /// What whoever carries the next packets takes: wires change from one moment to the next.
     fn room_of_lane(&mut self, link: usize) -> Room {
-        let told = self.links[link].spec.told;
-        let packet = Room { told, ..Room::PACKET };
+        let spec = &self.links[link].spec;
+        let lanes = u32::from(spec.told) << u32::from(spec.stripe != 0);
+        let packet = Room { lanes, ..Room::PACKET };
         let Some(rng) = &mut self.runs else {
             return packet;
         };
@@ -558,7 +559,7 @@ impl World {
             true => Room {
                 packets: 1 + rng.below(64) as u32,
                 bytes: rng.below(MOST_OF_RUN) as u32,
-                told,
+                lanes,
             },
         }
     }

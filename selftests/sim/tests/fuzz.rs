@@ -329,7 +329,7 @@ fn no_packet_and_no_order_of_calls_breaks_an_engine() {
                     let room = Room {
                         packets: rng.below(300) as u32,
                         bytes: rng.below(1 << 18) as u32,
-                        told: rng.chance(0.5),
+                        lanes: rng.below(6) as u32,
                     };
                     if let Some(transmit) = engine.poll_transmit(now, room, &mut host) {
                         assert!(transmit.transport_len() <= 48 + 3 + room.bytes.max(4096) as usize);

@@ -5,7 +5,7 @@ use super::netdev::only_ours;
 use super::{own, Case, Context};
 use crate::lab::Lab;
 use crate::parse;
-use crate::spec::{LabSpec, NetDriver};
+use crate::spec::{LabSpec, NetDriver, Profile, Topology};
 use anyhow::{bail, ensure, Context as _, Result};
 use serde_json::{json, Value};
 use std::fs;
@@ -26,6 +26,11 @@ pub const CASES: &[Case] = &[
         "virtual_time_loss",
         "where the processor takes no time and frames are lost: no queue pair waits for its timer, a stream goes on",
         loss,
+    ),
+    own(
+        "virtual_time_group",
+        "where the processor takes no time: one queue pair over two and over four cables of a bond has the rate of all",
+        group,
     ),
 ];
 
@@ -215,6 +220,85 @@ fn loss(context: &Context) -> Result<()> {
         again > 0 && timeouts == 0,
         "{again} trains sent again, {timeouts} timeouts"
     );
+    lab.discard();
+    Ok(())
+}
+
+const GROUP: &str = include_str!("../../guest/scenario-group");
+/// Cables of a bond, and the profile that has as many.
+const GROUPS: [(Profile, usize); 2] = [(Profile::Strix, 2), (Profile::Intel, 4)];
+/// The streams of the scenario: what of, how many ways, and the least part of all cables' rate of those ways. Measured
+/// with two cables: 0.953, 0.952, 0.954, 0.939, 0.953; with four: 0.953, 0.893, 0.953, 0.923, 0.945.
+const GROUP_STREAMS: [(&str, f64, f64); 5] = [
+    ("WRITEs of 64 KiB one way", 1.0, 0.93),
+    ("WRITEs of 64 KiB both ways", 2.0, 0.85),
+    ("WRITEs of 1 MiB one way", 1.0, 0.93),
+    ("WRITEs of 1 MiB both ways", 2.0, 0.88),
+    ("READs of 64 KiB", 1.0, 0.92),
+];
+/// What nobody counts while no cable loses anything, however trains overtake each other.
+const TROUBLE: [&str; 3] = ["local_ack_timeout_err", "completer_retry_err", "send_seq_err"];
+
+fn group(context: &Context) -> Result<()> {
+    only_ours(context, "trains")?;
+    for (profile, cables) in GROUPS {
+        group_of(context, profile, cables).with_context(|| format!("{cables} cables"))?;
+    }
+    Ok(())
+}
+
+fn group_of(context: &Context, profile: Profile, cables: usize) -> Result<()> {
+    let script = std::env::temp_dir().join(format!("usb4lab-group-{}", std::process::id()));
+    let text = GROUP
+        .replace("@TYPE@", context.ours.link_type())
+        .replace("@CABLES@", &cables.to_string());
+    fs::write(&script, text).with_context(|| format!("{}", script.display()))?;
+    let spec = LabSpec {
+        net: vec![NetDriver::Ours; 2],
+        rate_bps: Some(RATE),
+        latency_ns: Some(CABLE_NS),
+        virtual_time: true,
+        script: Some(script.clone()),
+        seed: context.seed,
+        kernel: context.kernel,
+        ..LabSpec::wired(profile, Topology::Pair, 2, cables)?
+    };
+    let lab = Lab::up(&format!("test-group-{}", std::process::id()), spec);
+    let _ = fs::remove_file(&script);
+    let lab = lab?;
+    let said_by = |host: usize| {
+        let path = lab.state.join(format!("h{host}.out/out"));
+        fs::read_to_string(&path).with_context(|| format!("{}", path.display()))
+    };
+    let said = [said_by(0)?, said_by(1)?];
+    for text in &said {
+        let count = |name: &str| -> Result<u64> {
+            let start = format!("counter {name} ");
+            let line = text.lines().find_map(|line| line.strip_prefix(&start));
+            Ok(line.with_context(|| format!("no {start}in\n{text}"))?.trim().parse()?)
+        };
+        for name in TROUBLE {
+            ensure!(count(name)? == 0, "{name} {}", count(name)?);
+        }
+        let [runs, trains] = [count("sent_runs")?, count("sent_trains")?];
+        ensure!(trains > 0 && runs == trains, "{trains} of {runs} runs went as trains");
+    }
+    let ends = [streams(&said[0])?, streams(&said[1])?];
+    ensure!(
+        ends.iter().all(|end| end.len() == GROUP_STREAMS.len()),
+        "streams are missing in\n{}",
+        said[0]
+    );
+    let all = cables as f64 * RATE;
+    let mut poor = Vec::new();
+    for ((&(name, ways, least), out), back) in GROUP_STREAMS.iter().zip(&ends[0]).zip(&ends[1]) {
+        let goodput = 8.0 * (out.0 + back.0) / out.1.max(back.1) / (ways * all);
+        println!("{cables} cables, {name}: {goodput:.4} of their rate");
+        if goodput < least {
+            poor.push(name);
+        }
+    }
+    ensure!(poor.is_empty(), "too slow: {}", poor.join(", "));
     lab.discard();
     Ok(())
 }

@@ -2,15 +2,16 @@
 //! Two cables as one link by the kernel's bonding driver, with `ip link` alone.
 
 use super::runs::counter;
-use super::{xdomain, BOTH};
+use super::{only_ours, xdomain, BOTH};
 use crate::cases::data::bandwidth;
 use crate::cases::life::both_up;
 use crate::cases::{about_net, long, Case, Context, NetLab};
-use crate::lab::Lab;
+use crate::lab::{Lab, Running};
+use crate::parse;
 use crate::spec::NetDriver;
-use crate::verbs::{Device, Kind, Pair};
+use crate::verbs::{wait_listen, Device, Kind, Pair};
 use anyhow::{ensure, Context as _, Result};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub const CASES: &[Case] = &[
     long(about_net(
@@ -24,6 +25,12 @@ pub const CASES: &[Case] = &[
         "RDMA over a bond that deals packets to two cables in turn is not slower than over one that uses one of them",
         NetLab { cables: 2, ..BOTH },
         round_robin,
+    ),
+    about_net(
+        "group_cut",
+        "one queue pair over both cables of a bond, each of which is cut and comes back: every byte is right",
+        NetLab { cables: 2, ..BOTH },
+        group,
     ),
 ];
 
@@ -134,6 +141,69 @@ fn one(context: &Context, mode: &str) -> Result<()> {
     }
     super::transfer(lab, 1, "10.110.0.1", 16, "send")?;
     Ok(())
+}
+
+/// Round trips by which their pace is found, and how long they are to go on while the cables are cut.
+const PACE_ROUNDS: u32 = 1000;
+const CUT_S: f64 = 25.0;
+const CUT_LIMIT: Duration = Duration::from_secs(300);
+
+fn group(context: &Context) -> Result<()> {
+    only_ours(context, "trains")?;
+    let lab = context.lab()?;
+    join(lab, "balance-xor")?;
+    let mut names = Vec::new();
+    for host in 0..2 {
+        lab.sh(
+            host,
+            "ip link set bond0 mtu 9000; rdma link add group type usb4 netdev bond0",
+        )?;
+        let gid = format!("0000:0000:0000:0000:0000:ffff:0a6e:000{}", host + 1);
+        names.push(lab.ok(host, &["/usb4lab/gid", "group", &gid])?.trim().to_string());
+    }
+    let start = |rounds: u32| -> Result<[Running; 2]> {
+        let common = format!("exec ibv_rc_pingpong -c -n {rounds} -s 200000 -m 4096 -d group -g");
+        let serving = lab.start(1, &format!("{common} {}", names[1]), CUT_LIMIT);
+        wait_listen(lab, 1, 18515)?;
+        let calling = lab.start(0, &format!("{common} {} 10.110.0.2", names[0]), CUT_LIMIT);
+        Ok([serving, calling])
+    };
+    let begun = Instant::now();
+    for end in start(PACE_ROUNDS)? {
+        end.ok()?;
+    }
+    let pace = begun.elapsed().as_secs_f64() / f64::from(PACE_ROUNDS);
+    let [serving, calling] = start((CUT_S / pace) as u32)?;
+    let mut share = Vec::new();
+    for cable in [1, 0] {
+        std::thread::sleep(Duration::from_millis(500));
+        let dev = lab.netdev(0, cable)?;
+        let text = lab.sh(0, &format!("ethtool -S {dev}"))?;
+        let trains = parse::ethtool_counters(&text).get("tx_rdma_trains").copied();
+        share.push(trains.context("tx_rdma_trains")?);
+        lab.cable(cable, "pull", None)?;
+        std::thread::sleep(Duration::from_millis(500));
+        ensure!(!calling.ended(), "the rounds were over before cable {cable} came back");
+        lab.cable(cable, "plug", None)?;
+        both_up(lab)?;
+        both_active(lab, cable)?;
+    }
+    calling.ok()?;
+    serving.ok()?;
+    println!("trains by cable 1 and 0 before each was cut: {share:?}");
+    ensure!(
+        share.iter().all(|trains| *trains > 100),
+        "trains by each cable: {share:?}"
+    );
+    for host in 0..2 {
+        let [runs, trains] = [
+            counter(lab, host, "group", "sent_runs")?,
+            counter(lab, host, "group", "sent_trains")?,
+        ];
+        println!("host {host}: {runs} runs, {trains} of them trains");
+        lab.sh(host, "rdma link del group; ip link del bond0")?;
+    }
+    both_up(lab)
 }
 
 /// Makes the bond on both hosts, with an address, and waits until it carries packets.
