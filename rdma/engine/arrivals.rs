@@ -312,6 +312,23 @@ mod tests {
     }
 
     #[test]
+    fn where_the_peer_is_told_what_is_lost_a_train_may_be_very_late() {
+        let mut arrivals = Arrivals::default();
+        arrivals.set_told(true);
+        for n in 1..limits::MAX_KEPT {
+            assert!(!arrivals.on_ahead(T, at(0), at(n), || true));
+        }
+        let deadline = T.after(limits::LANE_LATE);
+        assert_eq!(arrivals.deadline(), Some(deadline));
+        assert!(!arrivals.on_time(Instant(deadline.0 - 1), at(0)));
+        assert!(arrivals.on_time(deadline, at(0)));
+        // One that has come and could not be kept is reported at once.
+        let mut arrivals = Arrivals::default();
+        arrivals.set_told(true);
+        assert!(arrivals.on_ahead(T, at(0), at(1), || false));
+    }
+
+    #[test]
     fn the_first_packet_past_a_gap_reports_it_and_those_after_it_do_not() {
         let (mut arrivals, mut expected) = (Arrivals::default(), 0);
         assert_eq!(reports(&mut arrivals, &mut expected, &[1]), 1);
