@@ -314,6 +314,11 @@ impl Device {
         if !up && !was_down {
             self.downs.fetch_add(1, Relaxed);
         }
+        let mut slot = 0;
+        while let Some((next, qp)) = self.qps.next_from(slot).filter(|_| up && was_down) {
+            Qp::on_port_up(&qp);
+            slot = next;
+        }
     }
 
     /// Mb/s of the netdev. Whoever asks, and as often as he likes, RTNL is taken for it once in [`SPEED_AGE`] at most,

@@ -110,6 +110,8 @@ enum Event<'a> {
     Timeout { waiting: bool },
     /// The cable's lane has lost something.
     Lost(Sent),
+    /// The device's port was down, and is up.
+    PortUp,
     /// Pages that were missed are there, or cannot be had.
     Paged,
     /// The QP has another state or other attributes.
@@ -257,6 +259,11 @@ impl Qp {
         Self::work(this, Event::Lost(lost));
     }
 
+    /// The device's port was down, and is up.
+    pub(crate) fn on_port_up(this: &Arc<Self>) {
+        Self::work(this, Event::PortUp);
+    }
+
     /// Whether softirqs have taken enough from others for now. Then the timer comes when they may go on.
     fn rests(&self) -> bool {
         let until = self.owner.rest();
@@ -376,6 +383,7 @@ impl Qp {
                 engine.handle_doorbell(now, &mut host);
             }
             Event::Lost(sent) => engine.handle_lost(sent),
+            Event::PortUp => engine.handle_port_up(),
             Event::Paged | Event::Modified => engine.handle_doorbell(now, &mut host),
             Event::Due => {}
         }

@@ -306,6 +306,13 @@ impl<S: Storage> Qp<S> {
         self.check_timers(now);
     }
 
+    /// The port was down and is up: poll transmits then.
+    pub fn handle_port_up(&mut self) {
+        if self.config.kind == QpKind::Rc {
+            self.on_way_back();
+        }
+    }
+
     /// Call before [`Qp::handle_timeout`] while packets of this queue pair wait in the host's own queue: an
     /// acknowledgement of what has not left is not late.
     pub fn handle_backlog(&mut self, now: Instant) {

@@ -94,6 +94,14 @@ impl<S: Storage> Qp<S> {
         }
     }
 
+    /// The way to the peer, which was no way for a while, is one again: what was sent meanwhile is lost, and nobody has
+    /// to wait for the timer to find out. Costs no retry.
+    pub(crate) fn on_way_back(&mut self) {
+        if matches!(self.attrs.state, State::Rts | State::Sqd) && self.requester.una != self.requester.max {
+            self.rewind();
+        }
+    }
+
     /// Something was acknowledged.
     pub(crate) fn on_progress(&mut self, now: Instant) {
         let requester = &mut self.requester;

@@ -275,3 +275,20 @@ fn what_comes_after_the_one_that_asked_asks_in_its_turn() {
     rig.wait(limits::ASK_AFTER);
     assert!(rig.run().unwrap().2);
 }
+
+#[test]
+fn a_port_that_is_up_again_is_no_reason_to_wait() {
+    let mut rig = Rig::with(|_, all| all.timeout = Some(20));
+    rig.qp.handle_port_up();
+    assert!(rig.runs().is_empty());
+    rig.post(SendOp::Write, 256 * 8);
+    rig.post(SendOp::Read, 256);
+    let runs = rig.runs();
+    rig.ack(SQ_PSN + 3, ACK);
+    rig.qp.handle_port_up();
+    assert_eq!(rig.runs(), runs[1..]);
+    assert_eq!(rig.qp.counters().timeouts, 0);
+    rig.qp.handle_port_up();
+    rig.ack(SQ_PSN + 7, ACK);
+    assert_eq!(rig.done(), [(Queue::Send, 0, OK)]);
+}

@@ -334,6 +334,8 @@ const OUT: Duration = Duration::from_secs(1);
 const PATIENT: u32 = 20;
 /// Timeouts that do not last so long: 8 tries of 16 ms.
 const IMPATIENT: u32 = 12;
+/// Seconds after the port is up within which a stream flows: a quarter of the patient timeout.
+const SOON_S: u32 = 1;
 
 fn queue_pairs(context: &Context) -> Result<()> {
     only_ours(context, "RDMA past the stack")?;
@@ -348,6 +350,7 @@ fn queue_pairs(context: &Context) -> Result<()> {
     for program in ["ib_write_bw", "ib_read_bw", "ib_send_bw"] {
         let (serving, calling) = traffic(lab, &pair, program, &format!("-u {PATIENT} -D 20"))?;
         out()?;
+        flows_soon(lab, &pair).context(program)?;
         let said = calling.wait()?;
         let served = serving.wait()?;
         ensure!(
@@ -402,6 +405,22 @@ fn queue_pairs(context: &Context) -> Result<()> {
     wait_ping(lab, 0, &ipv4(0, 1), 20)?;
     pair.pingpong(lab, "-c -n 50 -e", MINUTE)?;
     pair.delete(lab)
+}
+
+/// Insists that a stream flows soon after the port is up again, long before its timer could have come.
+fn flows_soon(lab: &Lab, pair: &Pair) -> Result<()> {
+    let device = &pair.client.name;
+    let flows = format!(
+        "cd /sys/class/infiniband/{device}/ports/1; n=0; until grep -q ACTIVE state; do n=$((n+1)); [ $n -lt 600 ] || exit 1; \
+         sleep 0.05; done; read a < hw_counters/rcvd_pkts; sleep {SOON_S}; read b < hw_counters/rcvd_pkts; echo $((b-a))"
+    );
+    let came = lab.sh(0, &flows)?;
+    ensure!(
+        came.trim().parse::<u64>()? > 10,
+        "{} packets came in the {SOON_S} s after the port was up",
+        came.trim()
+    );
+    Ok(())
 }
 
 /// A stream of 64 KiB that flows when this returns.
