@@ -121,7 +121,8 @@ impl Qp {
     }
 
     /// As [`Self::fill`], by trains on the lanes of the cables to the peer, which are posted at once: the QP's lock keeps
-    /// them in order. A lane with room takes the next train. Short ones stay on one lane, where none overtakes another.
+    /// them in order. A lane with room takes the next train. Short ones stay on one lane, where none overtakes another, as
+    /// do all of an unreliable connection, whose peer takes what is overtaken for lost.
     fn fill_lanes(self: &Arc<Self>, state: &mut State, now: Instant, lanes: &[Port], wire: &Wire) {
         let needs = state.paging.needs();
         let mtu = state.engine.path_mtu().bytes();
@@ -150,7 +151,7 @@ impl Qp {
             let Some(transmit) = transmit else {
                 break;
             };
-            if transmit.payload.byte_len() as usize > Outbound::SHORT {
+            if self.kind == QpKind::Rc && transmit.payload.byte_len() as usize > Outbound::SHORT {
                 state.lane = at.wrapping_add(1);
             }
             // UC completes what is built, and then the memory is the program's again.
@@ -219,9 +220,12 @@ impl Qp {
     }
 
     /// The lane to the peer that has room for a train, from `first` on. If none has, [`Self::on_room`] is called when
-    /// one does.
+    /// one does. An unreliable connection waits for its own.
     fn free_lane(&self, lanes: &[Port], mac: [u8; 6], first: usize) -> Option<usize> {
-        let free = || next_lane(lanes, mac, first, Port::has_room);
+        let free = || match self.kind {
+            QpKind::Rc => next_lane(lanes, mac, first, Port::has_room),
+            _ => next_lane(lanes, mac, first, |_| true).filter(|at| lanes.get(*at).is_some_and(Port::has_room)),
+        };
         free().or_else(|| {
             if self.queued.xchg(1, Full) == 0 && !self.device.waiting.push(self.number) {
                 self.queued.store(0, Relaxed);
