@@ -6,12 +6,13 @@ use super::{only_ours, xdomain, BOTH};
 use crate::cases::data::bandwidth;
 use crate::cases::life::both_up;
 use crate::cases::{about_net, long, Case, Context, NetLab};
-use crate::lab::{Lab, Running};
+use crate::lab::Lab;
 use crate::parse;
 use crate::spec::NetDriver;
 use crate::verbs::{wait_listen, Device, Kind, Pair};
 use anyhow::{ensure, Context as _, Result};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 pub const CASES: &[Case] = &[
     long(about_net(
@@ -143,9 +144,8 @@ fn one(context: &Context, mode: &str) -> Result<()> {
     Ok(())
 }
 
-/// Round trips by which their pace is found, and how long they are to go on while the cables are cut.
-const PACE_ROUNDS: u32 = 1000;
-const CUT_S: f64 = 25.0;
+/// Round trips of one queue pair: some seconds, so that hardly any cut meets none. One pair comes after the other.
+const CUT_ROUNDS: u32 = 3000;
 const CUT_LIMIT: Duration = Duration::from_secs(300);
 
 fn group(context: &Context) -> Result<()> {
@@ -161,35 +161,27 @@ fn group(context: &Context) -> Result<()> {
         let gid = format!("0000:0000:0000:0000:0000:ffff:0a6e:000{}", host + 1);
         names.push(lab.ok(host, &["/usb4lab/gid", "group", &gid])?.trim().to_string());
     }
-    let start = |rounds: u32| -> Result<[Running; 2]> {
-        let common = format!("exec ibv_rc_pingpong -c -n {rounds} -s 200000 -m 4096 -d group -g");
-        let serving = lab.start(1, &format!("{common} {}", names[1]), CUT_LIMIT);
-        wait_listen(lab, 1, 18515)?;
-        let calling = lab.start(0, &format!("{common} {} 10.110.0.2", names[0]), CUT_LIMIT);
-        Ok([serving, calling])
-    };
-    let begun = Instant::now();
-    for end in start(PACE_ROUNDS)? {
-        end.ok()?;
-    }
-    let pace = begun.elapsed().as_secs_f64() / f64::from(PACE_ROUNDS);
-    let [serving, calling] = start((CUT_S / pace) as u32)?;
-    let mut share = Vec::new();
-    for cable in [1, 0] {
-        std::thread::sleep(Duration::from_millis(500));
-        let dev = lab.netdev(0, cable)?;
-        let text = lab.sh(0, &format!("ethtool -S {dev}"))?;
-        let trains = parse::ethtool_counters(&text).get("tx_rdma_trains").copied();
-        share.push(trains.context("tx_rdma_trains")?);
-        lab.cable(cable, "pull", None)?;
-        std::thread::sleep(Duration::from_millis(500));
-        ensure!(!calling.ended(), "the rounds were over before cable {cable} came back");
-        lab.cable(cable, "plug", None)?;
-        both_up(lab)?;
-        both_active(lab, cable)?;
-    }
-    calling.ok()?;
-    serving.ok()?;
+    let common = format!("exec ibv_rc_pingpong -c -n {CUT_ROUNDS} -s 200000 -m 4096 -d group -g");
+    let (over, mut pairs) = (AtomicBool::new(false), 0);
+    let share = std::thread::scope(|scope| -> Result<Vec<u64>> {
+        let cutting = scope.spawn(|| {
+            let share = cut_both(lab);
+            over.store(true, Ordering::Relaxed);
+            share
+        });
+        while !over.load(Ordering::Relaxed) {
+            let serving = lab.start(1, &format!("{common} {}", names[1]), CUT_LIMIT);
+            wait_listen(lab, 1, 18515)?;
+            let calling = lab.start(0, &format!("{common} {} 10.110.0.2", names[0]), CUT_LIMIT);
+            calling.ok()?;
+            serving.ok()?;
+            pairs += 1;
+        }
+        cutting
+            .join()
+            .map_err(|_| anyhow::anyhow!("the thread that cuts cables panicked"))?
+    })?;
+    println!("{pairs} queue pairs, one after the other, and all bytes of each");
     println!("trains by cable 1 and 0 before each was cut: {share:?}");
     ensure!(
         share.iter().all(|trains| *trains > 100),
@@ -204,6 +196,24 @@ fn group(context: &Context) -> Result<()> {
         lab.sh(host, "rdma link del group; ip link del bond0")?;
     }
     both_up(lab)
+}
+
+/// Cuts each cable under load, and waits until it is back. The trains that had gone by it before.
+fn cut_both(lab: &Lab) -> Result<Vec<u64>> {
+    let mut share = Vec::new();
+    for cable in [1, 0] {
+        std::thread::sleep(Duration::from_secs(1));
+        let dev = lab.netdev(0, cable)?;
+        let text = lab.sh(0, &format!("ethtool -S {dev}"))?;
+        let trains = parse::ethtool_counters(&text).get("tx_rdma_trains").copied();
+        share.push(trains.context("tx_rdma_trains")?);
+        lab.cable(cable, "pull", None)?;
+        std::thread::sleep(Duration::from_millis(500));
+        lab.cable(cable, "plug", None)?;
+        both_up(lab)?;
+        both_active(lab, cable)?;
+    }
+    Ok(share)
 }
 
 /// Makes the bond on both hosts, with an address, and waits until it carries packets.
