@@ -228,9 +228,9 @@ const GROUP: &str = include_str!("../../guest/scenario-group");
 /// Cables of a bond, and the profile that has as many.
 const GROUPS: [(Profile, usize); 2] = [(Profile::Strix, 2), (Profile::Intel, 4)];
 /// The streams of the scenario: what of, how many ways, and the least part of all cables' rate of those ways. Measured
-/// with two cables: 0.953, 0.904 to 0.953, 0.953, 0.948 to 0.953, 0.953; with four: 0.952, 0.775 to 0.893, 0.952, 0.780 to 0.923, 0.944.
-/// The two figures of four cables both ways change from run to run, and nothing that is counted says why
-/// (docs/benchmarks.md).
+/// with two cables: 0.953, 0.904 to 0.953, 0.953, 0.948 to 0.953, 0.953; with four: 0.952, 0.775 to 0.893, 0.952, 0.780
+/// to 0.923, 0.944. The two figures of four cables both ways change from run to run, and nothing that is counted says
+/// why (docs/benchmarks.md).
 const GROUP_STREAMS: [(&str, f64, f64); 5] = [
     ("WRITEs of 64 KiB one way", 1.0, 0.93),
     ("WRITEs of 64 KiB both ways", 2.0, 0.75),
