@@ -29,12 +29,16 @@ use roce::{
     wire::udp::Path,
     wqe::{Fault, Room, Route, Transmit},
 };
-use tbnet::{Outbound, Port};
+use tbnet::Port;
 
 /// Packets asked of the engine under one taking of the lock: with paths that cannot be built nothing else ends it.
 const TURNS: usize = 4 * BATCH;
 /// After so many packets of which none could be sent the next are asked for that many nanoseconds later.
 const TURN_PAUSE: u64 = 1_000_000;
+
+/// Packets of a train from which on the next train begins with another lane. A peer keeps so many trains ahead of their
+/// turn (`roce::limits::MAX_KEPT`), which have the packets of all windows of four lanes then.
+const SPREAD: u32 = 4;
 
 impl Qp {
     /// Builds what may be sent now.
@@ -120,9 +124,9 @@ impl Qp {
         self.settle(state);
     }
 
-    /// As [`Self::fill`], by trains on the lanes of the cables to the peer, which are posted at once: the QP's lock keeps
-    /// them in order. A lane with room takes the next train. Short ones stay on one lane, where none overtakes another, as
-    /// do all of an unreliable connection, whose peer takes what is overtaken for lost.
+    /// As [`Self::fill`], by trains on the lanes of the cables to the peer, which are posted at once: the QP's lock
+    /// keeps them in order. A lane with room takes the next train. Short ones stay on one lane, where none overtakes
+    /// another, as do all of an unreliable connection, whose peer takes what is overtaken for lost.
     fn fill_lanes(self: &Arc<Self>, state: &mut State, now: Instant, lanes: &[Port], wire: &Wire) {
         let needs = state.paging.needs();
         let mtu = state.engine.path_mtu().bytes();
@@ -151,7 +155,7 @@ impl Qp {
             let Some(transmit) = transmit else {
                 break;
             };
-            if self.kind == QpKind::Rc && transmit.payload.byte_len() as usize > Outbound::SHORT {
+            if self.kind == QpKind::Rc && transmit.packets >= SPREAD {
                 state.lane = at.wrapping_add(1);
             }
             // UC completes what is built, and then the memory is the program's again.
