@@ -611,7 +611,7 @@ impl Lane {
 
     // The poll. -----------------------------------------------------------------------------------------------------
 
-    /// Gives credit before the trains that have come are copied. Whether it could.
+    /// Gives credit while there are trains to hand over. Whether it could.
     fn give_credit(&self, give: Seq, wanted: bool) -> bool {
         self.credit.store(give.0, Ordering::Relaxed);
         let Some(mut side) = lock_in_any_context(&self.tx) else {

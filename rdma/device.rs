@@ -314,10 +314,12 @@ impl Device {
         if !up && !was_down {
             self.downs.fetch_add(1, Relaxed);
         }
-        let mut slot = 0;
-        while let Some((next, qp)) = self.qps.next_from(slot).filter(|_| up && was_down) {
-            Qp::on_port_up(&qp);
-            slot = next;
+        if up && was_down {
+            let mut slot = 0;
+            while let Some((next, qp)) = self.qps.next_from(slot) {
+                Qp::on_port_up(&qp);
+                slot = next;
+            }
         }
     }
 

@@ -55,6 +55,7 @@ use roce::{
     completion::{self, Queue, WcStatus},
     counters::Counters,
     keys::Pd,
+    lanes::Turn,
     lost::Sent,
     parking::Errand,
     qp::{QpKind, ReadResource, SendMessage, Slots, State as QpState},
@@ -94,8 +95,8 @@ struct State {
     kept: KeptAttr,
     paging: Paging,
     runs: Runs,
-    /// Which of the lanes to its peer has the next train, if it has room.
-    lane: usize,
+    /// Its turn among the lanes to its peer.
+    turn: Turn,
     /// Frames that borrow from memory, of this life of the QP, are inside.
     loans: Arc<Gate>,
 }

@@ -72,7 +72,7 @@ impl<S: Storage> Qp<S> {
     /// A response or acknowledgement that skips READ responses or the like: they are late, or lost.
     fn on_early_response(&mut self, now: Instant, psn: Psn, host: &mut impl Host) {
         let requester = &mut self.requester;
-        requester.arrivals.set_told(requester.told);
+        requester.arrivals.set_told(requester.is_told());
         let keep = || host.keep(Early::Response(psn));
         if requester.arrivals.on_ahead(now, requester.una, psn, keep) {
             self.on_response_gap(now);

@@ -66,10 +66,8 @@ pub(crate) struct Requester {
     rung: bool,
     /// There may be more to send once completions have been polled.
     pub(crate) starved: bool,
-    /// What is sent now goes by a carrier that tells what it loses.
-    pub(crate) told: bool,
-    /// Lanes that share it.
-    lanes: u32,
+    /// Lanes that share what is sent now, each of which tells what it loses. 0: by a carrier that tells nothing.
+    pub(crate) lanes: u32,
     /// What it has lost and has not been sent again.
     pub(crate) holes: Holes,
     /// The peer misses what that carrier has not called lost: until then it may.
@@ -127,6 +125,16 @@ impl Requester {
         self.max
     }
 
+    /// Whether who carries what is sent now tells what it loses.
+    pub(crate) const fn is_told(&self) -> bool {
+        self.lanes > 0
+    }
+
+    /// Windows that the lanes give.
+    fn windows(&self) -> u32 {
+        self.lanes.clamp(1, limits::MAX_WINDOWS)
+    }
+
     /// Whether an acknowledgement is due.
     pub(crate) const fn has_asked(&self) -> bool {
         self.asked.is_some()
@@ -140,7 +148,7 @@ impl Requester {
             self.ask_now = false;
         }
         self.asked = self.asked.filter(|asked| asked.distance(self.una) < outstanding);
-        if self.told && outstanding != 0 && self.asked.is_none() {
+        if self.is_told() && outstanding != 0 && self.asked.is_none() {
             self.ask_at.get_or_insert(now.after(limits::ASK_AFTER));
         }
     }
@@ -174,7 +182,6 @@ impl<S: Storage> Qp<S> {
         if !matches!(self.attrs.state, State::Rts | State::Sqd) || self.requester.wait_until.is_some() {
             return None;
         }
-        self.requester.told = room.lanes > 0;
         self.requester.lanes = room.lanes;
         if let Some(again) = self.lost_request(now, room) {
             return Some(again);
@@ -238,7 +245,7 @@ impl<S: Storage> Qp<S> {
     /// the program runs ahead: what the cork holds goes when all before is acknowledged.
     fn must_ask(&self, wqe: &SendWqe) -> bool {
         let requester = &self.requester;
-        !requester.told
+        !requester.is_told()
             || wqe.signalled
             || requester.unasked_messages.wrapping_add(1) >= limits::MAX_UNASKED
             || !requester.window.has_room(self.storage.sends())
@@ -252,14 +259,15 @@ impl<S: Storage> Qp<S> {
             return None;
         }
         let psn = requester.nxt.prev();
+        let (slot, _) = self
+            .message_of(psn)
+            .filter(|(slot, _)| !slot.is_answered() && slot.wqe.fault.is_none())?;
+        let requester = &mut self.requester;
         requester.ask_at = None;
         requester.asked = Some(psn);
         requester.unasked = 0;
         requester.unasked_messages = 0;
         requester.ack_deadline = None;
-        let (slot, _) = self
-            .message_of(psn)
-            .filter(|(slot, _)| !slot.is_answered() && slot.wqe.fault.is_none())?;
         Counters::bump(&mut self.counters.asked_again);
         self.on_sent_again(now);
         Some(self.data_request(&slot, psn, 1, true))
@@ -267,8 +275,7 @@ impl<S: Storage> Qp<S> {
 
     /// Request packets that may be in flight: a window for each lane.
     pub(crate) fn window_packets(&self) -> u32 {
-        let lanes = self.requester.lanes.clamp(1, limits::MAX_WINDOWS);
-        let window = self.config.window_packets.saturating_mul(lanes);
+        let window = self.config.window_packets.saturating_mul(self.requester.windows());
         self.requester.allowed.min(window).max(1)
     }
 
@@ -280,8 +287,11 @@ impl<S: Storage> Qp<S> {
             self.take_message(host)?;
         }
         let window = self.window_packets();
-        let lanes = self.requester.lanes.clamp(1, limits::MAX_WINDOWS);
-        let read_window = self.config.read_window_packets.max(1).saturating_mul(lanes);
+        let read_window = self
+            .config
+            .read_window_packets
+            .max(1)
+            .saturating_mul(self.requester.windows());
         let requester = &mut self.requester;
         let slot = requester.window.at_mut(self.storage.sends_mut(), index)?;
         if slot.wqe.fault.is_some() {
@@ -542,7 +552,7 @@ impl<S: Storage> Qp<S> {
         };
         if asked {
             requester.ask_at = None;
-        } else if ends && requester.told {
+        } else if ends && requester.is_told() {
             requester.ask_at = Some(now.after(limits::ASK_AFTER));
         }
         // As long as no answer is due, sending counts as progress: a message may take its time among many.

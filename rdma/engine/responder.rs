@@ -293,7 +293,7 @@ impl<S: Storage> Qp<S> {
         if responder.quiet_until.is_some_and(|until| now < until) {
             return;
         }
-        responder.arrivals.set_told(self.requester.told);
+        responder.arrivals.set_told(self.requester.is_told());
         let keep = || host.keep(Early::Request(psn));
         if responder.arrivals.on_ahead(now, responder.expected, psn, keep) {
             self.report_missing();

@@ -165,10 +165,10 @@ impl<S: Storage> Qp<S> {
     /// The peer misses something. Whether the carrier, if it is one that tells what it loses, is to say what.
     fn awaits_word(&mut self, now: Instant) -> bool {
         let requester = &mut self.requester;
-        if requester.told && requester.hint.is_none() {
+        if requester.is_told() && requester.hint.is_none() {
             requester.hint = Some(now.after(limits::LANE_WORD));
         }
-        requester.told
+        requester.is_told()
     }
 
     /// The packet at `una` counts as lost.

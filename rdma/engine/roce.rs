@@ -55,6 +55,7 @@ pub mod fault;
 pub mod group;
 pub mod hops;
 pub mod keys;
+pub mod lanes;
 pub mod limits;
 pub mod lost;
 pub mod mw;

@@ -39,6 +39,7 @@ use kernel::{
 };
 use roce::{
     keys::Pd,
+    lanes::Turn,
     psn::Qpn,
     qp::{QpConfig, QpKind, ReadResource, SendMessage, Slots},
     runs::Runs,
@@ -240,7 +241,7 @@ fn state(config: QpConfig, own: Own, handle: QpHandle, cap: c::ib_qp_cap) -> Res
         kept,
         paging: Paging::new(),
         runs: Runs::default(),
-        lane: config.qpn.value() as usize,
+        turn: Turn::new(config.qpn.value() as usize, config.kind),
         loans,
     })
 }

@@ -24,6 +24,7 @@ use kernel::sync::{
     Arc,
 };
 use roce::{
+    lanes::Turn,
     qp::QpKind,
     time::Instant,
     wire::udp::Path,
@@ -35,10 +36,6 @@ use tbnet::Port;
 const TURNS: usize = 4 * BATCH;
 /// After so many packets of which none could be sent the next are asked for that many nanoseconds later.
 const TURN_PAUSE: u64 = 1_000_000;
-
-/// Packets of a train from which on the next train begins with another lane. A peer keeps so many trains ahead of their
-/// turn (`roce::limits::MAX_KEPT`), which have the packets of all windows of four lanes then.
-const SPREAD: u32 = 4;
 
 impl Qp {
     /// Builds what may be sent now.
@@ -125,8 +122,7 @@ impl Qp {
     }
 
     /// As [`Self::fill`], by trains on the lanes of the cables to the peer, which are posted at once: the QP's lock
-    /// keeps them in order. A lane with room takes the next train. Short ones stay on one lane, where none overtakes
-    /// another, as do all of an unreliable connection, whose peer takes what is overtaken for lost.
+    /// keeps them in order. `roce::lanes` says which lane has the next one.
     fn fill_lanes(self: &Arc<Self>, state: &mut State, now: Instant, lanes: &[Port], wire: &Wire) {
         let needs = state.paging.needs();
         let mtu = state.engine.path_mtu().bytes();
@@ -139,9 +135,9 @@ impl Qp {
                 self.after.schedule();
                 break;
             }
-            let free = self.free_lane(lanes, mac, state.lane);
+            let free = self.free_lane(lanes, mac, &state.turn);
             // Acknowledgements go past the limit: else a QP that waits for room would stop its peer.
-            let at = free.or_else(|| next_lane(lanes, mac, state.lane, |_| true));
+            let at = free.or_else(|| pick(&state.turn, lanes, mac, |_| true));
             let Some((at, port)) = at.and_then(|at| Some((at, lanes.get(at)?))) else {
                 break;
             };
@@ -155,9 +151,7 @@ impl Qp {
             let Some(transmit) = transmit else {
                 break;
             };
-            if self.kind == QpKind::Rc && transmit.packets >= SPREAD {
-                state.lane = at.wrapping_add(1);
-            }
+            state.turn.on_sent(at, transmit.packets);
             // UC completes what is built, and then the memory is the program's again.
             let life = (self.kind == QpKind::Rc).then_some(&state.loans);
             let bytes = PayloadOf(&host, transmit.payload);
@@ -223,13 +217,9 @@ impl Qp {
         true
     }
 
-    /// The lane to the peer that has room for a train, from `first` on. If none has, [`Self::on_room`] is called when
-    /// one does. An unreliable connection waits for its own.
-    fn free_lane(&self, lanes: &[Port], mac: [u8; 6], first: usize) -> Option<usize> {
-        let free = || match self.kind {
-            QpKind::Rc => next_lane(lanes, mac, first, Port::has_room),
-            _ => next_lane(lanes, mac, first, |_| true).filter(|at| lanes.get(*at).is_some_and(Port::has_room)),
-        };
+    /// The lane to the peer that has the next train. If none has room, [`Self::on_room`] is called when one does.
+    fn free_lane(&self, lanes: &[Port], mac: [u8; 6], turn: &Turn) -> Option<usize> {
+        let free = || pick(turn, lanes, mac, Port::has_room);
         free().or_else(|| {
             if self.queued.xchg(1, Full) == 0 && !self.device.waiting.push(self.number) {
                 self.queued.store(0, Relaxed);
@@ -273,10 +263,8 @@ impl Qp {
     }
 }
 
-/// The first lane from `first` on that leads to `mac` and is wanted.
-fn next_lane(lanes: &[Port], mac: [u8; 6], first: usize, wanted: impl Fn(&Port) -> bool) -> Option<usize> {
-    let count = lanes.len();
-    (0..count)
-        .map(|step| first.wrapping_add(step) % count)
-        .find(|at| lanes.get(*at).is_some_and(|port| port.reaches(mac) && wanted(port)))
+/// The lane whose turn it is, of those that lead to `mac` and have room as `has_room` tells.
+fn pick(turn: &Turn, lanes: &[Port], mac: [u8; 6], has_room: impl Fn(&Port) -> bool) -> Option<usize> {
+    let leads = |at: usize| lanes.get(at).is_some_and(|port| port.reaches(mac));
+    turn.pick(lanes.len(), leads, |at| lanes.get(at).is_some_and(&has_room))
 }

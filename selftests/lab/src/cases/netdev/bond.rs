@@ -152,15 +152,7 @@ fn group(context: &Context) -> Result<()> {
     only_ours(context, "trains")?;
     let lab = context.lab()?;
     join(lab, "balance-xor")?;
-    let mut names = Vec::new();
-    for host in 0..2 {
-        lab.sh(
-            host,
-            "ip link set bond0 mtu 9000; rdma link add group type usb4 netdev bond0",
-        )?;
-        let gid = format!("0000:0000:0000:0000:0000:ffff:0a6e:000{}", host + 1);
-        names.push(lab.ok(host, &["/usb4lab/gid", "group", &gid])?.trim().to_string());
-    }
+    let names = link(lab, "group")?;
     let common = format!("exec ibv_rc_pingpong -c -n {CUT_ROUNDS} -s 200000 -m 4096 -d group -g");
     let (over, mut pairs) = (AtomicBool::new(false), 0);
     let share = std::thread::scope(|scope| -> Result<Vec<u64>> {
@@ -203,10 +195,7 @@ fn cut_both(lab: &Lab) -> Result<Vec<u64>> {
     let mut share = Vec::new();
     for cable in [1, 0] {
         std::thread::sleep(Duration::from_secs(1));
-        let dev = lab.netdev(0, cable)?;
-        let text = lab.sh(0, &format!("ethtool -S {dev}"))?;
-        let trains = parse::ethtool_counters(&text).get("tx_rdma_trains").copied();
-        share.push(trains.context("tx_rdma_trains")?);
+        share.push(trains_by(lab, 0, cable)?);
         lab.cable(cable, "pull", None)?;
         std::thread::sleep(Duration::from_millis(500));
         lab.cable(cable, "plug", None)?;
@@ -216,8 +205,30 @@ fn cut_both(lab: &Lab) -> Result<Vec<u64>> {
     Ok(share)
 }
 
+/// Makes an RDMA link over the bond of each host; the index of its address.
+pub(super) fn link(lab: &Lab, name: &str) -> Result<Vec<String>> {
+    (0..2)
+        .map(|host| {
+            lab.sh(
+                host,
+                &format!("ip link set bond0 mtu 9000; rdma link add {name} type usb4 netdev bond0"),
+            )?;
+            let gid = format!("0000:0000:0000:0000:0000:ffff:0a6e:000{}", host + 1);
+            Ok(lab.ok(host, &["/usb4lab/gid", name, &gid])?.trim().to_string())
+        })
+        .collect()
+}
+
+/// Trains that a host has sent by a cable.
+pub(super) fn trains_by(lab: &Lab, host: usize, cable: usize) -> Result<u64> {
+    let dev = lab.netdev(host, cable)?;
+    let text = lab.sh(host, &format!("ethtool -S {dev}"))?;
+    let trains = parse::ethtool_counters(&text).get("tx_rdma_trains").copied();
+    trains.context("tx_rdma_trains")
+}
+
 /// Makes the bond on both hosts, with an address, and waits until it carries packets.
-fn join(lab: &Lab, mode: &str) -> Result<()> {
+pub(super) fn join(lab: &Lab, mode: &str) -> Result<()> {
     for host in 0..2 {
         let extra = if mode == "802.3ad" { "lacp_rate fast" } else { "" };
         lab.sh(

@@ -3,7 +3,8 @@
 //! so: as trains on the cable's rings, past the network stack (`trains_*`), or as datagrams on the netdev's queue
 //! (`runs_*`).
 
-use super::{only_ours, BOTH, MINUTE};
+use super::{bond, only_ours, BOTH, MINUTE};
+use crate::cases::life::both_up;
 use crate::cases::{about_net, data, faults, long, Case, Context, NetLab};
 use crate::lab::Lab;
 use crate::spec::ipv4;
@@ -115,7 +116,7 @@ pub const CASES: &[Case] = &[
         "runs_bond",
         "a bond of two cables carries the trains of reliable and of unreliable connections",
         NetLab { cables: 2, ..BOTH },
-        bond,
+        bonds,
     ),
 ];
 
@@ -524,40 +525,34 @@ fn behind(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn bond(context: &Context) -> Result<()> {
+fn bonds(context: &Context) -> Result<()> {
     only_ours(context, "runs")?;
     let lab = context.lab()?;
-    let mut names = Vec::new();
-    for host in 0..2 {
-        let slaves = [lab.netdev(host, 0)?, lab.netdev(host, 1)?];
-        let mut line = "ip link add bond0 type bond mode balance-xor miimon 50".to_string();
-        for slave in &slaves {
-            line += &format!(
-                " && ip addr flush dev {slave} && ip link set {slave} down && ip link set {slave} master bond0"
-            );
+    for mode in BONDS {
+        let outcome = over_bond(lab, mode).with_context(|| mode.to_string());
+        for host in 0..2 {
+            lab.sh(host, "rdma link del bondr0; ip link del bond0; true")?;
         }
-        line += &format!(
-            " && ip link set bond0 up && ip addr add 10.91.0.{}/24 dev bond0 && rdma link add bondr0 type usb4 netdev bond0",
-            host + 1
-        );
-        lab.sh(host, &line)?;
-        let gid = format!("0000:0000:0000:0000:0000:ffff:0a5b:000{}", host + 1);
-        names.push(lab.ok(host, &["/usb4lab/gid", "bondr0", &gid])?.trim().to_string());
+        outcome?;
+        both_up(lab)?;
     }
-    lab.sh(
-        0,
-        "n=0; until ping -c 1 -W 1 10.91.0.2; do n=$((n+1)); [ $n -lt 10 ] || exit 1; done",
-    )?;
+    Ok(())
+}
+
+/// Modes that need no switch and come up by themselves.
+const BONDS: [&str; 3] = ["balance-xor", "balance-rr", "802.3ad"];
+
+fn over_bond(lab: &Lab, mode: &str) -> Result<()> {
+    bond::join(lab, mode)?;
+    let names = bond::link(lab, "bondr0")?;
+    let before = [bond::trains_by(lab, 0, 0)?, bond::trains_by(lab, 0, 1)?];
     // What is overtaken is lost to an unreliable connection, which would wait for ever: its trains keep to one cable.
     for program in ["ibv_rc_pingpong -c", "ibv_uc_pingpong"] {
         let line = |host: usize| format!("exec {program} -n 300 -s 1000000 -d bondr0 -g {}", names[host]);
         let serving = lab.start(1, &line(1), MINUTE);
         wait_listen(lab, 1, 18515)?;
-        lab.ok_within(
-            0,
-            &["sh", "-c", &format!("{} 10.91.0.2", line(0))],
-            Duration::from_secs(60),
-        )?;
+        let line = format!("{} 10.110.0.2", line(0));
+        lab.ok_within(0, &["sh", "-c", &line], MINUTE)?;
         serving.ok()?;
     }
     for host in 0..2 {
@@ -567,7 +562,10 @@ fn bond(context: &Context) -> Result<()> {
             runs > 100 && trains == runs,
             "host {host} has sent {runs} runs, {trains} of them past the stack"
         );
-        lab.sh(host, "rdma link del bondr0; ip link del bond0")?;
+    }
+    for (cable, before) in before.into_iter().enumerate() {
+        let trains = bond::trains_by(lab, 0, cable)?.saturating_sub(before);
+        ensure!(trains > 100, "{trains} trains went by cable {cable}");
     }
     Ok(())
 }

@@ -80,8 +80,8 @@ const ONE: &[Fault] = &[
     fault(
         "librxe-missing",
         2,
-        "d=/usr/lib/x86_64-linux-gnu/libibverbs; mkdir -p /root/kept; mv $d/librxe* /root/kept",
-        Mend::By("mv /root/kept/librxe* /usr/lib/x86_64-linux-gnu/libibverbs"),
+        "mkdir -p /run/kept; mv /usr/lib/*/libibverbs/librxe* /run/kept",
+        Mend::By("mv /run/kept/librxe* /usr/lib/*/libibverbs"),
     ),
     fault("name-not-unique", 1, "hostname localhost", Mend::By("hostname h0")),
     fault(
@@ -100,15 +100,15 @@ const ONE: &[Fault] = &[
     fault(
         "module-not-installed",
         2,
-        "rmmod usb4_rdma; mv /lib/modules/$(uname -r)/updates/usb4_rdma.ko /root; depmod",
-        Mend::By("mv /root/usb4_rdma.ko /lib/modules/$(uname -r)/updates; depmod"),
+        "rmmod usb4_rdma; mv /lib/modules/$(uname -r)/updates/usb4_rdma.ko /run; depmod",
+        Mend::By("mv /run/usb4_rdma.ko /lib/modules/$(uname -r)/updates; depmod"),
     ),
     fault(
         "module-other-kernel",
         2,
-        "rmmod usb4_rdma; mv /lib/modules/$(uname -r)/updates/usb4_rdma.ko /root; depmod; mkdir /lib/modules/1.0; \
+        "rmmod usb4_rdma; mv /lib/modules/$(uname -r)/updates/usb4_rdma.ko /run; depmod; mkdir /lib/modules/1.0; \
          echo updates/usb4_rdma.ko: > /lib/modules/1.0/modules.dep",
-        Mend::By("rm -r /lib/modules/1.0; mv /root/usb4_rdma.ko /lib/modules/$(uname -r)/updates; depmod"),
+        Mend::By("rm -r /lib/modules/1.0; mv /run/usb4_rdma.ko /lib/modules/$(uname -r)/updates; depmod"),
     ),
 ];
 

@@ -115,7 +115,7 @@ fn errors(context: &Context) -> Result<()> {
     let module = "/lib/modules/$(uname -r)/updates/usb4_rdma.ko";
     let kernel = lab.ok(0, &["uname", "-r"])?;
     let kernel = kernel.trim();
-    lab.sh(0, &format!("mv {module} /root && depmod"))?;
+    lab.sh(0, &format!("mv {module} /run && depmod"))?;
     let outcome = says(
         lab,
         "usb4rdma up",
@@ -125,7 +125,7 @@ fn errors(context: &Context) -> Result<()> {
              KDIR=/lib/modules/{kernel}/build` in the project's tree (README.md, \"On real hardware\")"
         ),
     );
-    lab.sh(0, &format!("mv /root/usb4_rdma.ko {module} && depmod"))?;
+    lab.sh(0, &format!("mv /run/usb4_rdma.ko {module} && depmod"))?;
     outcome?;
     lab.cable(0, "pull", None)?;
     lab.sh(
@@ -272,10 +272,10 @@ fn installed(lab: &Lab, tree: &Path) -> Result<()> {
         .args(["-cz", "."])
         .output()
         .context("tar")?;
-    lab.put(0, "/tmp/installed.tar.gz", &packed.stdout, 0o644)?;
+    lab.put(0, "/run/installed.tar.gz", &packed.stdout, 0o644)?;
     lab.sh(
         0,
-        "rm /usr/bin/usb4rdma; tar -C / --no-same-owner -xzf /tmp/installed.tar.gz; rm /tmp/installed.tar.gz",
+        "rm /usr/bin/usb4rdma; tar -C / --no-same-owner -xzf /run/installed.tar.gz; rm /run/installed.tar.gz",
     )?;
     lab.ok(0, &["usb4rdma", "--version"])?;
     lab.ok(

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Which of the lanes to its peer takes a queue pair's next train.
+//!
+//! Each in its turn, if it has room: a slow lane is full the longer, and has the fewer. Short trains stay on one lane,
+//! where none overtakes another. So do all of an unreliable connection, whose peer takes what is overtaken for lost.
+
+use crate::attrs::QpKind;
+
+/// Packets of a train from which on the next lane has the next train. A peer keeps [`crate::limits::MAX_KEPT`] trains
+/// ahead of their turn, and so many of them have the packets of all windows ([`crate::limits::MAX_WINDOWS`]).
+pub const SPREAD: u32 = 4;
+
+/// The turn of a queue pair among the lanes, which are numbered from 0 on.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    next: usize,
+    spreads: bool,
+}
+
+impl Turn {
+    /// Begins with lane `first`, or the one that this is modulo their number.
+    #[must_use]
+    pub const fn new(first: usize, kind: QpKind) -> Self {
+        Self {
+            next: first,
+            spreads: matches!(kind, QpKind::Rc),
+        }
+    }
+
+    /// The lane of `count` that has the next train, of those that lead to the peer. None if it has to wait for room.
+    pub fn pick(&self, count: usize, leads: impl Fn(usize) -> bool, has_room: impl Fn(usize) -> bool) -> Option<usize> {
+        let mut lanes = (0..count)
+            .filter_map(|step| self.next.wrapping_add(step).checked_rem(count))
+            .filter(|at| leads(*at));
+        match self.spreads {
+            true => lanes.find(|at| has_room(*at)),
+            false => lanes.next().filter(|at| has_room(*at)),
+        }
+    }
+
+    /// A train of so many packets has gone by lane `at`.
+    pub fn on_sent(&mut self, at: usize, packets: u32) {
+        if self.spreads && packets >= SPREAD {
+            self.next = at.wrapping_add(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits;
+
+    #[test]
+    fn long_trains_go_round_and_short_ones_stay() {
+        let mut turn = Turn::new(6, QpKind::Rc);
+        let mut lanes = Vec::new();
+        for packets in [16, 16, 1, SPREAD - 1, SPREAD, 16, 16] {
+            let at = turn.pick(4, |_| true, |_| true).unwrap();
+            turn.on_sent(at, packets);
+            lanes.push(at);
+        }
+        assert_eq!(lanes, [2, 3, 0, 0, 0, 1, 2]);
+    }
+
+    #[test]
+    fn a_full_lane_and_one_that_leads_elsewhere_are_passed_over() {
+        let turn = Turn::new(1, QpKind::Rc);
+        assert_eq!(turn.pick(4, |at| at != 2, |at| at != 1), Some(3));
+        assert_eq!(turn.pick(4, |_| true, |_| false), None);
+        assert_eq!(turn.pick(4, |_| false, |_| true), None);
+        assert_eq!(turn.pick(0, |_| true, |_| true), None);
+    }
+
+    #[test]
+    fn an_unreliable_connection_waits_for_its_own_lane() {
+        let mut turn = Turn::new(1, QpKind::Uc);
+        turn.on_sent(1, 16);
+        assert_eq!(turn.pick(2, |_| true, |_| true), Some(1));
+        assert_eq!(turn.pick(2, |_| true, |at| at != 1), None);
+        // A lane that is gone is its own no more.
+        assert_eq!(turn.pick(2, |at| at != 1, |_| true), Some(0));
+    }
+
+    #[test]
+    fn no_more_trains_come_ahead_than_a_peer_keeps() {
+        assert!(limits::DEFAULT_WINDOW_PACKETS * limits::MAX_WINDOWS / SPREAD <= limits::MAX_KEPT);
+    }
+}
