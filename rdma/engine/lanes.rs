@@ -5,10 +5,12 @@
 //! where none overtakes another. So do all of an unreliable connection, whose peer takes what is overtaken for lost.
 
 use crate::attrs::QpKind;
+use crate::limits;
 
 /// Packets of a train from which on the next lane has the next train. A peer keeps [`crate::limits::MAX_KEPT`] trains
 /// ahead of their turn, and so many of them have the packets of all windows ([`crate::limits::MAX_WINDOWS`]).
 pub const SPREAD: u32 = 4;
+const _: () = assert!(limits::DEFAULT_WINDOW_PACKETS * limits::MAX_WINDOWS / SPREAD <= limits::MAX_KEPT);
 
 /// The turn of a queue pair among the lanes, which are numbered from 0 on.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +51,6 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits;
 
     #[test]
     fn long_trains_go_round_and_short_ones_stay() {
@@ -80,10 +81,5 @@ mod tests {
         assert_eq!(turn.pick(2, |_| true, |at| at != 1), None);
         // A lane that is gone is its own no more.
         assert_eq!(turn.pick(2, |at| at != 1, |_| true), Some(0));
-    }
-
-    #[test]
-    fn no_more_trains_come_ahead_than_a_peer_keeps() {
-        assert!(limits::DEFAULT_WINDOW_PACKETS * limits::MAX_WINDOWS / SPREAD <= limits::MAX_KEPT);
     }
 }
