@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The network device of a cable that is out: it stays, with all that was made of it, and the next cable takes it over.
 
-use super::runs::counter;
+use super::runs::{counter, wait_flow, FLOWS};
 use super::{load, only_ours, unload, wait_no_netdev, wait_out, wait_ping, xdomain, NetLab, BOTH, MINUTE};
 use crate::cases::life::both_up;
 use crate::cases::{about_net, long, Case, Context};
@@ -364,9 +364,12 @@ fn queue_pairs(context: &Context) -> Result<()> {
         downs += 1;
     }
     // The programs of this scene have timeouts of 8.6 s, and compare every byte.
+    let before = counter(lab, 0, &pair.client.name, "rcvd_pkts")?;
+    let flows = || wait_flow(lab, &pair.client.name, before + FLOWS);
     let (client, server) = std::thread::scope(|scope| {
         let cable = scope.spawn(|| {
-            std::thread::sleep(Duration::from_secs(2));
+            // Without a cable they could not connect.
+            flows()?;
             out()
         });
         let said = pair.scene_within(lab, "sizes", 5 * MINUTE)?;
@@ -430,14 +433,11 @@ fn traffic(lab: &Lab, pair: &Pair, program: &str, arguments: &str) -> Result<(Ru
     let serving = lab.start(1, &line(&pair.server), 2 * MINUTE);
     verbs::wait_listen(lab, 1, verbs::port())?;
     let calling = lab.start(0, &format!("{} {}", line(&pair.client), pair.server.ipv4), 2 * MINUTE);
-    for _ in 0..200 {
-        if counter(lab, 0, &pair.client.name, "rcvd_pkts")? > before + 1000 {
-            return Ok((serving, calling));
-        }
-        std::thread::sleep(Duration::from_millis(50));
+    if let Err(never) = wait_flow(lab, &pair.client.name, before + FLOWS) {
+        let said = calling.wait()?;
+        return Err(never.context(format!("{}{}", said.text(), said.errors())));
     }
-    let said = calling.wait()?;
-    anyhow::bail!("no traffic started:\n{}{}", said.text(), said.errors())
+    Ok((serving, calling))
 }
 
 /// Lets go of a netdev whose cable is out.

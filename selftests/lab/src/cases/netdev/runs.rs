@@ -133,6 +133,22 @@ pub(super) fn counter(lab: &Lab, host: usize, device: &str, name: &str) -> Resul
     lab.ok(host, &["cat", &path])?.trim().parse().context(path)
 }
 
+/// Packets after which a program's traffic is under way: its queue pairs are connected. Of a stream of WRITEs the sender
+/// receives one ACK in 16 trains.
+pub(super) const FLOWS: u64 = 20;
+
+/// Waits until host 0's device has received so many packets. How long a program takes until it sends is the machine's
+/// affair: what is to happen in the middle of its traffic waits for the traffic, not for a time.
+pub(super) fn wait_flow(lab: &Lab, device: &str, packets: u64) -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let begun = Instant::now();
+    while counter(lab, 0, device, "rcvd_pkts")? < packets {
+        ensure!(begun.elapsed() < LIMIT, "{device} has no traffic after {LIMIT:?}");
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
 /// How packets go, by what counts them.
 #[derive(Clone, Copy)]
 struct Way {
@@ -421,12 +437,13 @@ fn stuck(context: &Context) -> Result<()> {
     pair.delete(lab)
 }
 
-/// Lets `act` act while a stream of WRITEs runs for six seconds. What the stream says of its own speed is not heard:
+/// Lets `act` act while a stream of WRITEs runs, for six seconds in all. What the stream says of its own speed is not heard:
 /// perftest says 0 where a busy machine spoils its estimate of the clock.
 fn beside(lab: &Lab, pair: &Pair, act: impl FnOnce() -> Result<()>) -> Result<()> {
+    let before = counter(lab, 0, &pair.client.name, "rcvd_pkts")?;
     thread::scope(|scope| {
         let stream = scope.spawn(|| pair.perftest(lab, "ib_write_bw", "-s 65536 -D 6", MINUTE));
-        let acted = act();
+        let acted = wait_flow(lab, &pair.client.name, before + FLOWS).and_then(|()| act());
         stream.join().map_err(|_| anyhow!("the stream's thread panicked"))??;
         acted
     })
