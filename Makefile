@@ -116,7 +116,7 @@ dist := userspace/dist
 installed = $(bindir)/usb4rdma $(bash-completions)/usb4rdma $(zsh-completions)/_usb4rdma \
 	$(fish-completions)/usb4rdma.fish $(lib)/systemd/system/usb4rdma.service $(lib)/udev/rules.d/90-usb4rdma.rules \
 	$(lib)/systemd/network/10-usb4rdma.network $(lib)/NetworkManager/conf.d/10-usb4rdma.conf \
-	$(lib)/modprobe.d/usb4-rdma.conf
+	$(lib)/modprobe.d/usb4-rdma.conf $(PREFIX)/share/doc/usb4rdma/usb4rdma.toml
 
 install: ## usb4rdma with its man pages, completions, unit, udev and modprobe rules; KDIR=<build directory>: the module too; DESTDIR=
 	$(CARGO) build --release --quiet -p usb4rdma
@@ -132,6 +132,7 @@ install: ## usb4rdma with its man pages, completions, unit, udev and modprobe ru
 	install -D -m 644 $(dist)/usb4rdma.network $(DESTDIR)$(lib)/systemd/network/10-usb4rdma.network
 	install -D -m 644 $(dist)/NetworkManager.conf $(DESTDIR)$(lib)/NetworkManager/conf.d/10-usb4rdma.conf
 	install -D -m 644 net/modprobe.d/usb4-rdma.conf $(DESTDIR)$(lib)/modprobe.d/usb4-rdma.conf
+	install -D -m 644 $(dist)/usb4rdma.toml $(DESTDIR)$(PREFIX)/share/doc/usb4rdma/usb4rdma.toml
 ifdef KDIR
 	$(MAKE) --no-print-directory module
 	install -D -m 644 build/module/host/usb4_rdma.ko \

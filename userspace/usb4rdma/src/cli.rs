@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The command line.
 
+use crate::config::{self, Config};
 use crate::facts::Address;
 use crate::plan::Wanted;
 use crate::up::How;
 use clap::{Args, Parser, Subcommand};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +16,9 @@ pub struct Cli {
     /// Say what is done, step by step
     #[arg(short, long, global = true)]
     pub verbose: bool,
+    /// What `up` is to do otherwise than it would by itself (docs/tool.md)
+    #[arg(long, global = true, value_name = "FILE", default_value = config::FILE, hide_default_value = false)]
+    pub config: PathBuf,
     #[command(subcommand)]
     pub verb: Verb,
 }
@@ -63,55 +66,54 @@ pub enum Verb {
     Facts,
 }
 
+/// Seconds to wait for the other hosts, if nobody says otherwise.
+const WAIT: u64 = 60;
+
 #[derive(Debug, Args)]
 pub struct Up {
     /// Only the cables to this host (its name, the UUID of its router, or a cable such as 0-1); may be given again
     #[arg(long, value_name = "HOST")]
     peer: Vec<String>,
     /// An address with the length of its prefix, in place of the one made from the hosts' names; may be given again
-    #[arg(long, value_name = "ADDRESS/LENGTH", value_parser = address)]
+    #[arg(long, value_name = "ADDRESS/LENGTH", value_parser = clap::value_parser!(Address))]
     address: Vec<Address>,
     /// No bond: an RDMA device for each cable
     #[arg(long)]
     no_bond: bool,
+    /// One bond of all cables to a host, as without a configuration file
+    #[arg(long, conflicts_with = "no_bond")]
+    bond: bool,
+    /// The MTU of the devices, in place of the largest that they take
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65522))]
+    mtu: Option<u32>,
     /// Do not ask before the cables are taken from thunderbolt_net
     #[arg(short, long)]
     yes: bool,
     /// Print the commands, do nothing
     #[arg(long)]
     dry_run: bool,
-    /// Seconds to wait for the other hosts
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    wait: u64,
+    #[arg(long, value_name = "SECONDS", help = format!("Seconds to wait for the other hosts [default: {WAIT}]"))]
+    wait: Option<u64>,
 }
 
 impl Up {
-    pub fn parts(&self) -> (Wanted, How) {
-        let wanted = Wanted {
-            peers: self.peer.clone(),
-            no_bond: self.no_bond,
-            addresses: self.address.clone(),
-            given: vec![],
-        };
+    /// The command line's word, and where it says nothing, the file's.
+    pub fn parts(&self, config: Config) -> (Wanted, How) {
         let how = How {
             dry_run: self.dry_run,
-            yes: self.yes,
-            wait: Duration::from_secs(self.wait),
+            yes: self.yes || config.take_over,
+            wait: Duration::from_secs(self.wait.or(config.wait).unwrap_or(WAIT)),
+        };
+        let wanted = Wanted {
+            peers: self.peer.clone(),
+            bond: (self.bond || self.no_bond).then_some(self.bond),
+            mtu: self.mtu,
+            addresses: self.address.clone(),
+            given: vec![],
+            config,
         };
         (wanted, how)
     }
-}
-
-/// `10.0.0.1/24`
-fn address(text: &str) -> Result<Address, String> {
-    let (address, prefix) = text
-        .split_once('/')
-        .ok_or("the length of the prefix is missing, as in 10.0.0.1/24")?;
-    let address: IpAddr = address.parse().map_err(|_| format!("{address} is no IP address"))?;
-    let most = if address.is_ipv4() { 32 } else { 128 };
-    let prefix = prefix.parse().ok().filter(|prefix| (1..=most).contains(prefix));
-    let prefix = prefix.ok_or(format!("a prefix is 1 to {most} bits long"))?;
-    Ok(Address::new(address, prefix))
 }
 
 #[cfg(test)]
@@ -122,13 +124,5 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn addresses_have_a_prefix() {
-        assert_eq!(address("10.0.0.1/24"), Ok(Address::new([10, 0, 0, 1], 24)));
-        for bad in ["10.0.0.1", "10.0.0/24", "10.0.0.1/33", "fd00::1/129", "10.0.0.1/0"] {
-            assert!(address(bad).is_err(), "{bad}");
-        }
     }
 }

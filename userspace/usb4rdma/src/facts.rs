@@ -43,6 +43,10 @@ pub struct Facts {
     pub modules: Vec<String>,
     /// Peers that did not answer, with the address; `doctor` alone asks.
     pub unreachable: Vec<(String, String)>,
+    /// Cables, network devices and hosts that a person wants left alone.
+    pub leave: Vec<String>,
+    /// What is wrong with /etc/usb4rdma.toml.
+    pub config_error: Option<String>,
 }
 
 /// This machine.
@@ -218,6 +222,25 @@ impl Facts {
         Ok(facts)
     }
 
+    /// The same less the cables that are to be left alone. Their network devices stay, as any other's.
+    pub fn without_left(&self) -> Facts {
+        let mut facts = self.clone();
+        facts.cables.retain(|cable| !self.is_left(cable));
+        for netdev in &mut facts.netdevs {
+            let kept = |name: &String| facts.cables.iter().any(|cable| cable.name == *name);
+            netdev.cable = netdev.cable.take().filter(kept);
+        }
+        facts
+    }
+
+    fn is_left(&self, cable: &Cable) -> bool {
+        let netdev = self.netdev_of(&cable.name).map(|netdev| &netdev.name);
+        let names = [&cable.name, &cable.peer_name, &cable.peer];
+        self.leave
+            .iter()
+            .any(|name| names.contains(&name) || netdev == Some(name))
+    }
+
     /// Drops network devices that have nothing to do with cables or RDMA.
     fn keep_what_matters(&mut self) {
         let over: Vec<String> = self.rdma.iter().filter_map(|link| link.netdev.clone()).collect();
@@ -330,6 +353,22 @@ impl Address {
     }
 }
 
+impl std::str::FromStr for Address {
+    type Err = String;
+
+    /// `10.0.0.1/24`
+    fn from_str(text: &str) -> Result<Address, String> {
+        let (address, prefix) = text.split_once('/').ok_or(format!(
+            "{text}: the length of the prefix is missing, as in 10.0.0.1/24"
+        ))?;
+        let address: IpAddr = address.parse().map_err(|_| format!("{address} is no IP address"))?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.parse().ok().filter(|prefix| (1..=most).contains(prefix));
+        let prefix = prefix.ok_or(format!("{text}: a prefix is 1 to {most} bits long"))?;
+        Ok(Address::new(address, prefix))
+    }
+}
+
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix)
@@ -354,15 +393,38 @@ mod tests {
     use super::*;
 
     fn address(text: &str) -> Address {
-        let (address, prefix) = text.split_once('/').unwrap();
-        Address::new(address.parse::<IpAddr>().unwrap(), prefix.parse().unwrap())
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn addresses_have_a_prefix() {
+        assert_eq!(address("10.0.0.1/24"), Address::new([10, 0, 0, 1], 24));
+        for bad in ["10.0.0.1", "10.0.0/24", "10.0.0.1/33", "fd00::1/129", "10.0.0.1/0"] {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_alone_is_no_cable_of_ours() {
+        let mut facts = crate::health::tests::healthy();
+        for name in ["0-1", "usb4net0", "h1"] {
+            facts.leave = vec![name.into()];
+            let kept = facts.without_left();
+            assert_eq!(
+                (kept.cables.len(), kept.of_cables().count(), kept.netdevs.len()),
+                (0, 0, 1),
+                "{name}"
+            );
+        }
+        facts.leave = vec!["0-3".into()];
+        assert_eq!(facts.without_left(), facts);
     }
 
     #[test]
     fn networks_overlap_if_one_contains_the_other() {
         assert!(address("10.85.0.1/30").overlaps(&address("10.0.0.7/8")));
         assert!(!address("10.85.0.1/30").overlaps(&address("10.85.0.5/30")));
-        assert!(address("10.85.0.1/30").overlaps(&address("1.2.3.4/0")));
+        assert!(address("10.85.0.1/30").overlaps(&address("0.0.0.0/1")));
         assert!(address("fd00::1/64").overlaps(&address("fd00::2/64")));
         assert!(!address("fd00::1/64").overlaps(&address("10.0.0.1/8")));
     }

@@ -5,6 +5,7 @@
 //! functions of them, and the verbs are thin around these.
 
 mod cli;
+mod config;
 mod doctor;
 mod facts;
 mod health;
@@ -21,6 +22,7 @@ mod up;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Verb};
+use config::Config;
 use facts::{Facts, Net};
 use serde::Serialize;
 use std::io::Write;
@@ -66,21 +68,29 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         _ => {}
     }
     let net = Net::connect()?;
+    let config = Config::read(&cli.config);
+    let collect = || -> Result<Facts> {
+        Ok(Facts {
+            leave: config.as_ref().map_or_else(|_| vec![], |config| config.leave.clone()),
+            config_error: config.as_ref().err().cloned(),
+            ..Facts::collect(&net)?
+        })
+    };
     match &cli.verb {
         Verb::Status { json } => {
-            let status = status::Status::of(&Facts::collect(&net)?);
+            let status = status::Status::of(&collect()?);
             match json {
                 true => print_json(&status)?,
                 false => print(&status.text(Paint::for_stdout()))?,
             }
         }
         Verb::Up(up) => {
-            let (wanted, how) = up.parts();
+            let (wanted, how) = up.parts(config.map_err(anyhow::Error::msg)?);
             print(&up::up(&net, &wanted, &how)?)?;
         }
         Verb::Down { dry_run } => print(&up::down(&net, *dry_run)?)?,
         Verb::Doctor { json } => {
-            let mut facts = Facts::collect(&net)?;
+            let mut facts = collect()?;
             doctor::probe(&mut facts);
             let doctor = doctor::Doctor::of(&facts);
             match json {
@@ -90,7 +100,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             return Ok(ExitCode::from(doctor.status()));
         }
         Verb::Completions { .. } | Verb::Man { .. } => {}
-        Verb::Facts => print_json(&Facts::collect(&net)?)?,
+        Verb::Facts => print_json(&collect()?)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -38,17 +38,17 @@ pub struct Pair {
 /// The peers of this host, by name. Cables to one host that have addresses of their own and no bond above them are
 /// peers of their own.
 pub fn peers(facts: &Facts) -> Vec<Peer> {
+    peers_bonded_if(facts, |_| true)
+}
+
+/// The same with each cable a peer of its own where a bond is not wanted.
+pub fn peers_bonded_if(facts: &Facts, bond: impl Fn(&Peer) -> bool) -> Vec<Peer> {
     let apart = |peer: &Peer| {
         let netdevs: Vec<_> = peer.cables.iter().filter_map(|cable| facts.netdev_of(cable)).collect();
         let alone = netdevs.iter().all(|netdev| netdev.controller.is_none());
         alone && netdevs.iter().filter(|netdev| netdev.has_global()).count() > 1
     };
-    split(facts, by_name(facts), apart)
-}
-
-/// The same with each cable a peer of its own.
-pub fn peers_apart(facts: &Facts) -> Vec<Peer> {
-    split(facts, by_name(facts), |_| true)
+    split(facts, by_name(facts), |peer| !bond(peer) || apart(peer))
 }
 
 fn by_name(facts: &Facts) -> Vec<Peer> {
@@ -107,6 +107,15 @@ impl Peer {
             .iter()
             .filter(|cable| self.cables.contains(&cable.name))
             .collect()
+    }
+
+    /// Whether the peer goes by a name: its own, that of one of its cables, or the UUID of one of its routers.
+    pub fn is(&self, facts: &Facts, name: &str) -> bool {
+        self.name == name
+            || self
+                .cables(facts)
+                .iter()
+                .any(|cable| cable.name == name || cable.peer == name)
     }
 
     /// The device that carries the pair's addresses, if there is one: the bond of its cables, or that of its cable.
@@ -214,7 +223,7 @@ mod tests {
     #[test]
     fn cables_without_a_bond_have_networks_of_their_own() {
         let facts = host("a", &[("0-1", "b", "u1"), ("1-1", "b", "u2"), ("2-1", "c", "u3")]);
-        let apart = peers_apart(&facts);
+        let apart = peers_bonded_if(&facts, |_| false);
         let found: Vec<_> = apart.iter().map(|p| (p.name.as_str(), p.cables.len())).collect();
         assert_eq!(found, [("b", 1), ("b", 1), ("c", 1)]);
         assert_ne!(apart[0].addresses(), apart[1].addresses());

@@ -8,8 +8,9 @@ mod steps;
 
 pub use steps::{Planned, Step, MIIMON};
 
+use crate::config::{Config, PeerConfig};
 use crate::facts::{Address, Facts, Netdev, MODULE, STOCK};
-use crate::peers::{is_made, peers, peers_apart, Peer};
+use crate::peers::{is_made, peers_bonded_if, Peer};
 use anyhow::{bail, ensure, Result};
 
 /// The largest MTU of use: a packet of 64 KiB less the Ethernet header.
@@ -23,12 +24,15 @@ const BOND_NAME: &str = "usb4bond";
 pub struct Wanted {
     /// Names or UUIDs of peers; none: all.
     pub peers: Vec<String>,
-    /// Each cable by itself.
-    pub no_bond: bool,
+    /// One bond for each peer, or each cable by itself.
+    pub bond: Option<bool>,
+    pub mtu: Option<u32>,
     /// In place of those that come from the hosts' names.
     pub addresses: Vec<Address>,
     /// What earlier runs have given to network devices: theirs go where another host is at the end of the cable now.
     pub given: Vec<(String, Address)>,
+    /// What the configuration file says where the above says nothing.
+    pub config: Config,
 }
 
 impl Wanted {
@@ -38,10 +42,9 @@ impl Wanted {
     ///
     /// A peer that is not there; addresses for more than one.
     pub fn chosen(&self, facts: &Facts) -> Result<Vec<Peer>> {
-        let all = if self.no_bond { peers_apart(facts) } else { peers(facts) };
-        let is = |peer: &Peer, name: &String| {
-            peer.name == *name || peer.cables.contains(name) || peer.cables(facts).iter().any(|c| c.peer == *name)
-        };
+        let bond = |peer: &Peer| self.bond.or(self.said_of(facts, peer).bond).or(self.config.bond);
+        let all = peers_bonded_if(facts, |peer| bond(peer).unwrap_or(true));
+        let is = |peer: &Peer, name: &String| peer.is(facts, name);
         if let Some(missing) = self.peers.iter().find(|name| !all.iter().any(|peer| is(peer, name))) {
             let mut names: Vec<&str> = all.iter().map(|peer| peer.name.as_str()).collect();
             names.dedup();
@@ -55,6 +58,24 @@ impl Wanted {
             chosen.len()
         );
         Ok(chosen)
+    }
+
+    /// What the configuration file says of a peer.
+    fn said_of(&self, facts: &Facts, peer: &Peer) -> PeerConfig {
+        self.config.of(|name| peer.is(facts, name))
+    }
+
+    /// The addresses that a person wants a peer's device to have; none: those made from the names.
+    fn addresses_of(&self, facts: &Facts, peer: &Peer) -> Vec<Address> {
+        match self.addresses.is_empty() {
+            true => self.said_of(facts, peer).addresses,
+            false => self.addresses.clone(),
+        }
+    }
+
+    /// The MTU that a person wants a peer's device to have.
+    fn mtu_of(&self, facts: &Facts, peer: &Peer) -> Option<u32> {
+        self.mtu.or(self.said_of(facts, peer).mtu).or(self.config.mtu)
     }
 }
 
@@ -135,7 +156,9 @@ pub fn devices_of(facts: &Facts, wanted: &Wanted, chosen: &[Peer]) -> Result<(Ve
     };
     for peer in chosen {
         let ports: Vec<&Netdev> = peer.cables.iter().filter_map(|cable| facts.netdev_of(cable)).collect();
-        let Some(top) = plan.top(peer, &ports)? else { continue };
+        let Some(top) = plan.top(peer, &ports, wanted)? else {
+            continue;
+        };
         plan.addresses(peer, &top, wanted)?;
         plan.rdma(&top);
     }
@@ -227,11 +250,19 @@ impl Plan<'_> {
     }
 
     /// Sets up the device for a peer, a bond where there are several cables; None if there is none yet.
-    fn top(&mut self, peer: &Peer, ports: &[&Netdev]) -> Result<Option<Top>> {
+    fn top(&mut self, peer: &Peer, ports: &[&Netdev], wanted: &Wanted) -> Result<Option<Top>> {
         let Some(now) = peer.top(self.facts) else {
             return Ok(None);
         };
-        let mtu = mtu_for(self.facts, peer);
+        let asked = wanted.mtu_of(self.facts, peer);
+        let most = mtu_for(self.facts, peer);
+        if let Some(asked) = asked.filter(|asked| *asked > most) {
+            bail!(
+                "the devices of the cables to {} take an MTU of {most} at most, not {asked}",
+                peer.name
+            );
+        }
+        let mtu = asked.unwrap_or(most);
         let above = ports.iter().find_map(|port| port.controller.as_deref());
         let top = if let Some(above) = above {
             let bond = now.bond_mode.is_some();
@@ -266,7 +297,9 @@ impl Plan<'_> {
             }
             Top { name, now: None }
         };
-        if top.now.as_ref().is_none_or(|now| now.mtu != mtu) && (above.is_none() || top.now.is_none()) {
+        // The MTU of a bond that is there already is that of who made it, unless a person says another.
+        let ours = above.is_none() || asked.is_some();
+        if top.now.as_ref().is_none_or(|now| now.mtu != mtu && ours) {
             match &top.now {
                 Some(now) => self.steps.push(Planned::new(
                     Step::mtu(&top.name, mtu),
@@ -316,7 +349,7 @@ impl Plan<'_> {
             has.iter()
                 .any(|a| !a.is_link_local() && a.address.is_ipv4() == address.address.is_ipv4())
         };
-        let missing: Vec<Address> = match wanted.addresses.as_slice() {
+        let missing: Vec<Address> = match wanted.addresses_of(self.facts, peer).as_slice() {
             [] => own.into_iter().filter(|address| !family(address)).collect(),
             given => given.iter().filter(|address| !has.contains(address)).copied().collect(),
         };

@@ -3,7 +3,7 @@
 
 use crate::facts::{Facts, Net, MODULE, STOCK};
 use crate::health;
-use crate::peers::Peer;
+use crate::peers::{peers, Peer};
 use crate::perform;
 use crate::plan::{self, Planned, Wanted};
 use crate::state::State;
@@ -35,7 +35,7 @@ const HOPELESS: [&str; 4] = ["no-bus", "module-other-kernel", "module-not-instal
 
 /// Brings everything up; what it says at the end.
 pub fn up(net: &Net, wanted: &Wanted, how: &How) -> Result<String> {
-    let facts = wait_for_a_cable(net, how)?;
+    let facts = wait_for_a_cable(net, wanted, how)?;
     refuse_the_hopeless(&facts)?;
     wanted.chosen(&facts)?;
     if how.dry_run {
@@ -49,7 +49,7 @@ pub fn up(net: &Net, wanted: &Wanted, how: &How) -> Result<String> {
     root("up")?;
     let _lock = lock()?;
     // Another one may have been at work until now.
-    let facts = Facts::collect(net)?;
+    let facts = collect(net, wanted)?;
     let mut state = State::load()?;
     let wanted = &Wanted {
         given: state.given(),
@@ -59,7 +59,7 @@ pub fn up(net: &Net, wanted: &Wanted, how: &How) -> Result<String> {
     let modules = plan::modules(&facts, take_over);
     let mut done = modules.len();
     perform::all(net, &mut state, modules)?;
-    refuse_the_hopeless(&wait_for_a_cable(net, how)?)?;
+    refuse_the_hopeless(&wait_for_a_cable(net, wanted, how)?)?;
     let (facts, silent, mut notes) = set_up(net, wanted, how.wait, &mut state, &mut done)?;
     for peer in &silent {
         notes.push(format!(
@@ -71,10 +71,11 @@ pub fn up(net: &Net, wanted: &Wanted, how: &How) -> Result<String> {
         bail!("no peer answers within {} s: {}", how.wait.as_secs(), notes.join("; "));
     }
     let facts = if done > 0 {
-        wait_for_carrier(net, how.wait)?
+        wait_for_carrier(net, wanted, how.wait)?
     } else {
         facts
     };
+    notes.extend(nowhere(wanted, &facts));
     let mut said = match done {
         0 => "everything is up already\n\n".to_string(),
         _ => String::new(),
@@ -138,6 +139,47 @@ fn refuse_the_hopeless(facts: &Facts) -> Result<()> {
     }
 }
 
+/// What there is, less what is to be left alone.
+fn collect(net: &Net, wanted: &Wanted) -> Result<Facts> {
+    let all = Facts {
+        leave: wanted.config.leave.clone(),
+        ..Facts::collect(net)?
+    };
+    let facts = all.without_left();
+    if facts.cables.is_empty() && !all.cables.is_empty() {
+        bail!(
+            "all cables are to be left alone: the configuration file has leave = {:?}",
+            all.leave
+        );
+    }
+    let left = all.of_cables().find(|netdev| {
+        let kept = facts.netdev(&netdev.name).is_some_and(|kept| kept.cable.is_some());
+        !kept && netdev.driver.as_deref() != Some(MODULE)
+    });
+    match left {
+        Some(left) if facts.loaded(STOCK) => bail!(
+            "{} is to be left alone, and {STOCK} has it: the driver has all cables or none, so none can be set up",
+            left.name
+        ),
+        _ => Ok(facts),
+    }
+}
+
+/// A word on what the configuration file says of hosts that no cable leads to.
+fn nowhere(wanted: &Wanted, facts: &Facts) -> Option<String> {
+    let known = peers(facts);
+    let names = wanted.config.peer.keys();
+    let missing: Vec<&str> = names
+        .filter(|name| !known.iter().any(|peer| peer.is(facts, name)))
+        .map(String::as_str)
+        .collect();
+    let said = format!(
+        "the configuration file tells of {}, and no cable leads there",
+        missing.join(", ")
+    );
+    (!missing.is_empty()).then_some(said)
+}
+
 fn root(verb: &str) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("{verb} needs root, as it loads modules and sets up devices: `sudo usb4rdma {verb}`");
@@ -181,10 +223,10 @@ fn ask(facts: &Facts) -> Result<bool> {
 
 /// Waits a little for a first cable, which takes its time at boot and after a plug, and until each host at the end of one
 /// has said its name.
-fn wait_for_a_cable(net: &Net, how: &How) -> Result<Facts> {
+fn wait_for_a_cable(net: &Net, wanted: &Wanted, how: &How) -> Result<Facts> {
     let start = Instant::now();
     loop {
-        let facts = Facts::collect(net)?;
+        let facts = collect(net, wanted)?;
         let patience = match facts.cables.is_empty() {
             true if how.dry_run || !facts.host.bus => Duration::ZERO,
             true => how.wait.min(DISCOVERY),
@@ -216,7 +258,7 @@ fn set_up(
     let mut seen = (usize::MAX, usize::MAX);
     let mut told = false;
     loop {
-        let facts = Facts::collect(net)?;
+        let facts = collect(net, wanted)?;
         let chosen = wanted.chosen(&facts)?;
         let late: Vec<&Peer> = chosen
             .iter()
@@ -256,11 +298,11 @@ fn set_up(
 }
 
 /// Waits until every cable's device that is up has carrier, which takes the other host to be up too.
-fn wait_for_carrier(net: &Net, patience: Duration) -> Result<Facts> {
+fn wait_for_carrier(net: &Net, wanted: &Wanted, patience: Duration) -> Result<Facts> {
     let start = Instant::now();
     let mut told = false;
     loop {
-        let facts = Facts::collect(net)?;
+        let facts = collect(net, wanted)?;
         let ready =
             |link: &crate::facts::RdmaLink| !link.is_ours() || (link.state == "active" && !link.gids.is_empty());
         let done = facts.of_cables().all(|netdev| !netdev.up || netdev.carrier) && facts.rdma.iter().all(ready);

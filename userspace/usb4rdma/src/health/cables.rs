@@ -34,6 +34,10 @@ pub const CHECKS: &[Check] = &[
         codes: &["name-not-unique"],
         run: names,
     },
+    Check {
+        codes: &["config-wrong"],
+        run: config,
+    },
 ];
 
 /// Version of the native protocol's service, docs/protocol.md.
@@ -48,6 +52,15 @@ fn bus(facts: &Facts) -> Vec<Finding> {
     let text = "this kernel drives no USB4 or Thunderbolt host router: the driver thunderbolt is not loaded, or the \
                 machine has none";
     vec![Finding::error("no-bus", text, "/sys/bus/thunderbolt/devices is not there").fix("modprobe thunderbolt")]
+}
+
+fn config(facts: &Facts) -> Vec<Finding> {
+    let Some(error) = &facts.config_error else {
+        return vec![];
+    };
+    let text = "the configuration file cannot be read, and `usb4rdma up` does nothing before that is mended \
+                (docs/tool.md)";
+    vec![Finding::error("config-wrong", text, error.clone())]
 }
 
 fn module(facts: &Facts) -> Vec<Finding> {

@@ -161,6 +161,9 @@ const FAULTS: &[Fault] = &[
     ("cable-slow", healthy, |f| f.cables[0].rx_speed = 10.0),
     ("cable-one-lane", healthy, |f| f.cables[0].tx_lanes = 1),
     ("cable-below-host", healthy, |f| f.cables[0].tx_speed = 20.0),
+    ("config-wrong", healthy, |f| {
+        f.config_error = Some("line 1".into());
+    }),
     ("name-not-unique", healthy, |f| f.host.name = "localhost".into()),
     ("no-netdev", healthy, |f| f.netdevs.clear()),
     ("netdev-down", healthy, |f| f.netdevs[0].up = false),

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::health::tests::{add_cable, bonded, healthy};
+use crate::peers::peers;
 
 /// A host with cables, the module loaded, and nothing set up.
 fn bare(cables: u32) -> Facts {
@@ -89,7 +90,7 @@ fn peers_have_devices_of_their_own() {
 #[test]
 fn without_a_bond_each_cable_has_a_link() {
     let wanted = Wanted {
-        no_bond: true,
+        bond: Some(false),
         ..Wanted::default()
     };
     let found = commands(&bare(2), &wanted);
@@ -165,6 +166,81 @@ fn a_cable_to_another_host_gets_the_addresses_of_that_pair() {
     facts.netdevs[0].addresses = vec![Address::new([10, 0, 0, 1], 24)];
     let found = commands(&facts, &given(&[Address::new([10, 0, 0, 1], 24)]));
     assert!(!found.iter().any(|c| c.starts_with("ip addr del")), "{found:?}");
+}
+
+fn with(text: &str) -> Wanted {
+    let file = std::env::temp_dir().join(format!("usb4rdma-plan-{}-{}.toml", std::process::id(), text.len()));
+    std::fs::write(&file, text).unwrap();
+    let config = Config::read(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    Wanted {
+        config,
+        ..Wanted::default()
+    }
+}
+
+#[test]
+fn the_file_says_what_the_command_line_does_not() {
+    let wanted = with("bond = false\nmtu = 9000\n[peer.h1]\naddresses = ['10.0.0.1/24']\nbond = true\nmtu = 4200\n");
+    let found = commands(&bare(2), &wanted);
+    assert!(found[0].starts_with("ip link add usb4bond0 type bond"), "{found:?}");
+    assert_eq!(
+        found[3..],
+        [
+            "ip link set usb4bond0 mtu 4200",
+            "ip link set usb4bond0 up",
+            "ip addr add 10.0.0.1/24 dev usb4bond0",
+            "rdma link add usb4r0 type usb4 netdev usb4bond0",
+        ]
+    );
+    // What is said of h1 is not said of h2.
+    let mut facts = bare(2);
+    for cable in &mut facts.cables {
+        cable.peer_name = "h2".into();
+    }
+    let line = Wanted {
+        mtu: Some(5000),
+        ..wanted.clone()
+    };
+    for (wanted, mtu) in [(line, 5000), (wanted, 9000)] {
+        let found = commands(&facts, &wanted);
+        assert_eq!(found[0], format!("ip link set usb4net0 mtu {mtu}"), "{found:?}");
+        assert_eq!(found.iter().filter(|c| c.starts_with("rdma link add")).count(), 2);
+    }
+    let bonded = Wanted {
+        bond: Some(true),
+        ..with("bond = false")
+    };
+    assert_eq!(
+        commands(&facts, &bonded)
+            .iter()
+            .filter(|c| c.starts_with("rdma link add"))
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn a_bond_gets_the_mtu_that_is_asked_for() {
+    assert_eq!(
+        commands(&bonded(), &with("mtu = 4200")),
+        ["ip link set usb4bond0 mtu 4200"]
+    );
+    let error = devices(
+        &bonded(),
+        &Wanted {
+            mtu: Some(65522),
+            ..Wanted::default()
+        },
+    );
+    assert_eq!(error.unwrap(), (vec![], vec![]));
+    let mut small = bare(1);
+    small.netdevs[0].max_mtu = 9000;
+    let error = devices(&small, &with("mtu = 65522")).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "the devices of the cables to h1 take an MTU of 9000 at most, not 65522"
+    );
 }
 
 #[test]

@@ -83,6 +83,12 @@ const ONE: &[Fault] = &[
         "mkdir -p /run/kept; mv /usr/lib/*/libibverbs/librxe* /run/kept",
         Mend::By("mv /run/kept/librxe* /usr/lib/*/libibverbs"),
     ),
+    fault(
+        "config-wrong",
+        2,
+        "echo 'bonds = true' > /etc/usb4rdma.toml",
+        Mend::By("rm /etc/usb4rdma.toml"),
+    ),
     fault("name-not-unique", 1, "hostname localhost", Mend::By("hostname h0")),
     fault(
         "peer-unreachable",

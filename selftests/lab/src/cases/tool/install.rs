@@ -48,7 +48,7 @@ const SAID: &[(&str, i32, &str)] = &[
     (
         "usb4rdma up --address 10.0.0.1",
         2,
-        "error: invalid value '10.0.0.1' for '--address <ADDRESS/LENGTH>': the length of the prefix is missing, as in 10.0.0.1/24",
+        "error: invalid value '10.0.0.1' for '--address <ADDRESS/LENGTH>': 10.0.0.1: the length of the prefix is missing, as in 10.0.0.1/24",
     ),
     (
         "usb4rdma up --address 10.0.0.x/24",
@@ -64,6 +64,21 @@ const SAID: &[(&str, i32, &str)] = &[
         "setpriv --reuid 65534 --regid 65534 --clear-groups usb4rdma up",
         1,
         "usb4rdma: up needs root, as it loads modules and sets up devices: `sudo usb4rdma up`",
+    ),
+    (
+        "printf 'bond = true\\nmtu = 1e9\\n' > /etc/usb4rdma.toml; usb4rdma up; s=$?; rm /etc/usb4rdma.toml; exit $s",
+        1,
+        "usb4rdma: /etc/usb4rdma.toml: line 2, column 7: invalid type: floating point `1000000000.0`, expected i64",
+    ),
+    (
+        "usb4rdma up --config /nonexistent",
+        1,
+        "usb4rdma: /nonexistent: No such file or directory (os error 2)",
+    ),
+    (
+        "usb4rdma up --mtu 70000",
+        2,
+        "error: invalid value '70000' for '--mtu <BYTES>': 70000 is not in 68..=65522",
     ),
     ("usb4rdma down", 0, "nothing to undo: usb4rdma up has done nothing since boot"),
     (
@@ -286,6 +301,10 @@ fn installed(lab: &Lab, tree: &Path) -> Result<()> {
             "--man=no",
             "/usr/lib/systemd/system/usb4rdma.service",
         ],
+    )?;
+    lab.sh(
+        0,
+        "test -s /usr/share/doc/usb4rdma/usb4rdma.toml && ! test -e /etc/usb4rdma.toml",
     )?;
     lab.ok(0, &["udevadm", "verify", "/usr/lib/udev/rules.d/90-usb4rdma.rules"])?;
     let wants = lab.sh(0, "udevadm test --action=add /sys/bus/thunderbolt/devices/0-1 2>&1")?;

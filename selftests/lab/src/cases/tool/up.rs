@@ -47,7 +47,7 @@ pub const CASES: &[Case] = &[
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Two hosts without a driver for their cables.
-const fn bare(cables: usize) -> NetLab {
+pub const fn bare(cables: usize) -> NetLab {
     NetLab {
         profile: Profile::Strix,
         cables,
@@ -67,14 +67,14 @@ fn seen(lab: &Lab, host: usize) -> Result<String> {
 }
 
 /// `usb4rdma up` with these words, on all hosts at once; what each says.
-fn up(lab: &Lab, words: &str) -> Result<Vec<String>> {
+pub fn up(lab: &Lab, words: &str) -> Result<Vec<String>> {
     let running: Vec<_> = (0..lab.spec.hosts)
         .map(|host| lab.start(host, &format!("usb4rdma up {words}"), MINUTE))
         .collect();
     running.into_iter().map(|running| running.ok()).collect()
 }
 
-fn down(lab: &Lab) -> Result<()> {
+pub fn down(lab: &Lab) -> Result<()> {
     for host in 0..lab.spec.hosts {
         lab.ok(host, &["usb4rdma", "down"])?;
     }
