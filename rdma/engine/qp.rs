@@ -65,6 +65,17 @@ pub struct Slots<A, B> {
     pub reads: B,
 }
 
+/// What a send queue still has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// Messages taken from the queue and not completed.
+    pub messages: u32,
+    /// PSNs sent and not acknowledged.
+    pub unacked: u32,
+    /// The peer had no receive posted: nothing is sent for a while.
+    pub peer_not_ready: bool,
+}
+
 impl<A, B> Qp<Slots<A, B>>
 where
     A: core::ops::DerefMut<Target = [SendMessage]> + Send,
@@ -486,6 +497,17 @@ impl<S: Storage> Qp<S> {
             _ => {}
         }
         attrs
+    }
+
+    /// What the send queue still has to do.
+    pub fn backlog(&self) -> Backlog {
+        let requester = &self.requester;
+        let messages = requester.window.len().saturating_sub(requester.window.done());
+        Backlog {
+            messages: u32::try_from(messages).unwrap_or(u32::MAX),
+            unacked: requester.nxt.distance(requester.una),
+            peer_not_ready: requester.wait_until.is_some(),
+        }
     }
 
     /// The path MTU in force.

@@ -7,10 +7,18 @@ use kernel::fmt;
 
 impl Qp {
     /// Our own attributes in `rdma resource show qp -dd`.
-    pub(crate) fn details(&self) -> [Detail; 14] {
-        let (counters, attrs) = {
+    pub(crate) fn details(&self) -> [Detail; 20] {
+        let (counters, attrs, backlog, sent_bytes, received_bytes) = {
             let state = self.state.lock();
-            (*state.engine.counters(), state.engine.query())
+            let engine = &state.engine;
+            let tally = &state.tally;
+            (
+                *engine.counters(),
+                engine.query(),
+                engine.backlog(),
+                tally.sent_bytes,
+                tally.received_bytes,
+            )
         };
         [
             Detail::hex(c"number", u64::from(self.number)),
@@ -30,6 +38,12 @@ impl Qp {
             Detail::dec(c"timeouts", counters.timeouts),
             Detail::dec(c"retries", counters.retries),
             Detail::dec(c"rnr_naks", counters.received_rnr_naks),
+            Detail::dec(c"sent_bytes", sent_bytes),
+            Detail::dec(c"rcvd_bytes", received_bytes),
+            Detail::dec(c"sent_again", counters.sent_again),
+            Detail::dec(c"messages", u64::from(backlog.messages)),
+            Detail::dec(c"unacked", u64::from(backlog.unacked)),
+            Detail::dec(c"peer_not_ready", u64::from(backlog.peer_not_ready)),
         ]
     }
 

@@ -170,6 +170,7 @@ pub fn all() -> Vec<Case> {
         tool::config::CASES,
         tool::doctor::CASES,
         tool::install::CASES,
+        tool::top::CASES,
         tool::up::CASES,
         caps::CASES,
         errors::CASES,

@@ -39,6 +39,27 @@ pub enum PortState {
     Other(u8),
 }
 
+/// A queue pair (RES_QP_GET).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueuePair {
+    pub number: u32,
+    /// The peer's, of a connected one.
+    pub peer: Option<u32>,
+    /// `RC`, `UD`, ...
+    pub kind: String,
+    /// `RTS`, `ERR`, ...
+    pub state: String,
+    /// The process that made it, or the kernel module.
+    pub pid: Option<u32>,
+    pub module: Option<String>,
+    /// What the driver tells of its own.
+    pub details: BTreeMap<String, u64>,
+}
+
+/// `enum ib_qp_type` and `enum ib_qp_state`, as `rdma` calls them.
+const QP_KINDS: [&str; 5] = ["SMI", "GSI", "RC", "UC", "UD"];
+const QP_STATES: [&str; 7] = ["RESET", "INIT", "RTR", "RTS", "SQD", "SQE", "ERR"];
+
 /// How the RDMA subsystem is set up (SYS_GET).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct System {
@@ -80,6 +101,40 @@ impl Port {
             state: PortState::from(u8::try_from(answer.number(attribute::PORT_STATE)?).ok()?),
             netdev,
         })
+    }
+}
+
+impl QueuePair {
+    /// The queue pairs of one message of an answer.
+    ///
+    /// # Errors
+    ///
+    /// Bytes that are no attributes.
+    pub(crate) fn from_answer(answer: &Attributes) -> Result<Vec<QueuePair>, DecodeError> {
+        let mut found = vec![];
+        for table in answer.nested(attribute::RES_QP)? {
+            for entry in table.nested(attribute::RES_QP_ENTRY)? {
+                let Some(number) = entry.u32(attribute::RES_LQPN) else {
+                    continue;
+                };
+                let word = |kind: u16, words: &[&str]| {
+                    let number = entry.number(kind).unwrap_or(u64::MAX);
+                    let word = usize::try_from(number).ok().and_then(|number| words.get(number));
+                    word.map_or_else(|| number.to_string(), |word| word.to_string())
+                };
+                let details = entry.nested(attribute::DRIVER)?;
+                found.push(QueuePair {
+                    number,
+                    peer: entry.u32(attribute::RES_RQPN),
+                    kind: word(attribute::RES_TYPE, &QP_KINDS),
+                    state: word(attribute::RES_STATE, &QP_STATES),
+                    pid: entry.u32(attribute::RES_PID),
+                    module: entry.string(attribute::RES_KERN_NAME),
+                    details: details.iter().flat_map(Attributes::named_numbers).collect(),
+                });
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -220,6 +275,24 @@ mod tests {
         .unwrap();
         assert_eq!((counts["qp"], counts["cq"], counts["mr"]), (1, 1, 0));
         assert_eq!(counts.len(), 8);
+    }
+
+    #[test]
+    fn queue_pairs_are_read_with_the_drivers_details() {
+        let found = QueuePair::from_answer(&answer(
+            "08000100000000000b0002007573623472300000 60001300 5c001400 0800030001000000 0800150001000000\
+             0c001d0069625f636f726500 0800180000000000 05001a0001000000 05001b0003000000\
+             24003480 0b0036006e756d6265720000 0500370001000000 0c003b000600fa0000000000",
+        ));
+        let expected = QueuePair {
+            number: 1,
+            kind: "GSI".into(),
+            state: "RTS".into(),
+            module: Some("ib_core".into()),
+            details: BTreeMap::from([("number".to_string(), 0xfa0006)]),
+            ..QueuePair::default()
+        };
+        assert_eq!(found.unwrap(), [expected]);
     }
 
     #[test]

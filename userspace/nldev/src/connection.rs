@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The socket: a request goes out, answers come in until the kernel says that it was all.
 
-use crate::answers::{counters, resources, Device, Port, System};
+use crate::answers::{counters, resources, Device, Port, QueuePair, System};
 use crate::message::{attribute, operation, Message};
 use netlink_packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_sys::{protocols::NETLINK_RDMA, Socket, SocketAddr};
@@ -125,6 +125,19 @@ impl Connection {
     pub fn resources(&mut self, device: u32) -> Result<BTreeMap<String, u64>, Error> {
         let request = Message::new(operation::RES_GET).with_u32(attribute::DEV_INDEX, device);
         self.table(request, resources)
+    }
+
+    /// The queue pairs of a device, with the driver's own attributes.
+    pub fn queue_pairs(&mut self, device: u32) -> Result<Vec<QueuePair>, Error> {
+        let request = Message::new(operation::RES_QP_GET)
+            .with_u8(attribute::DRIVER_DETAILS, 1)
+            .with_u32(attribute::DEV_INDEX, device);
+        let mut all = vec![];
+        for answer in self.ask(request, NLM_F_DUMP)? {
+            let found = QueuePair::from_answer(&answer.attributes);
+            all.extend(found.map_err(|error| Error::Answer(error.to_string()))?);
+        }
+        Ok(all)
     }
 
     /// How the subsystem is set up.

@@ -23,6 +23,7 @@
 //! | NEWLINK, DELLINK | CAP_NET_ADMIN | [`Connection::add_link`], [`Connection::delete_link`] |
 //! | STAT_GET | no | [`Connection::statistics`] |
 //! | RES_GET | no | [`Connection::resources`] |
+//! | RES_QP_GET | for the driver's own attributes | [`Connection::queue_pairs`] |
 //! | SYS_GET | no | [`Connection::system`] |
 
 #![forbid(unsafe_code)]
@@ -31,6 +32,6 @@ mod answers;
 mod connection;
 mod message;
 
-pub use answers::{Device, NetnsMode, Port, PortState, System};
+pub use answers::{Device, NetnsMode, Port, PortState, QueuePair, System};
 pub use connection::{Connection, Error};
 pub use message::{attribute, operation, Attributes, Message};

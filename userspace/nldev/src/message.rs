@@ -5,6 +5,7 @@ use netlink_packet_core::{
     DecodeError, DefaultNla, Emitable, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, Nla, NlaBuffer,
     NlasIterator, Parseable, NLA_TYPE_MASK,
 };
+use std::collections::BTreeMap;
 
 /// The client of RDMA netlink that all messages here are of (`RDMA_NL_NLDEV`), and where a message type has it.
 const CLIENT: u16 = 5;
@@ -20,6 +21,7 @@ pub mod operation {
     pub const PORT_GET: u16 = 5;
     pub const SYS_GET: u16 = 6;
     pub const RES_GET: u16 = 9;
+    pub const RES_QP_GET: u16 = 10;
     pub const STAT_GET: u16 = 17;
 }
 
@@ -44,10 +46,28 @@ pub mod attribute {
     pub const RES_SUMMARY_ENTRY_NAME: u16 = 17;
     /// u64.
     pub const RES_SUMMARY_ENTRY_CURR: u16 = 18;
+    /// Nested, one [`RES_QP_ENTRY`] for each queue pair.
+    pub const RES_QP: u16 = 19;
+    pub const RES_QP_ENTRY: u16 = 20;
+    /// u32: the number of a queue pair, and of its peer.
+    pub const RES_LQPN: u16 = 21;
+    pub const RES_RQPN: u16 = 22;
+    /// u8, `enum ib_qp_type` and `enum ib_qp_state`.
+    pub const RES_TYPE: u16 = 26;
+    pub const RES_STATE: u16 = 27;
+    /// u32: the process that has it; or the name of the kernel module that has it.
+    pub const RES_PID: u16 = 28;
+    pub const RES_KERN_NAME: u16 = 29;
     /// u32.
     pub const NDEV_INDEX: u16 = 50;
     /// String.
     pub const NDEV_NAME: u16 = 51;
+    /// Nested, attributes of the driver's own: for each its name and then its value.
+    pub const DRIVER: u16 = 52;
+    /// String.
+    pub const DRIVER_STRING: u16 = 54;
+    pub const DRIVER_U32: u16 = 57;
+    pub const DRIVER_U64: u16 = 59;
     /// String, the kind of a link that is added.
     pub const LINK_TYPE: u16 = 65;
     /// u8, 1 where devices are in all network namespaces.
@@ -61,6 +81,8 @@ pub mod attribute {
     pub const STAT_HWCOUNTER_ENTRY_NAME: u16 = 82;
     /// u64.
     pub const STAT_HWCOUNTER_ENTRY_VALUE: u16 = 83;
+    /// u8, 1 in a request that asks for the driver's own attributes too.
+    pub const DRIVER_DETAILS: u16 = 97;
 }
 
 /// A request to the kernel, or one message of its answer.
@@ -88,6 +110,12 @@ impl Message {
         self.attributes
             .0
             .push(DefaultNla::new(kind, value.to_ne_bytes().to_vec()));
+        self
+    }
+
+    /// Adds a number of one byte.
+    pub fn with_u8(mut self, kind: u16, value: u8) -> Message {
+        self.attributes.0.push(DefaultNla::new(kind, vec![value]));
         self
     }
 
@@ -141,6 +169,23 @@ impl Attributes {
         let bytes = self.bytes(kind)?;
         let text = bytes.split(|byte| *byte == 0).next()?;
         Some(String::from_utf8_lossy(text).into_owned())
+    }
+
+    /// The names of [`attribute::DRIVER_STRING`] with the number that follows each.
+    pub(crate) fn named_numbers(&self) -> BTreeMap<String, u64> {
+        let mut found = BTreeMap::new();
+        let mut name = None;
+        for nla in &self.0 {
+            let one = Attributes(vec![nla.clone()]);
+            match nla.kind() & NLA_TYPE_MASK {
+                attribute::DRIVER_STRING => name = one.string(attribute::DRIVER_STRING),
+                kind @ (attribute::DRIVER_U32 | attribute::DRIVER_U64) => {
+                    found.extend(name.take().zip(one.number(kind)));
+                }
+                _ => {}
+            }
+        }
+        found
     }
 
     /// What is nested in each attribute of this kind.

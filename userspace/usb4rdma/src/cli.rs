@@ -44,6 +44,26 @@ pub enum Verb {
         /// One JSON object, described by schema/status.json
         #[arg(long)]
         json: bool,
+        /// Look again each second: on a terminal drawn anew, else printed, a JSON object a line, when it has changed
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// What goes over each cable and each queue pair now, and why one is idle
+    ///
+    /// Rates, frames, what was lost and sent again, waits for credit and for the ring, CPU. Details of queue pairs need
+    /// root.
+    #[command(after_help = "Examples:\n  usb4rdma top\n  usb4rdma top --once\n  \
+                            usb4rdma top --json --interval 5 | jq '.rails[].out_gbps'")]
+    Top {
+        /// One look, as text, and the end
+        #[arg(long)]
+        once: bool,
+        /// A JSON object for each look, a line each, described by schema/top.json
+        #[arg(long)]
+        json: bool,
+        /// Seconds from look to look
+        #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+        interval: Duration,
     },
     /// Check everything, with evidence and the command that mends what is wrong
     ///
@@ -64,6 +84,15 @@ pub enum Verb {
     /// Everything that the other verbs decide on, as JSON
     #[command(hide = true)]
     Facts,
+}
+
+/// A time in seconds, with a fraction if need be.
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds is wanted")?;
+    match (0.1..=3600.0).contains(&seconds) {
+        true => Ok(Duration::from_secs_f64(seconds)),
+        false => Err("0.1 to 3600 seconds".into()),
+    }
 }
 
 /// Seconds to wait for the other hosts, if nobody says otherwise.

@@ -143,7 +143,7 @@ mod tests {
     fn evidence_and_command_follow_each_finding() {
         let mut facts = healthy();
         facts.netdevs[0].up = false;
-        let text = Doctor::of(&facts).text(Paint::plain());
+        let text = Doctor::of(&facts).text(Paint::none());
         assert_eq!(
             text.lines().map(str::trim).collect::<Vec<_>>()[..3],
             [

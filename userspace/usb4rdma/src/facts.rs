@@ -12,6 +12,7 @@ mod sysfs;
 
 pub use host::modules as loaded_modules;
 pub use net::Net;
+pub use sysfs::text;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -208,7 +209,7 @@ impl Facts {
         for netdev in &mut facts.netdevs {
             netdev.bond_mode = sysfs::bond_option(root, &netdev.name, "mode");
             netdev.bond_primary = sysfs::bond_option(root, &netdev.name, "primary");
-            if netdev.cable.is_some() {
+            if netdev.is_port() {
                 netdev.counters = ethtool::counters(&netdev.name).unwrap_or_default();
                 netdev.coalesce = ethtool::coalesce(&netdev.name).ok();
             }
@@ -304,6 +305,11 @@ impl Router {
 }
 
 impl Netdev {
+    /// Whether it is a cable's own device, of ours even while no cable is in.
+    pub fn is_port(&self) -> bool {
+        self.cable.is_some() || self.driver.as_deref() == Some(MODULE)
+    }
+
     /// Whether it has an address that is not link-local.
     pub fn has_global(&self) -> bool {
         self.global().next().is_some()

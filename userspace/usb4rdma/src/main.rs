@@ -9,6 +9,7 @@ mod config;
 mod doctor;
 mod facts;
 mod health;
+mod live;
 mod peers;
 mod perform;
 mod plan;
@@ -17,16 +18,18 @@ mod schema;
 mod state;
 mod status;
 mod text;
+mod top;
 mod up;
 
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Verb};
 use config::Config;
 use facts::{Facts, Net};
 use serde::Serialize;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 use text::Paint;
 
 fn main() -> ExitCode {
@@ -77,12 +80,23 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         })
     };
     match &cli.verb {
-        Verb::Status { json } => {
+        Verb::Status { json, watch: false } => {
             let status = status::Status::of(&collect()?);
             match json {
                 true => print_json(&status)?,
                 false => print(&status.text(Paint::for_stdout()))?,
             }
+        }
+        Verb::Status { json, watch: true } => watch_status(*json, || Ok(status::Status::of(&collect()?)))?,
+        Verb::Top { once, json, interval } => {
+            let mut before = top::Sample::take(collect()?);
+            let mut look = || {
+                let after = top::Sample::take(collect()?);
+                let top = top::Top::between(&before, &after);
+                before = after;
+                Ok(top)
+            };
+            watch_top(*once, *json, *interval, &mut look)?;
         }
         Verb::Up(up) => {
             let (wanted, how) = up.parts(config.map_err(anyhow::Error::msg)?);
@@ -105,14 +119,68 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// `status --watch`: drawn on a terminal; without one, printed when it has changed.
+fn watch_status(json: bool, mut look: impl FnMut() -> Result<status::Status>) -> Result<()> {
+    const INTERVAL: Duration = Duration::from_secs(1);
+    if std::io::stdout().is_terminal() && !json {
+        return live::watch(INTERVAL, look, |status, _, frame| status.draw(frame));
+    }
+    let mut before = None;
+    loop {
+        let status = look()?;
+        if before.as_ref() != Some(&status) {
+            let said = match json {
+                true => serde_json::to_string(&status)? + "\n",
+                false => status.text(Paint::for_stdout()) + "\n",
+            };
+            if !print_on(&said)? {
+                return Ok(());
+            }
+            before = Some(status);
+        }
+        std::thread::sleep(INTERVAL);
+    }
+}
+
+fn watch_top(once: bool, json: bool, interval: Duration, look: &mut dyn FnMut() -> Result<top::Top>) -> Result<()> {
+    if !once && !json {
+        if !std::io::stdout().is_terminal() {
+            bail!("top draws on a terminal, and this is none: `usb4rdma top --once`, or --json");
+        }
+        std::thread::sleep(FIRST_LOOK.min(interval));
+        return live::watch(interval, look, top::draw);
+    }
+    loop {
+        std::thread::sleep(interval);
+        let top = look()?;
+        let said = match json {
+            true => serde_json::to_string(&top)? + "\n",
+            false => top.text(),
+        };
+        if !print_on(&said)? || once {
+            return Ok(());
+        }
+    }
+}
+
+/// What a person waits for the first rates.
+const FIRST_LOOK: Duration = Duration::from_millis(300);
+
 fn print_json(value: &impl Serialize) -> Result<()> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))
 }
 
 /// Prints; a reader that went away, as `head` does, is no error.
 fn print(text: &str) -> Result<()> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+    print_on(text).map(|_| ())
+}
+
+/// The same; whether the reader is still there.
+fn print_on(text: &str) -> Result<bool> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(true),
     }
 }

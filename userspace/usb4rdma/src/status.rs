@@ -5,6 +5,7 @@ use crate::facts::{Cable, Facts, Gid, Netdev, RdmaLink, MODULE, OUR_SERVICE};
 use crate::health::{self, Finding};
 use crate::peers::{peers, Peer};
 use crate::text::{table, Paint};
+use ratatui::style::Stylize;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -154,6 +155,23 @@ impl Status {
         text += "\n";
         text += &findings_text(&self.health, paint);
         text
+    }
+
+    /// On a terminal, drawn anew and anew.
+    pub fn draw(&self, frame: &mut ratatui::Frame) {
+        let text = self.text(Paint::none());
+        let lines = text.lines().map(|line| {
+            let line = ratatui::text::Line::from(line.to_string());
+            match line.spans.first().map_or("", |span| &span.content) {
+                text if text.starts_with("error ") => line.red(),
+                text if text.starts_with("warning ") => line.yellow(),
+                text if text.starts_with("info ") || text.starts_with("PEER ") => line.cyan(),
+                _ => line,
+            }
+        });
+        let mut lines: Vec<_> = lines.collect();
+        lines.push("q quits".dim().into());
+        frame.render_widget(ratatui::widgets::Paragraph::new(lines), frame.area());
     }
 
     fn cables(&self) -> String {
@@ -382,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_healthy_host_is_told_in_two_tables() {
-        let text = Status::of(&healthy()).text(Paint::plain());
+        let text = Status::of(&healthy()).text(Paint::none());
         let expected = "\
 h0, kernel 7.3.4, usb4_rdma loaded
 
@@ -402,6 +420,17 @@ health: nothing is wrong
             .replace("PEER4", &pair.peer[0].address.to_string())
             .replace("OWN", &pair.own[0].address.to_string());
         assert_eq!(squeezed(&text), squeezed(&expected));
+    }
+
+    #[test]
+    fn the_terminal_shows_the_same() {
+        let status = Status::of(&healthy());
+        let mut terminal = ratatui::Terminal::new(ratatui::backend::TestBackend::new(140, 12)).unwrap();
+        terminal.draw(|frame| status.draw(frame)).unwrap();
+        let screen = terminal.backend().to_string();
+        for line in status.text(Paint::none()).lines() {
+            assert!(screen.contains(line.trim_end()), "{line} is not in\n{screen}");
+        }
     }
 
     #[test]

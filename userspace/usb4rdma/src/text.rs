@@ -15,8 +15,8 @@ impl Paint {
         Paint(wanted && std::io::stdout().is_terminal())
     }
 
-    #[cfg(test)]
-    pub fn plain() -> Paint {
+    /// No colour.
+    pub fn none() -> Paint {
         Paint(false)
     }
 

@@ -5,6 +5,7 @@ pub mod config;
 pub mod doctor;
 pub mod install;
 pub mod status;
+pub mod top;
 pub mod up;
 
 use super::Context as Given;
@@ -21,17 +22,18 @@ fn json(lab: &Lab, host: usize, verb: &str) -> Result<Value> {
 /// The same with the exit status.
 fn json_and_status(lab: &Lab, host: usize, verb: &str) -> Result<(Value, i32)> {
     let output = lab.run(host, &["usb4rdma", verb, "--json"], crate::lab::USUAL)?;
-    let value: Value = serde_json::from_str(&output.text()).with_context(|| {
-        format!(
-            "host {host}: usb4rdma {verb} --json: {}{}",
-            output.text(),
-            output.errors()
-        )
-    })?;
-    let file = paths::project()?.join(format!("userspace/usb4rdma/schema/{verb}.json"));
-    let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-    schema::check(&serde_json::from_str(&text)?, &value).with_context(|| format!("{verb} --json of host {host}"))?;
+    let value =
+        checked(verb, &output.text()).with_context(|| format!("host {host}: {}{}", output.text(), output.errors()))?;
     Ok((value, output.status))
+}
+
+/// What a verb has printed with `--json`, held to its schema.
+fn checked(verb: &str, text: &str) -> Result<Value> {
+    let value: Value = serde_json::from_str(text).with_context(|| format!("usb4rdma {verb} --json"))?;
+    let file = paths::project()?.join(format!("userspace/usb4rdma/schema/{verb}.json"));
+    let schema = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    schema::check(&serde_json::from_str(&schema)?, &value).with_context(|| format!("usb4rdma {verb} --json"))?;
+    Ok(value)
 }
 
 /// The codes of what is wrong, in the order in which they were told.
