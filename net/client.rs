@@ -87,6 +87,7 @@ impl Train {
             header_len: 0,
             ends: 0,
             account: None,
+            window: None,
         },
         front: 0,
         end: 0,

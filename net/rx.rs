@@ -405,7 +405,8 @@ impl Sink<'_> {
         len: usize,
     ) -> Option<RxPage> {
         let meta = match Head::parse(header, page.bytes(len)) {
-            Ok(Head::Roce(meta, _)) => Some(meta),
+            // No window is ever asked of us: we do not offer direct lanes.
+            Ok(Head::Roce(meta, _)) if meta.window.is_none() => Some(meta),
             _ => {
                 self.counters.bad_meta += 1;
                 None

@@ -23,6 +23,7 @@
 //! [`Head`] is a view of a head frame whose lengths agree. [`Eth`], [`Roce`] and [`Ctrl`] are what
 //! follows, checked.
 
+use crate::direct::{Ask, Grant, Request};
 use crate::ledger::Report;
 use crate::limits::{MAX_FRAME, MAX_PAGES, MAX_SUPER_PACKET};
 use crate::wire::{Reader, WireError};
@@ -238,7 +239,12 @@ impl<'a> Head<'a> {
                 Self::Eth(eth, r.rest())
             }
             Kind::Roce => {
-                let roce = Roce::parse(&r.bytes()?, header)?;
+                let fixed = r.bytes()?;
+                let window = match Roce::asks(&fixed) {
+                    true => Some(Request::parse(&r.bytes()?)?),
+                    false => None,
+                };
+                let roce = Roce::parse(&fixed, window, header)?;
                 Self::Roce(roce, r.rest())
             }
             Kind::Ctrl => {
@@ -410,14 +416,14 @@ pub struct Account {
     pub carried: Seq,
 }
 
-/// Metadata of a run of transport packets: 24 bytes.
+/// Metadata of a run of transport packets: 24 bytes, and 24 more if it asks for a window ([`Request`]).
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
 /// | 0 | 2 | packets k, at least 1; the PSN in the BTH is the first one's |
 /// | 2 | 2 | payload of every packet but the last |
 /// | 4 | 2 | length of the transport headers (BTH and what follows it), inline |
-/// | 6 | 2 | bit 0: the train has a token, and what follows the ends counts; else that is 0 |
+/// | 6 | 2 | bit 0: the train has a token, and what follows the ends counts; else that is 0. Bit 1: a request follows the metadata |
 /// | 8 | 8 | ends: from which queue pair to which, by a number that the transport gives to the two |
 /// | 16 | 4 | floor: every train of the sender below it has been told |
 /// | 20 | 4 | carried: everything below it was delivered to the sender, but for gaps that were told |
@@ -433,13 +439,32 @@ pub struct Roce {
     pub ends: u64,
     /// The train has a token.
     pub account: Option<Account>,
+    /// A part of the payload goes by a window of a direct lane.
+    pub window: Option<Request>,
 }
 
 impl Roce {
-    /// Length on the wire.
+    /// Length on the wire, without the request.
     pub const LEN: usize = 24;
 
     const FLAG_TOKEN: u16 = 1;
+    const FLAG_WINDOW: u16 = 2;
+
+    /// Length on the wire, with the request if there is one.
+    #[must_use]
+    pub const fn wire_len(&self) -> usize {
+        match self.window {
+            Some(_) => Self::LEN.saturating_add(Request::LEN),
+            None => Self::LEN,
+        }
+    }
+
+    /// Whether a request follows these bytes.
+    #[must_use]
+    pub const fn asks(bytes: &[u8; Self::LEN]) -> bool {
+        let [_, _, _, _, _, _, flags, ..] = *bytes;
+        flags as u16 & Self::FLAG_WINDOW != 0
+    }
 
     /// Most inline bytes of headers and payload.
     pub const MAX_INLINE: usize = MAX_INLINE - Self::LEN;
@@ -447,13 +472,13 @@ impl Roce {
     /// Length of a BTH.
     const BTH: usize = 12;
 
-    /// Decode the metadata of a train with `header`.
+    /// Decode the metadata of a train with `header`, which asks for `window`.
     ///
     /// # Errors
     ///
-    /// [`WireError::Length`] if the transport headers are not inline or the payload is not that of
-    /// so many packets.
-    pub fn parse(bytes: &[u8; Self::LEN], header: &Header) -> Result<Self, WireError> {
+    /// [`WireError::Length`] if the transport headers are not inline, the payload is not that of
+    /// so many packets, or less of it has come than is said to be before the window.
+    pub fn parse(bytes: &[u8; Self::LEN], window: Option<Request>, header: &Header) -> Result<Self, WireError> {
         let mut r = Reader::new(bytes);
         let (packets, mtu, header_len, flags) = (r.u16()?, r.u16()?, r.u16()?, r.u16()?);
         let ends = r.u64()?;
@@ -461,12 +486,21 @@ impl Roce {
             floor: Seq(r.u32()?),
             carried: Seq(r.u32()?),
         };
-        let inline = usize::from(header.inline_len).saturating_sub(Self::LEN);
+        let (asked, before, by_window) = match &window {
+            Some(window) => (Request::LEN, usize::from(window.before), window.byte_len()),
+            None => (0, 0, 0),
+        };
+        let front = Self::LEN.saturating_add(asked);
+        let inline = usize::from(header.inline_len).saturating_sub(front);
         let headers = usize::from(header_len);
         if headers < Self::BTH || headers > inline {
             return Err(WireError::Length);
         }
-        let payload = header.total().saturating_sub(Self::LEN).saturating_sub(headers) as u64;
+        let come = header.total().saturating_sub(front).saturating_sub(headers);
+        if before > come {
+            return Err(WireError::Length);
+        }
+        let payload = come.saturating_add(by_window) as u64;
         let (k, mtu_len) = (u64::from(packets), u64::from(mtu));
         let full = k.saturating_sub(1).saturating_mul(mtu_len);
         let fits = match k {
@@ -483,10 +517,11 @@ impl Roce {
             header_len,
             ends,
             account: (flags & Self::FLAG_TOKEN != 0).then_some(account),
+            window,
         })
     }
 
-    /// Encode the metadata.
+    /// Encode the metadata; the request follows.
     #[must_use]
     pub const fn bytes(&self) -> [u8; Self::LEN] {
         let [a, b] = self.packets.to_le_bytes();
@@ -503,7 +538,8 @@ impl Roce {
                 },
             ),
         };
-        let [o, p] = flags.to_le_bytes();
+        let asks = if self.window.is_some() { Self::FLAG_WINDOW } else { 0 };
+        let [o, p] = (flags | asks).to_le_bytes();
         let [q, r, s, t] = account.floor.0.to_le_bytes();
         let [u, v, w, x] = account.carried.0.to_le_bytes();
         [a, b, c, d, e, f, o, p, g, h, i, j, k, l, m, n, q, r, s, t, u, v, w, x]
@@ -517,10 +553,10 @@ impl Roce {
 pub enum Ctrl {
     /// 0: nothing but the frame header: credit, keepalive.
     Credit,
-    /// 1: grant of a window on a direct lane. Reserved.
+    /// 1: what became of the windows that were asked for. A [`Grant`] follows.
     Grant,
-    /// 2: request to send by a direct lane. Reserved.
-    RequestToSend,
+    /// 2: the answer to a request for a window is missed. An [`Ask`] follows.
+    Ask,
     /// 3: what has come. The sender's floor (4) and a [`crate::ledger::Report`] follow.
     Report,
     /// 4: to be sent back, with the 8 bytes that follow, as [`Ctrl::Answer`], by the poll that finds it.
@@ -554,6 +590,24 @@ impl Ctrl {
         Ok((floor, Report::parse(r.rest())?))
     }
 
+    /// The grant in what follows [`Ctrl::Grant`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Grant::parse`].
+    pub fn grant(rest: &[u8]) -> Result<Grant, WireError> {
+        Grant::parse(rest)
+    }
+
+    /// The question in what follows [`Ctrl::Ask`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Ask::parse`].
+    pub fn ask(rest: &[u8]) -> Result<Ask, WireError> {
+        Ask::parse(rest)
+    }
+
     /// Length of the floor that follows [`Ctrl::Report`].
     pub const FLOOR: usize = 4;
     /// Length of what follows [`Ctrl::Report`] at most.
@@ -565,7 +619,7 @@ impl Ctrl {
         match bytes[0] {
             0 => Self::Credit,
             1 => Self::Grant,
-            2 => Self::RequestToSend,
+            2 => Self::Ask,
             3 => Self::Report,
             4 => Self::Echo,
             5 => Self::Answer,
@@ -579,7 +633,7 @@ impl Ctrl {
         let op = match *self {
             Self::Credit => 0,
             Self::Grant => 1,
-            Self::RequestToSend => 2,
+            Self::Ask => 2,
             Self::Report => 3,
             Self::Echo => 4,
             Self::Answer => 5,

@@ -55,6 +55,29 @@ pub const LEDGER_TRAINS: usize = 256;
 /// Longest time between two probes of a ledger: as of credit.
 pub const LEDGER_PROBE_MAX: Duration = CREDIT_PROBE_MAX;
 
+/// Most windows that are open on a direct lane, or asked for. Ours: fewer than the markers of last frames tell apart
+/// ([`crate::direct`]), and with 64 KiB each as much as a queue pair sends ahead.
+pub const MAX_WINDOWS: usize = 8;
+
+/// Time without news of a window after which its asker asks, doubling. As of the ledger.
+pub const WINDOW_ASK: Duration = LEDGER_PROBE_MIN;
+
+/// Longest time between two such asks.
+pub const WINDOW_ASK_MAX: Duration = CREDIT_PROBE_MAX;
+
+/// Time without a frame of the oldest open window after which its lane is opened anew. Ours: asks repair a lost grant
+/// many times over until then, and a deregistration that waits for the window is not noticed by a user.
+pub const WINDOW_STALL: Duration = Duration::from_millis(100);
+
+/// Time after which a train whose window nobody speaks of is sent otherwise: a stalled lane has been opened anew by then.
+pub const WINDOW_LIMIT: Duration = Duration::from_millis(250);
+
+/// Time after which a granter that waits for the first frame of a generation begins another, doubling: many round trips.
+pub const START_REPEAT: Duration = Duration::from_millis(8);
+
+/// Longest time between two of those.
+pub const START_REPEAT_MAX: Duration = Duration::from_millis(64);
+
 /// Time between two ThunderboltIP logins until the link is up. `thunderbolt_net` waits 4.5 s after
 /// a time-out of 0.5 s; a request every second costs nothing and finds it sooner.
 pub const LOGIN_RETRY: Duration = Duration::from_millis(1_000);

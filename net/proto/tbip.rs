@@ -12,6 +12,7 @@
 //!   packets    stock::reassembly           train, credit       in order, no hole, bounded
 //!   lanes      one ring                    steer               which ring carries what
 //!   loss                                   ledger              told to its owner, train by train
+//!   no copy                                direct              windows of the receiver's own pages
 //!   waiting    fifo                                            control messages for who handles them
 //!   devices    jack                                    which cable takes which device, and when one goes
 //! ```
@@ -46,6 +47,7 @@
 
 pub mod credit;
 pub mod cut;
+pub mod direct;
 pub mod echo;
 pub mod fifo;
 pub mod frame;

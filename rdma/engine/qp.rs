@@ -177,7 +177,7 @@ impl<S: Storage> Qp<S> {
             (_, State::Reset) => {
                 self.attrs = QpAttrs::reset(self.config.kind);
                 self.requester = Requester::default();
-                self.responder = Responder::default();
+                self.responder = self.responder.ended();
                 self.events = Events::default();
                 return Ok(());
             }

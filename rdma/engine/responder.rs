@@ -20,6 +20,7 @@ use crate::attrs::{QpKind, State};
 use crate::completion::{Completion, Event, Queue, WcOpcode};
 use crate::counters::Counters;
 use crate::fault::{Fault, WcStatus};
+use crate::grants::Grants;
 use crate::keys::Access;
 use crate::limits;
 use crate::lost::Holes;
@@ -65,6 +66,8 @@ pub(crate) struct Responder {
     answer: Option<Answer>,
     /// Requests that came before their turn.
     pub(crate) arrivals: Arrivals,
+    /// Its windows that are open.
+    pub(crate) grants: Grants,
     /// After an RNR NAK: until then what is ahead was sent before the peer knew.
     quiet_until: Option<Instant>,
     /// Packets carried out since the last acknowledgement.
@@ -127,8 +130,23 @@ impl Responder {
             expected: psn,
             acked: psn.prev(),
             told: psn.prev(),
-            ..Self::default()
+            ..self.ended()
         };
+    }
+
+    /// Nothing, but for the windows that are still open.
+    pub(crate) fn ended(&self) -> Self {
+        let mut grants = self.grants;
+        grants.end();
+        Self {
+            grants,
+            ..Self::default()
+        }
+    }
+
+    /// After an RNR NAK, until the request that it was for has been carried out.
+    pub(crate) const fn is_quiet(&self) -> bool {
+        self.quiet_until.is_some()
     }
 
     /// Copy the resources that are remembered from one ring to a longer one.
@@ -237,6 +255,13 @@ impl<S: Storage> Qp<S> {
             self.establish();
         }
         self.responder.unbuilt = 0;
+        let responder = &self.responder;
+        if responder
+            .grants
+            .hold(responder.expected, packet.bth.psn, packet.packets)
+        {
+            return Counters::bump(&mut self.counters.dropped);
+        }
         let ahead = packet.bth.psn.offset(self.responder.expected);
         if ahead > 0 {
             return self.on_ahead(now, packet.bth.psn, host);

@@ -74,6 +74,7 @@ pub mod wqe;
 mod arrivals;
 mod attrs;
 mod completer;
+mod grants;
 mod requester;
 mod resend;
 mod resources;

@@ -15,6 +15,7 @@ use crate::wqe::{AtomicOp, Host, RecvWqe, Room, SendOp, SendWqe, Source, Target,
 use std::collections::VecDeque;
 
 mod caps;
+mod grants;
 mod lost;
 mod requester;
 mod responder;

@@ -71,6 +71,7 @@ pub(crate) fn post<C: FrameDone>(
             header_len: u16::try_from(headers.len()).map_err(|_| NotBuilt::Lost)?,
             ends,
             account: None,
+            window: None,
         },
         now: now.0,
         token: Sent::new(Qpn::new(from), transmit).map(Sent::token),

@@ -140,18 +140,19 @@ fn transport_metadata_has_its_24_bytes_and_exact_sizes() {
             floor: Seq(0x1112_1314),
             carried: Seq(0x2122_2324),
         }),
+        window: None,
     };
     let mut bytes = vec![4, 0, 0, 16, 28, 0, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1];
     bytes.extend([0x14, 0x13, 0x12, 0x11, 0x24, 0x23, 0x22, 0x21]);
     assert_eq!(&roce.bytes()[..], bytes);
-    let fits = |pages: u8, bytes: u32| Roce::parse(&roce.bytes(), &header(Kind::Roce, 24 + 28, pages, bytes));
+    let fits = |pages: u8, bytes: u32| Roce::parse(&roce.bytes(), None, &header(Kind::Roce, 24 + 28, pages, bytes));
     assert_eq!(fits(4, 4 * 4096), Ok(roce));
     assert_eq!(fits(4, 3 * 4096 + 1), Ok(roce));
     assert_eq!(fits(3, 3 * 4096), Err(WireError::Length));
     assert_eq!(fits(5, 4 * 4096 + 1), Err(WireError::Length));
     let none = Roce { packets: 0, ..roce };
     assert_eq!(
-        Roce::parse(&none.bytes(), &header(Kind::Roce, 52, 0, 0)),
+        Roce::parse(&none.bytes(), None, &header(Kind::Roce, 52, 0, 0)),
         Err(WireError::Length)
     );
     let ack = Roce {
@@ -160,12 +161,57 @@ fn transport_metadata_has_its_24_bytes_and_exact_sizes() {
         header_len: 16,
         ends: 0,
         account: None,
+        window: None,
     };
-    assert_eq!(Roce::parse(&ack.bytes(), &header(Kind::Roce, 40, 0, 0)), Ok(ack));
+    assert_eq!(Roce::parse(&ack.bytes(), None, &header(Kind::Roce, 40, 0, 0)), Ok(ack));
     assert_eq!(
-        Roce::parse(&ack.bytes(), &header(Kind::Roce, 39, 0, 0)),
+        Roce::parse(&ack.bytes(), None, &header(Kind::Roce, 39, 0, 0)),
         Err(WireError::Length)
     );
+}
+
+#[test]
+fn a_request_follows_the_metadata_and_its_window_is_payload() {
+    let request = Request {
+        number: 9,
+        generation: 7,
+        frames: 15,
+        before: 0,
+        key: 5,
+        address: 0x1000,
+    };
+    let roce = Roce {
+        packets: 16,
+        mtu: 4096,
+        header_len: 28,
+        ends: 1,
+        account: None,
+        window: Some(request),
+    };
+    assert_eq!((roce.bytes()[6], roce.wire_len()), (2, 48));
+    let parse = |roce: Roce, pages: u8, page_bytes: u32| {
+        let mut frame = vec![0; 16];
+        frame.extend(roce.bytes());
+        frame.extend(request.bytes());
+        frame.extend([0xaa; 28]);
+        let header = header(Kind::Roce, 24 + 24 + 28, pages, page_bytes);
+        match Head::parse(&header, &frame) {
+            Ok(Head::Roce(roce, front)) => Ok((roce, front.to_vec())),
+            Ok(_) => unreachable!(),
+            Err(err) => Err(err),
+        }
+    };
+    // The tail comes along, the rest by the window.
+    assert_eq!(parse(roce, 1, 4096), Ok((roce, vec![0xaa; 28])));
+    assert_eq!(parse(roce, 1, 1).map(|(roce, _)| roce), Ok(roce));
+    assert_eq!(parse(roce, 0, 0), Err(WireError::Length));
+    assert_eq!(parse(roce, 2, 4097), Err(WireError::Length));
+    let all = Roce { packets: 15, ..roce };
+    assert_eq!(parse(all, 0, 0).map(|(roce, _)| roce), Ok(all));
+    // More before the window than has come.
+    let header = header(Kind::Roce, 24 + 24 + 28, 0, 0);
+    let before = Some(Request { before: 1, ..request });
+    assert_eq!(Roce::parse(&all.bytes(), before, &header), Err(WireError::Length));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use crate::input::Input;
 use std::collections::VecDeque;
+use tbip::direct::{Ask, Grant, Request};
 use tbip::frame::{size_field, Ctrl, Eth, Head, Header, Kind, Roce, Seq};
 use tbip::limits::{MAX_FRAME, MAX_PACKET, MAX_PAGES};
 use tbip::login::{self, Login};
@@ -515,9 +516,16 @@ fn look_into(header: &Header, bytes: &[u8]) {
         }
     }
     if let Some(first) = rest.first_chunk() {
-        if let Ok(roce) = Roce::parse(first, header) {
+        if let Ok(roce) = Roce::parse(first, None, header) {
             let _ = roce.bytes();
         }
+    }
+    if let Some(Ok(request)) = rest.first_chunk().map(Request::parse) {
+        assert_eq!(Request::parse(&request.bytes()), Ok(request));
+    }
+    if let (Ok(grant), Ok(ask)) = (Grant::parse(rest), Ask::parse(rest)) {
+        assert_eq!(Grant::parse(&grant.bytes()), Ok(grant));
+        assert_eq!(Ask::parse(&ask.bytes()), Ok(ask));
     }
     if let Some(first) = rest.first_chunk() {
         let _ = Ctrl::parse(first).bytes();

@@ -193,6 +193,7 @@ impl Lane {
             header_len: headers as u16,
             ends,
             account: Some(Account::default()),
+            window: None,
         };
         let inline_len = (Roce::LEN + headers + inline) as u16;
         let in_pages = (payload - inline) as u32;
@@ -238,7 +239,7 @@ impl Lane {
             "a train that is not whole"
         );
         let (meta, front) = match Head::parse(&header, bytes) {
-            Ok(Head::Roce(meta, front)) => (meta, front),
+            Ok(Head::Roce(meta, front)) if meta.window.is_none() => (meta, front),
             Ok(Head::Ctrl(_, rest)) => {
                 look_into(rest);
                 return None;
@@ -313,6 +314,7 @@ impl Lane {
             header_len: header_len as u16,
             ends: if arg == 7 { input.u64() } else { self.ends.back },
             account: Some(Account::default()),
+            window: None,
         };
         let inline_len = (Roce::LEN + length) as u16;
         let train = Train::new(

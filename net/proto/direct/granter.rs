@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The side of a direct lane that has the targets: grants windows, and tells what came of them.
+
+use super::{marker, Ask, Grant, Request, Start, State, EOF_VOID, KNOWN};
+use crate::frame::SOF;
+use crate::limits::{MAX_FRAME, MAX_WINDOWS, START_REPEAT, START_REPEAT_MAX, WINDOW_STALL};
+use crate::time::{Duration, Instant};
+use crate::train::Arrival;
+use crate::wire::bump;
+
+/// A window that is open: its descriptors are posted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Open {
+    number: u32,
+    frames: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Waits for the frame that names the generation; at some time for that of the next one.
+    Waits { at: Instant, wait: Duration },
+    /// Windows may be granted.
+    Runs,
+    /// A frame was not in its place, or did not come. Until the ring has been stopped.
+    Broken,
+}
+
+/// What a completed descriptor of the direct lane means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// Nothing of a window; the page is to be posted again while the granter waits ([`Granter::wants_page`]).
+    Other,
+    /// A page of the oldest window that is open.
+    Page,
+    /// The last page of the window of this request, and whether all are in their places. What a window holds that is
+    /// not whole is not to be looked at.
+    Last {
+        /// Of the request.
+        number: u32,
+        /// All of it.
+        whole: bool,
+    },
+}
+
+/// What a granter counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Windows granted.
+    pub granted: u64,
+    /// Requests refused, by whoever.
+    pub denied: u64,
+    /// Requests that did not come.
+    pub missed: u64,
+    /// Windows that came whole.
+    pub whole: u64,
+    /// Windows that came to nothing.
+    pub void: u64,
+    /// Frames out of place.
+    pub misplaced: u64,
+    /// Windows that made no progress.
+    pub stalled: u64,
+}
+
+/// The granting side.
+///
+/// # Invariants
+///
+/// The first `count` places of `open` hold the windows that are open, in the order in which their descriptors were
+/// posted, which is that of their requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Granter {
+    generation: u32,
+    phase: Phase,
+    answered: u32,
+    states: u64,
+    open: [Open; MAX_WINDOWS],
+    count: usize,
+    /// Frames of the oldest window that have come, and whether they were void or spoiled.
+    come: u16,
+    void: bool,
+    spoiled: bool,
+    /// Frames and windows of this generation that are over.
+    frame: u32,
+    window: u32,
+    /// When the oldest window must have made progress.
+    stalls: Option<Instant>,
+    due: bool,
+    counters: Counters,
+}
+
+impl Granter {
+    /// A lane that has just been opened, at `now`, whose first generation is `generation`.
+    #[must_use]
+    pub const fn new(now: Instant, generation: u32) -> Self {
+        Self {
+            generation,
+            phase: Phase::Waits {
+                at: now.after(START_REPEAT),
+                wait: START_REPEAT,
+            },
+            answered: 0,
+            states: 0,
+            open: [Open { number: 0, frames: 0 }; MAX_WINDOWS],
+            count: 0,
+            come: 0,
+            void: false,
+            spoiled: false,
+            frame: 0,
+            window: 0,
+            stalls: None,
+            due: true,
+            counters: Counters {
+                granted: 0,
+                denied: 0,
+                missed: 0,
+                whole: 0,
+                void: 0,
+                misplaced: 0,
+                stalled: 0,
+            },
+        }
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Windows that are open.
+    #[must_use]
+    pub const fn open(&self) -> usize {
+        self.count
+    }
+
+    /// Whether a page of the driver's own is to be posted, one at a time: for frames of a former life, and the one that
+    /// ends it.
+    #[must_use]
+    pub const fn wants_page(&self) -> bool {
+        matches!(self.phase, Phase::Waits { .. })
+    }
+
+    /// Whether the ring is to be stopped and [`Granter::handle_reset`] called.
+    #[must_use]
+    pub const fn is_broken(&self) -> bool {
+        matches!(self.phase, Phase::Broken)
+    }
+
+    /// A request has come. Whether a window may be granted; then the caller looks whether it can be, and calls
+    /// [`Granter::grant`] or [`Granter::deny`]. If not, it has been refused, and the train is to be dropped.
+    #[must_use]
+    pub fn handle_request(&mut self, request: &Request) -> bool {
+        self.due = true;
+        if !self.advance(request.number) {
+            return false;
+        }
+        let may = self.phase == Phase::Runs && request.generation == self.generation && self.count < MAX_WINDOWS;
+        if !may {
+            self.deny();
+        }
+        may
+    }
+
+    /// The window of the request just handled has been posted.
+    pub fn grant(&mut self, now: Instant, request: &Request) {
+        let Some(place) = self.open.get_mut(self.count) else {
+            return;
+        };
+        *place = Open {
+            number: request.number,
+            frames: request.frames,
+        };
+        if self.count == 0 {
+            self.stalls = Some(now.after(WINDOW_STALL));
+        }
+        self.count = self.count.saturating_add(1);
+        self.set(request.number, State::Open);
+        bump(&mut self.counters.granted);
+    }
+
+    /// The request just handled has no window; its train is to be dropped.
+    pub fn deny(&mut self) {
+        bump(&mut self.counters.denied);
+    }
+
+    /// The asker misses an answer.
+    pub fn handle_ask(&mut self, ask: &Ask) {
+        self.due = true;
+        if self.advance(ask.asked) {
+            bump(&mut self.counters.missed);
+        }
+    }
+
+    /// A descriptor of the direct lane is complete; `frame` has its bytes if the page was the driver's own.
+    pub fn handle_frame(&mut self, now: Instant, arrival: Arrival, frame: &[u8]) -> Frame {
+        match self.phase {
+            Phase::Waits { .. } => {
+                if !arrival.spoiled && Start::parse(arrival.eof, frame) == Some(Start(self.generation)) {
+                    self.phase = Phase::Runs;
+                    self.due = true;
+                }
+                return Frame::Other;
+            }
+            Phase::Broken => return Frame::Other,
+            Phase::Runs => {}
+        }
+        let Some(open) = self.open.first().copied().filter(|_| self.count != 0) else {
+            self.misplaced();
+            return Frame::Other;
+        };
+        let come = self.come.saturating_add(1);
+        let last = come >= open.frames;
+        let void = arrival.eof == EOF_VOID;
+        let wanted = marker(self.frame, last.then_some(self.window));
+        // A spoiled frame is in its place; what its markers are worth nobody knows.
+        let in_place = arrival.spoiled
+            || arrival.sof == SOF
+                && match void {
+                    true => arrival.len == 1 && (come == 1 || self.void),
+                    false => arrival.eof == wanted && arrival.len == MAX_FRAME && !self.void,
+                };
+        if !in_place {
+            self.misplaced();
+            return Frame::Other;
+        }
+        self.spoiled |= arrival.spoiled;
+        self.void |= void && !arrival.spoiled;
+        self.come = come;
+        self.frame = self.frame.wrapping_add(1);
+        self.stalls = Some(now.after(WINDOW_STALL));
+        if !last {
+            return Frame::Page;
+        }
+        let whole = !self.void && !self.spoiled;
+        self.over(whole);
+        Frame::Last {
+            number: open.number,
+            whole,
+        }
+    }
+
+    /// A window came whole, but its train could not be delivered.
+    pub fn handle_undelivered(&mut self, number: u32) {
+        self.set(number, State::Void);
+        self.due = true;
+    }
+
+    /// The ring has been stopped: no descriptor is posted, and nothing of the windows that were open will be written
+    /// any more. They are void, and the lane begins again with the next generation.
+    pub fn handle_reset(&mut self, now: Instant) {
+        while self.count != 0 {
+            self.over(false);
+        }
+        self.generation = self.generation.wrapping_add(1);
+        self.phase = Phase::Waits {
+            at: now.after(START_REPEAT),
+            wait: START_REPEAT,
+        };
+        (self.frame, self.window) = (0, 0);
+        self.due = true;
+    }
+
+    /// When [`Granter::handle_timeout`] is to be called.
+    #[must_use]
+    pub const fn poll_timeout(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Waits { at, .. } => Some(at),
+            Phase::Runs => self.stalls,
+            Phase::Broken => None,
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Waits { at, wait } if now >= *at => {
+                *wait = Duration(wait.0.saturating_mul(2)).min(START_REPEAT_MAX);
+                *at = now.after(*wait);
+                // Or a first frame that was slow, and not lost, would leave another one behind it.
+                self.generation = self.generation.wrapping_add(1);
+                self.due = true;
+            }
+            Phase::Runs if self.stalls.is_some_and(|at| now >= at) => {
+                bump(&mut self.counters.stalled);
+                self.phase = Phase::Broken;
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a grant is to be sent. Ask at the end of each poll.
+    #[must_use]
+    pub const fn is_due(&self) -> bool {
+        self.due
+    }
+
+    /// The grant, for a CTRL head that is about to be sent.
+    pub fn take_grant(&mut self) -> Grant {
+        self.due = false;
+        Grant {
+            generation: self.generation,
+            answered: self.answered,
+            states: self.states,
+            waits: self.wants_page(),
+        }
+    }
+
+    /// Requests up to `number` are decided: those that did not come have no window. False if it was before.
+    fn advance(&mut self, number: u32) -> bool {
+        let ahead = number.wrapping_sub(self.answered) as i32;
+        if ahead <= 0 {
+            return false;
+        }
+        let shift = ahead.unsigned_abs().saturating_mul(2);
+        self.states = self.states.checked_shl(shift).unwrap_or(0);
+        self.answered = number;
+        self.counters.missed = self
+            .counters
+            .missed
+            .wrapping_add(ahead.unsigned_abs().into())
+            .wrapping_sub(1);
+        true
+    }
+
+    fn set(&mut self, number: u32, state: State) {
+        let age = self.answered.wrapping_sub(number);
+        if age < KNOWN {
+            let shift = age.wrapping_mul(2);
+            let mask = 3u64.checked_shl(shift).unwrap_or(0);
+            let bits = state.bits().checked_shl(shift).unwrap_or(0);
+            self.states = self.states & !mask | bits;
+        }
+    }
+
+    /// The oldest window is over.
+    fn over(&mut self, whole: bool) {
+        let Some(Open { number, .. }) = self.open.first().copied() else {
+            return;
+        };
+        self.open.rotate_left(1);
+        self.count = self.count.saturating_sub(1);
+        self.set(number, if whole { State::Whole } else { State::Void });
+        bump(if whole {
+            &mut self.counters.whole
+        } else {
+            &mut self.counters.void
+        });
+        (self.come, self.void, self.spoiled) = (0, false, false);
+        self.window = self.window.wrapping_add(1);
+        self.stalls = self.stalls.filter(|_| self.count != 0);
+        self.due = true;
+    }
+
+    fn misplaced(&mut self) {
+        bump(&mut self.counters.misplaced);
+        self.phase = Phase::Broken;
+    }
+}
