@@ -167,6 +167,7 @@ pub fn all() -> Vec<Case> {
         kernel::CASES,
         tools::CASES,
         tool::status::CASES,
+        tool::app::CASES,
         tool::config::CASES,
         tool::doctor::CASES,
         tool::install::CASES,

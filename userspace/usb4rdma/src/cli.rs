@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The command line.
 
+use crate::apps::App;
 use crate::config::{self, Config};
 use crate::facts::Address;
 use crate::plan::Wanted;
@@ -67,14 +68,29 @@ pub enum Verb {
     },
     /// Check everything, with evidence and the command that mends what is wrong
     ///
-    /// The exit status is the worst that was found: 0 nothing or notes, 1 warnings, 2 errors.
+    /// The exit status is the worst that was found: 0 nothing or notes, 1 warnings, 2 errors. With --app 1 where
+    /// something is not installed, 2 where RDMA was not used.
     #[command(
-        after_help = "Examples:\n  usb4rdma doctor\n  usb4rdma doctor --json | jq -r '.findings[].fix // empty'"
+        after_help = "Examples:\n  usb4rdma doctor\n  usb4rdma doctor --json | jq -r '.findings[].fix // empty'\n  \
+                      usb4rdma doctor --app torch\n  \
+                      usb4rdma doctor --app perftest -- ib_write_bw -d usb4r0 -F 10.85.15.178"
     )]
     Doctor {
-        /// One JSON object, described by schema/doctor.json
+        /// One JSON object, described by schema/doctor.json; with --app by schema/app.json
         #[arg(long)]
         json: bool,
+        /// The settings of a program for this pair of hosts, and the proof that it uses RDMA
+        #[arg(long, value_enum)]
+        app: Option<App>,
+        /// With --app: the host at the other end, where there are several
+        #[arg(long, requires = "app", value_name = "HOST")]
+        peer: Option<String>,
+        /// With --app: look for so many seconds at what goes over, while the program runs
+        #[arg(long, requires = "app", value_name = "SECONDS", value_parser = interval, conflicts_with = "command")]
+        during: Option<Duration>,
+        /// With --app: run this with the settings and look at what goes over
+        #[arg(last = true, requires = "app")]
+        command: Vec<String>,
     },
     /// Print the completions for a shell
     #[command(after_help = "Example:\n  source <(usb4rdma completions bash)")]

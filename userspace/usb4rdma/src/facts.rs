@@ -12,7 +12,7 @@ mod sysfs;
 
 pub use host::modules as loaded_modules;
 pub use net::Net;
-pub use sysfs::text;
+pub use sysfs::{names, text};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};

@@ -4,6 +4,7 @@
 //! Facts are read once ([`facts`]); who is at the other end ([`peers`]) and what is wrong ([`health`]) are pure
 //! functions of them, and the verbs are thin around these.
 
+mod apps;
 mod cli;
 mod config;
 mod doctor;
@@ -22,6 +23,7 @@ mod top;
 mod up;
 
 use anyhow::{bail, Context, Result};
+use apps::{proof, AppReport};
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Verb};
 use config::Config;
@@ -103,7 +105,30 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             print(&up::up(&net, &wanted, &how)?)?;
         }
         Verb::Down { dry_run } => print(&up::down(&net, *dry_run)?)?,
-        Verb::Doctor { json } => {
+        Verb::Doctor {
+            json,
+            app: Some(app),
+            peer,
+            during,
+            command,
+        } => {
+            let facts = collect()?;
+            let mut report = AppReport::of(&facts, *app, peer.as_deref())?;
+            if !command.is_empty() {
+                let [pair] = report.pairs.as_slice() else {
+                    bail!("there are {} peers: say which with --peer", report.pairs.len());
+                };
+                report.proof = Some(proof::command(pair, command, *json, collect)?);
+            } else if let Some(time) = during {
+                report.proof = Some(proof::during(*time, collect)?);
+            }
+            match json {
+                true => print_json(&report)?,
+                false => print(&report.text(&facts, Paint::for_stdout()))?,
+            }
+            return Ok(ExitCode::from(report.status()));
+        }
+        Verb::Doctor { json, .. } => {
             let mut facts = collect()?;
             doctor::probe(&mut facts);
             let doctor = doctor::Doctor::of(&facts);

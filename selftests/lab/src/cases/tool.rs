@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! `usb4rdma`, the management tool, on hosts and cables of the lab.
 
+pub mod app;
 pub mod config;
 pub mod doctor;
 pub mod install;
