@@ -172,6 +172,7 @@ pub fn all() -> Vec<Case> {
         tool::doctor::CASES,
         tool::install::CASES,
         tool::top::CASES,
+        tool::trace::CASES,
         tool::up::CASES,
         caps::CASES,
         errors::CASES,

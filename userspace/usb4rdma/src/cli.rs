@@ -5,6 +5,7 @@ use crate::apps::App;
 use crate::config::{self, Config};
 use crate::facts::Address;
 use crate::plan::Wanted;
+use crate::topo::Format;
 use crate::up::How;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -91,6 +92,42 @@ pub enum Verb {
         /// With --app: run this with the settings and look at what goes over
         #[arg(last = true, requires = "app")]
         command: Vec<String>,
+    },
+    /// What happens to queue pairs, as it happens: states, timeouts, losses, refusals, by the module's trace events
+    #[command(
+        after_help = "Examples:\n  usb4rdma trace\n  usb4rdma trace --event qp_timeout --seconds 10 --json\n  \
+                            usb4rdma trace -- ib_write_bw -d usb4r0 -F 10.85.15.178"
+    )]
+    Trace {
+        /// Only these events (qp_state, qp_drop, qp_timeout, qp_retry, qp_nak, qp_error); may be given again
+        #[arg(long, value_name = "EVENT")]
+        event: Vec<String>,
+        /// Only this RDMA device
+        #[arg(long)]
+        device: Option<String>,
+        /// End after so many seconds, and not by Ctrl-C
+        #[arg(long, value_parser = interval)]
+        seconds: Option<Duration>,
+        /// A JSON object for each event, a line each, described by schema/trace.json
+        #[arg(long)]
+        json: bool,
+        /// Trace while this runs
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Hosts, cables between them, and the RDMA device that leads from each to each
+    #[command(
+        after_help = "Examples:\n  usb4rdma topo\n  ssh box2 usb4rdma topo --json > box2.json; usb4rdma topo \
+                            box2.json --format jaccl > jaccl.json\n  usb4rdma topo --format dot | dot -Tsvg > hosts.svg"
+    )]
+    Topo {
+        /// What `usb4rdma topo --json` printed on other hosts
+        files: Vec<PathBuf>,
+        /// One JSON object, described by schema/topo.json
+        #[arg(long, conflicts_with = "format")]
+        json: bool,
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
     },
     /// Print the completions for a shell
     #[command(after_help = "Example:\n  source <(usb4rdma completions bash)")]

@@ -20,6 +20,8 @@ mod state;
 mod status;
 mod text;
 mod top;
+mod topo;
+mod trace;
 mod up;
 
 use anyhow::{bail, Context, Result};
@@ -99,6 +101,31 @@ fn run(cli: &Cli) -> Result<ExitCode> {
                 Ok(top)
             };
             watch_top(*once, *json, *interval, &mut look)?;
+        }
+        Verb::Trace {
+            event,
+            device,
+            seconds,
+            json,
+            command,
+        } => {
+            let wanted = trace::Wanted {
+                events: event,
+                device: device.as_deref(),
+                time: *seconds,
+                command,
+            };
+            trace::trace(&wanted, |event| match json {
+                true => print_on(&(serde_json::to_string(event)? + "\n")),
+                false => print_on(&event.line()),
+            })?;
+        }
+        Verb::Topo { files, json, format } => {
+            let topo = topo::Topo::of(&collect()?).with_files(files)?;
+            match json {
+                true => print_json(&topo)?,
+                false => print(&topo.print(*format)?)?,
+            }
         }
         Verb::Up(up) => {
             let (wanted, how) = up.parts(config.map_err(anyhow::Error::msg)?);

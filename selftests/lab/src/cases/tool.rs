@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod install;
 pub mod status;
 pub mod top;
+pub mod trace;
 pub mod up;
 
 use super::Context as Given;
