@@ -6,6 +6,7 @@ use crate::config::{self, Config};
 use crate::facts::Address;
 use crate::plan::Wanted;
 use crate::topo::Format;
+use crate::tune::Goal;
 use crate::up::How;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -128,6 +129,30 @@ pub enum Verb {
         json: bool,
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
+    },
+    /// One tarball for a bug report: versions, status, doctor, counters, queue pairs, the kernel's log about it
+    #[command(after_help = "Examples:\n  sudo usb4rdma report --redact\n  \
+                            ssh box2 sudo usb4rdma report --output - > box2.tar.gz")]
+    Report {
+        /// The file; - for standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Replace names of hosts, addresses, MACs and UUIDs, each by a name of its own
+        #[arg(long)]
+        redact: bool,
+    },
+    /// Interrupts, rings, MTU, clocks: what could be better, why, and the command; nothing is set without --apply
+    #[command(after_help = "Examples:\n  usb4rdma tune\n  sudo usb4rdma tune --for latency --apply")]
+    Tune {
+        /// What matters most
+        #[arg(long = "for", value_enum, default_value = "bandwidth")]
+        goal: Goal,
+        /// Set it, and measure round trips before and after
+        #[arg(long)]
+        apply: bool,
+        /// One JSON object, described by schema/tune.json
+        #[arg(long)]
+        json: bool,
     },
     /// Print the completions for a shell
     #[command(after_help = "Example:\n  source <(usb4rdma completions bash)")]

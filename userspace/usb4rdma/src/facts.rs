@@ -4,13 +4,13 @@
 //! Everything that the verbs decide on is in here, so that a test writes the facts of any host as JSON and needs no
 //! host.
 
-mod ethtool;
+pub mod ethtool;
 mod host;
 mod net;
 mod rdma;
 mod sysfs;
 
-pub use host::modules as loaded_modules;
+pub use host::{governor_files, modules as loaded_modules};
 pub use net::Net;
 pub use sysfs::{names, text};
 
@@ -71,6 +71,10 @@ pub struct Host {
     pub sysctl: BTreeMap<String, String>,
     /// Programs that configure network devices by themselves and run: `NetworkManager`, `systemd-networkd`.
     pub managers: Vec<String>,
+    /// What sets the processors' clocks, such as `powersave`; empty where nothing does, several where they differ.
+    pub governors: Vec<String>,
+    /// Frames that a path of the cable may have under way, the parameter of the driver `thunderbolt`.
+    pub dma_credits: Option<u32>,
     /// Whether librxe, the user-space driver of our devices, was found where libibverbs looks.
     pub librxe: Option<bool>,
 }
@@ -149,6 +153,17 @@ pub struct Netdev {
     pub counters: BTreeMap<String, u64>,
     /// Microseconds between receive interrupts, and whether they adapt; None where the driver cannot be asked.
     pub coalesce: Option<(u32, bool)>,
+    pub rings: Option<Rings>,
+}
+
+/// Descriptors of a device's rings, and how many there may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rings {
+    pub rx: u32,
+    pub rx_max: u32,
+    pub tx: u32,
+    pub tx_max: u32,
 }
 
 /// An address with the length of its prefix.
@@ -212,6 +227,7 @@ impl Facts {
             if netdev.is_port() {
                 netdev.counters = ethtool::counters(&netdev.name).unwrap_or_default();
                 netdev.coalesce = ethtool::coalesce(&netdev.name).ok();
+                netdev.rings = ethtool::rings(&netdev.name).ok();
             }
         }
         match rdma::links(root) {

@@ -14,6 +14,7 @@ mod live;
 mod peers;
 mod perform;
 mod plan;
+mod report;
 #[cfg(test)]
 mod schema;
 mod state;
@@ -22,6 +23,7 @@ mod text;
 mod top;
 mod topo;
 mod trace;
+mod tune;
 mod up;
 
 use anyhow::{bail, Context, Result};
@@ -32,6 +34,7 @@ use config::Config;
 use facts::{Facts, Net};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use text::Paint;
@@ -119,6 +122,28 @@ fn run(cli: &Cli) -> Result<ExitCode> {
                 true => print_on(&(serde_json::to_string(event)? + "\n")),
                 false => print_on(&event.line()),
             })?;
+        }
+        Verb::Report { output, redact } => {
+            report::root()?;
+            let before = top::Sample::take(collect()?);
+            std::thread::sleep(FIRST_LOOK);
+            let mut facts = collect()?;
+            let top = top::Top::between(&before, &top::Sample::take(facts.clone()));
+            doctor::probe(&mut facts);
+            let name = PathBuf::from(report::file_name(&facts, *redact));
+            let to = output.as_ref().unwrap_or(&name);
+            print(&report::write(&facts, &top, &cli.config, to, *redact)?)?;
+        }
+        Verb::Tune { goal, apply, json } => {
+            let facts = collect()?;
+            let mut tune = tune::Tune::of(&facts, *goal);
+            if *apply {
+                tune = tune.apply(&net, &facts.without_left())?;
+            }
+            match json {
+                true => print_json(&tune)?,
+                false => print(&tune.text())?,
+            }
         }
         Verb::Topo { files, json, format } => {
             let topo = topo::Topo::of(&collect()?).with_files(files)?;

@@ -5,9 +5,11 @@ pub mod app;
 pub mod config;
 pub mod doctor;
 pub mod install;
+pub mod report;
 pub mod status;
 pub mod top;
 pub mod trace;
+pub mod tune;
 pub mod up;
 
 use super::Context as Given;

@@ -42,8 +42,30 @@ pub fn read(sys: &Path) -> Host {
             .filter(|(_, dir)| Path::new(dir).exists())
             .map(|(name, _)| name.to_string())
             .collect(),
+        governors: governors(sys),
+        dma_credits: text(sys.join("module/thunderbolt/parameters/dma_credits")).and_then(|n| n.parse().ok()),
         librxe: librxe(),
     }
+}
+
+/// The files that say what sets a processor's clock.
+pub fn governor_files(sys: &Path) -> Vec<PathBuf> {
+    let cpus = sys.join("devices/system/cpu");
+    let file = |name: String| cpus.join(name).join("cpufreq/scaling_governor");
+    let is_cpu = |name: &String| name.strip_prefix("cpu").is_some_and(|n| n.parse::<u32>().is_ok());
+    names(&cpus)
+        .into_iter()
+        .filter(is_cpu)
+        .map(file)
+        .filter(|file| file.exists())
+        .collect()
+}
+
+fn governors(sys: &Path) -> Vec<String> {
+    let mut found: Vec<String> = governor_files(sys).into_iter().filter_map(text).collect();
+    found.sort();
+    found.dedup();
+    found
 }
 
 /// Modules that are loaded.
