@@ -743,8 +743,12 @@ impl Polls for Lane {
                 });
                 if train.is_none() && load.add(found.frames) {
                     // Where the transmit side is busy the next poll asks.
-                    if let Some(sent) = lock_in_any_context(&self.tx).map(|side| side.counters.frames) {
-                        let usecs = load.decide(Instant(timer::now()), sent);
+                    let looked = lock_in_any_context(&self.tx).map(|side| {
+                        let leaving = side.path.as_ref().is_some_and(Tx::is_sending);
+                        (side.counters.frames, leaving)
+                    });
+                    if let Some((sent, leaving)) = looked {
+                        let usecs = load.decide(Instant(timer::now()), sent, leaving);
                         self.moderate(usecs);
                     }
                 }

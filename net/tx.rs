@@ -445,6 +445,11 @@ impl Tx {
         self.ring.in_flight()
     }
 
+    /// Whether the hardware still has frames to send.
+    pub(crate) fn is_sending(&self) -> bool {
+        self.ring.is_busy()
+    }
+
     /// Whether [`Self::reap`] would find something.
     pub(crate) fn has_completed(&self) -> bool {
         self.ring.has_completed()

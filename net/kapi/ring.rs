@@ -427,6 +427,13 @@ impl<T> TxRing<T> {
         self.0.has_completed()
     }
 
+    /// Whether the newest frame has not gone yet.
+    pub(crate) fn is_busy(&self) -> bool {
+        let Cursor { ring, head, .. } = &self.0;
+        let newest = head.checked_sub(1).unwrap_or(ring.size - 1);
+        self.in_flight() != 0 && !ring.completed(newest)
+    }
+
     /// Lets the interrupt come again. Then ask [`TxRing::has_completed`] once more: what completed before may make
     /// none.
     pub(crate) fn poll_complete(&self) {

@@ -2,14 +2,16 @@
 //! Interrupt moderation: the shortest time between two receive interrupts, by load.
 //!
 //! ```text
-//!   frames a second      below QUIET           between            above BUSY, and several a poll or one way
-//!   interval             IDLE_USECS       as it was before        BUSY_USECS
+//!   frames a second      below QUIET           between            above BUSY, and several a poll, or one way, or both
+//!   interval             IDLE_USECS       as it was before        BUSY_USECS                            ways at once
 //! ```
 //!
 //! An interval delays what follows closely on an interrupt. Under load that gathers frames, one poll for many. Between
 //! requests and answers it is nothing but delay. These are told from load by what leaves meanwhile: a host that answers
-//! sends about as much as it receives. A flood of small frames finds a poll for each where interrupts are cheap, and
-//! takes the processor from everybody.
+//! sends about as much as it receives, and has sent it all when the next request comes. Where frames come while others
+//! still leave it is load both ways. A flood finds a poll for each frame where interrupts are cheap, and takes the
+//! processor from everybody: four cables both ways at 20 Gb/s made 2.4 million interrupts a second, and a program that
+//! shared their processor ran for the first time after 2 ms (virtual time, 2026-11-30).
 
 use crate::time::{Duration, Instant};
 
@@ -36,8 +38,13 @@ const BULK: u64 = 3;
 /// Frames received for each one sent from which it goes one way. A READ of a page is two for one.
 const ONE_WAY: u64 = 4;
 
+/// Of so many looks at the transmit ring, ...
+const LOOKS: u32 = 4;
+/// ... so many or more that see frames leave make load of what comes meanwhile.
+const LEAVING: u32 = 3;
+
 /// Shortest time over which the load is measured.
-const WINDOW: Duration = Duration::from_millis(2);
+const WINDOW: Duration = Duration::from_millis(1);
 
 /// Time after which what was counted says nothing any more.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -54,6 +61,9 @@ pub struct Load {
     sent: u64,
     /// Polls since the clock was looked at.
     due: u32,
+    /// Looks at the clock, and how many of them saw frames leave.
+    looks: u32,
+    leaving: u32,
     since: Instant,
     usecs: u32,
 }
@@ -73,6 +83,8 @@ impl Load {
             polls: 0,
             sent: 0,
             due: 0,
+            looks: 0,
+            leaving: 0,
             since: Instant(0),
             usecs: IDLE_USECS,
         }
@@ -87,9 +99,12 @@ impl Load {
         self.due >= POLLS
     }
 
-    /// The interval from `now` on, in microseconds. `sent`: frames that the lane has sent, ever.
-    pub fn decide(&mut self, now: Instant, sent: u64) -> u32 {
+    /// The interval from `now` on, in microseconds. `sent`: frames that the lane has sent, ever. `leaving`: some of them
+    /// are on their way now.
+    pub fn decide(&mut self, now: Instant, sent: u64, leaving: bool) -> u32 {
         self.due = 0;
+        self.looks = self.looks.saturating_add(1);
+        self.leaving = self.leaving.saturating_add(u32::from(leaving));
         let span = now.since(self.since);
         if span < WINDOW {
             return self.usecs;
@@ -101,13 +116,16 @@ impl Load {
             .unwrap_or(0);
         let several = self.frames >= self.polls.saturating_mul(BULK);
         let one_way = self.frames >= sent.saturating_sub(self.sent).saturating_mul(ONE_WAY);
+        let both_ways = self.leaving.saturating_mul(LOOKS) >= self.looks.saturating_mul(LEAVING);
         if rate < QUIET || span > PAUSE {
             self.usecs = IDLE_USECS;
-        } else if rate > BUSY && (several || one_way) {
+        } else if rate > BUSY && (several || one_way || both_ways) {
             self.usecs = BUSY_USECS;
         }
         self.frames = 0;
         self.polls = 0;
+        self.looks = 0;
+        self.leaving = 0;
         self.sent = sent;
         self.since = now;
         self.usecs
@@ -123,13 +141,13 @@ mod tests {
         answered(load, from, n, gap, frames, 1)
     }
 
-    /// The same with that many frames sent each time.
+    /// The same with that many frames sent each time, before the poll.
     fn answered(load: &mut Load, from: u64, n: u64, gap: u64, frames: usize, answers: u64) -> u32 {
         let mut usecs = load.usecs;
         let sent = load.sent;
         for i in 0..n {
             if load.add(frames) {
-                usecs = load.decide(Instant((from + i * gap) * 1000), sent + i * answers);
+                usecs = load.decide(Instant((from + i * gap) * 1000), sent + i * answers, false);
             }
         }
         usecs
@@ -143,6 +161,20 @@ mod tests {
         assert_eq!(answered(&mut load, 0, 10_000, 4, 1, 1), IDLE_USECS);
         let mut load = Load::new();
         assert_eq!(answered(&mut load, 0, 10_000, 4, 2, 1), IDLE_USECS);
+    }
+
+    #[test]
+    fn frames_that_come_one_by_one_while_others_leave_are_load() {
+        for (leaving, usecs) in [(4, BUSY_USECS), (3, BUSY_USECS), (2, IDLE_USECS), (0, IDLE_USECS)] {
+            let mut load = Load::new();
+            let mut got = IDLE_USECS;
+            for i in 0..10_000_u64 {
+                if load.add(1) {
+                    got = load.decide(Instant(i * 2000), i, i / u64::from(POLLS) % 4 < leaving);
+                }
+            }
+            assert_eq!(got, usecs, "{leaving} of 4");
+        }
     }
 
     #[test]

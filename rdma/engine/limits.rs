@@ -20,8 +20,13 @@ pub const DEFAULT_WINDOW_PACKETS: u32 = 128;
 /// request window keeps one 1 MiB READ at MTU 4096 ahead of the wire.
 pub const DEFAULT_READ_WINDOW_PACKETS: u32 = 256;
 
-/// Most windows that lanes in common give a queue pair. Ours: half of what is kept ahead of its turn ([`MAX_AHEAD`]).
-pub const MAX_WINDOWS: u32 = 4;
+/// Windows that each lane gives a queue pair. Ours: both ways at once an acknowledgement waits behind a window of the
+/// peer's own packets, so with one each way stands while the other's queue is long. In virtual time four cables of
+/// 20 Gb/s had 0.88 to 0.93 of their rate both ways with one, and have 0.93 with two.
+pub const WINDOWS_PER_LANE: u32 = 2;
+
+/// Most windows that lanes in common give. Ours: all that is kept ahead of its turn ([`MAX_AHEAD`]).
+pub const MAX_WINDOWS: u32 = 8;
 
 /// Most request packets without an acknowledge request: as rxe (`verbs.md` section 4), which is
 /// also half of the default window.
@@ -62,8 +67,8 @@ pub const UNSENT_WAIT: Duration = Duration::from_micros(500);
 /// requests of four of 1 MiB, and eight windows of rxe's size. A multiple of 64.
 pub const MAX_AHEAD: u32 = 1024;
 
-/// Packets kept for each half of a queue pair at most. Ours: the window of the peer.
-pub const MAX_KEPT: u32 = DEFAULT_WINDOW_PACKETS;
+/// Packets or runs kept for each half of a queue pair at most. Ours: all that [`MAX_AHEAD`] lets be kept, in runs of four.
+pub const MAX_KEPT: u32 = MAX_AHEAD / 4;
 
 /// Packets that may overtake a late one at most before it counts as lost. Ours: more than two NAPI polls of 64 packets
 /// would let no window of [`DEFAULT_WINDOW_PACKETS`] ever show a loss by itself.

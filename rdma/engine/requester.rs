@@ -132,7 +132,9 @@ impl Requester {
 
     /// Windows that the lanes give.
     fn windows(&self) -> u32 {
-        self.lanes.clamp(1, limits::MAX_WINDOWS)
+        self.lanes
+            .saturating_mul(limits::WINDOWS_PER_LANE)
+            .clamp(1, limits::MAX_WINDOWS)
     }
 
     /// Whether an acknowledgement is due.

@@ -32,6 +32,8 @@ SIZE = 65536
 ACCESS = (e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_READ)
 MTU = {256: 1, 512: 2, 1024: 3, 2048: 4, 4096: 5}
 PATIENCE = 30
+# Requests of each of a queue pair's queues.
+QUEUE = 64
 # Most pieces of memory of one request.
 PIECES = 8
 
@@ -49,7 +51,7 @@ class Side:
         self.cq = CQ(self.context, 256, None, self.channel, 0) if events else CQ(self.context, 256)
         self.gid_index = gid_index
         self.seen = []
-        cap = QPCap(max_send_wr=64, max_recv_wr=64, max_send_sge=PIECES, max_recv_sge=PIECES, max_inline_data=64)
+        cap = QPCap(max_send_wr=QUEUE, max_recv_wr=QUEUE, max_send_sge=PIECES, max_recv_sge=PIECES, max_inline_data=64)
         self.qp = QP(self.pd, QPInitAttr(qp_type=e.IBV_QPT_RC, scq=self.cq, rcq=self.cq, cap=cap, sq_sig_all=0))
 
     def exchange(self, **values):
@@ -503,18 +505,26 @@ def reads(side, calling, count=200000, flight=16, chain=8):
 
 
 def stream(side, calling, length, both, opcode=e.IBV_WR_RDMA_WRITE):
-    """WRITEs or READs of `length`, 2 MiB of them posted, until 128 MiB have gone; from both ends at once if `both`. Waits for
-    events, and measures with the clock of the guest: in virtual time no cycle counter says anything."""
-    depth, count = max(2, 2 * MIB // length), 128 * MIB // length
+    """WRITEs, READs or SENDs of `length`, more of them posted than any window has room for, until 128 MiB have gone; from
+    both ends at once if `both`. Waits for events, and measures with the clock of the guest: in virtual time no cycle counter
+    says anything."""
+    depth, count = min(QUEUE, 8 * MIB // length), 128 * MIB // length
     arena = Arena(side, length, length)
     side.connect(mtu=4096, timeout=18, rkey_of=arena.mr, reads=16)
     sge = arena.sges([(0, length)])
     wr = SendWR(opcode=opcode, num_sge=1, sg=sge, send_flags=e.IBV_SEND_SIGNALED)
-    wr.set_wr_rdma(side.peer["rkey"], side.peer["addr"] + arena.sources)
+    receive = RecvWR(num_sge=1, sg=arena.sges([(arena.sources, length)]))
+    sends, receives = (calling or both) * count, 0
+    if opcode == e.IBV_WR_SEND:
+        receives = (both or not calling) * count
+        for _ in range(min(QUEUE, receives)):
+            side.qp.post_recv(receive)
+    else:
+        wr.set_wr_rdma(side.peer["rkey"], side.peer["addr"] + arena.sources)
     side.exchange(ready=True)
-    begun, posted, done, bad = time.monotonic(), 0, 0, 0
-    while (calling or both) and done < count and not bad:
-        while posted < min(done + depth, count):
+    begun, posted, done, came, bad = time.monotonic(), 0, 0, 0, 0
+    while (done < sends or came < receives) and not bad:
+        while posted < min(done + depth, sends):
             side.qp.post_send(wr)
             posted += 1
         number, wcs = side.cq.poll(depth)
@@ -524,17 +534,23 @@ def stream(side, calling, length, both, opcode=e.IBV_WR_RDMA_WRITE):
         if not number:
             side.channel.get_cq_event(side.cq)
             side.cq.ack_events(1)
-        done += number
-        bad += sum(w.status != 0 for w in wcs)
+        for w in wcs:
+            bad += w.status != 0
+            if w.opcode & e.IBV_WC_RECV:
+                came += 1
+                if came + QUEUE <= receives:
+                    side.qp.post_recv(receive)
+            else:
+                done += 1
     taken = time.monotonic() - begun
     side.exchange(done=True)
     side.report(bytes=done * length, seconds=taken, bad=bad)
 
 
-STREAMS = {f"stream_{length}_{'both' if both else 'one'}":
-           lambda side, calling, length=length, both=both: stream(side, calling, length, both)
-           for length in (65536, MIB) for both in (False, True)}
-STREAMS["stream_reads"] = lambda side, calling: stream(side, calling, 65536, False, e.IBV_WR_RDMA_READ)
+OPCODES = {"write": e.IBV_WR_RDMA_WRITE, "read": e.IBV_WR_RDMA_READ, "send": e.IBV_WR_SEND}
+STREAMS = {f"stream_{name}_{length}_{'both' if both else 'one'}":
+           lambda side, calling, length=length, both=both, opcode=opcode: stream(side, calling, length, both, opcode)
+           for name, opcode in OPCODES.items() for length in (65536, MIB) for both in (False, True)}
 
 
 class Paged:
