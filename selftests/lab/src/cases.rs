@@ -169,6 +169,7 @@ pub fn all() -> Vec<Case> {
         tool::report::CASES,
         tool::status::CASES,
         tool::app::CASES,
+        tool::bench::CASES,
         tool::config::CASES,
         tool::doctor::CASES,
         tool::install::CASES,

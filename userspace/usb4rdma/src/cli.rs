@@ -154,6 +154,12 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Bandwidth and latency over size, by RDMA and TCP, both ends from one side: a table, JSON, CSV, a page with plots
+    ///
+    /// The other host runs `usb4rdma bench --serve`, which starts perftest's and iperf3's servers and nothing else.
+    #[command(after_help = "Examples:\n  usb4rdma bench --serve          # on the other host\n  \
+                            usb4rdma bench --html bench.html\n  usb4rdma bench --size 4096 --size 65536 --csv - | cut -d, -f1-5")]
+    Bench(Bench),
     /// Print the completions for a shell
     #[command(after_help = "Example:\n  source <(usb4rdma completions bash)")]
     Completions { shell: clap_complete::Shell },
@@ -175,6 +181,43 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 /// Seconds to wait for the other hosts, if nobody says otherwise.
 const WAIT: u64 = 60;
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Be the other end, until Ctrl-C
+    #[arg(long)]
+    pub serve: bool,
+    /// With --serve: end with the first client
+    #[arg(long, requires = "serve")]
+    pub once: bool,
+    /// The host at the other end, where there are several
+    #[arg(long, value_name = "HOST", conflicts_with = "serve")]
+    pub peer: Option<String>,
+    /// Where it is, if its address is none that `up` has given
+    #[arg(long, conflicts_with = "serve")]
+    pub address: Option<String>,
+    /// TCP port of the agent; the servers have those after it
+    #[arg(long, default_value_t = 18600)]
+    pub port: u16,
+    /// A size of messages, in place of a ladder from 8 bytes to 1 MiB; may be given again
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    pub size: Vec<u64>,
+    /// Seconds of each run for bandwidth
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=60))]
+    pub seconds: u32,
+    /// Runs of which a figure is the median
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub runs: u32,
+    /// Write JSON, described by schema/bench.json; - for standard output
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write a row for each figure; - for standard output
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Write a page with plots; - for standard output
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
 
 #[derive(Debug, Args)]
 pub struct Up {

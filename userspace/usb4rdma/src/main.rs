@@ -5,6 +5,7 @@
 //! functions of them, and the verbs are thin around these.
 
 mod apps;
+mod bench;
 mod cli;
 mod config;
 mod doctor;
@@ -27,7 +28,7 @@ mod tune;
 mod up;
 
 use anyhow::{bail, Context, Result};
-use apps::{proof, AppReport};
+use apps::{proof, App, AppReport};
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Verb};
 use config::Config;
@@ -145,6 +146,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
                 false => print(&tune.text())?,
             }
         }
+        Verb::Bench(words) if words.serve => bench::serve(collect, words.port, words.once)?,
+        Verb::Bench(words) => run_bench(&collect()?, words)?,
         Verb::Topo { files, json, format } => {
             let topo = topo::Topo::of(&collect()?).with_files(files)?;
             match json {
@@ -217,6 +220,41 @@ fn watch_status(json: bool, mut look: impl FnMut() -> Result<status::Status>) ->
         }
         std::thread::sleep(INTERVAL);
     }
+}
+
+fn run_bench(facts: &Facts, words: &cli::Bench) -> Result<()> {
+    let report = AppReport::of(facts, App::Perftest, words.peer.as_deref())?;
+    let [settings] = report.pairs.as_slice() else {
+        bail!("there are {} peers: say which with --peer", report.pairs.len());
+    };
+    let how = bench::How {
+        seconds: words.seconds,
+        runs: words.runs,
+        sizes: words.size.clone(),
+        address: words.address.clone(),
+        port: words.port,
+    };
+    let bench = bench::bench(facts, settings, &how, |row| eprintln!("{}", row.line()))?;
+    let outputs = [
+        (&words.json, serde_json::to_string_pretty(&bench)? + "\n"),
+        (&words.csv, bench.csv()),
+        (&words.html, bench::html(&bench)?),
+    ];
+    let mut printed = false;
+    for (file, text) in outputs {
+        match file {
+            Some(file) if file.as_os_str() == "-" => {
+                printed = true;
+                print(&text)?;
+            }
+            Some(file) => std::fs::write(file, text).with_context(|| file.display().to_string())?,
+            None => {}
+        }
+    }
+    if !printed {
+        print(&bench.text())?;
+    }
+    Ok(())
 }
 
 fn watch_top(once: bool, json: bool, interval: Duration, look: &mut dyn FnMut() -> Result<top::Top>) -> Result<()> {

@@ -5,7 +5,7 @@ mod draw;
 mod sample;
 
 pub use draw::draw;
-pub use sample::Sample;
+pub use sample::{Cpu, Sample};
 
 use crate::facts::{Netdev, MODULE};
 use crate::text::table;

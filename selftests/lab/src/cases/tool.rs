@@ -2,6 +2,7 @@
 //! `usb4rdma`, the management tool, on hosts and cables of the lab.
 
 pub mod app;
+pub mod bench;
 pub mod config;
 pub mod doctor;
 pub mod install;

@@ -36,7 +36,7 @@ impl Sample {
             at: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0.0, |since| since.as_secs_f64()),
-            cpu: Cpu::parse(&text("/proc/stat").unwrap_or_default(), ticks()),
+            cpu: Cpu::now(),
             ..Sample::default()
         };
         if let Ok(mut rdma) = nldev::Connection::open() {
@@ -77,6 +77,16 @@ fn ticks() -> f64 {
 }
 
 impl Cpu {
+    /// Up to now.
+    pub fn now() -> Cpu {
+        Cpu::parse(&text("/proc/stat").unwrap_or_default(), ticks())
+    }
+
+    /// Cores that were busy since then.
+    pub fn busy_since(&self, then: &Cpu, time: std::time::Duration) -> f64 {
+        (self.busy - then.busy).max(0.0) / time.as_secs_f64().max(1e-6)
+    }
+
     /// Of /proc/stat.
     fn parse(stat: &str, ticks: f64) -> Cpu {
         let cores = stat
