@@ -170,6 +170,7 @@ pub fn all() -> Vec<Case> {
         tool::status::CASES,
         tool::app::CASES,
         tool::bench::CASES,
+        tool::boot::CASES,
         tool::config::CASES,
         tool::doctor::CASES,
         tool::install::CASES,

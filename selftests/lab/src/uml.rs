@@ -20,6 +20,7 @@ use std::process::{Command, Stdio};
 /// Scripts that every guest gets under /usb4lab.
 const SCRIPTS: &[(&str, &str)] = &[
     ("init", include_str!("../guest/init")),
+    ("systemd", include_str!("../guest/systemd")),
     ("pin", include_str!("../guest/pin")),
     ("run", include_str!("../guest/run")),
     ("net-up", include_str!("../guest/net-up")),

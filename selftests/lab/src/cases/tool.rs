@@ -3,6 +3,7 @@
 
 pub mod app;
 pub mod bench;
+pub mod boot;
 pub mod config;
 pub mod doctor;
 pub mod install;

@@ -252,7 +252,7 @@ fn install(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn make(target: &str, tree: &Path) -> Result<()> {
+pub fn make(target: &str, tree: &Path) -> Result<()> {
     let output = Command::new("make")
         .args(["--no-print-directory", "-s", target])
         .arg(format!("DESTDIR={}", tree.display()))
@@ -279,15 +279,21 @@ fn files(dir: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
+/// The tree as an archive.
+pub fn pack(tree: &Path) -> Result<Vec<u8>> {
+    let mut tar = Command::new("tar");
+    let packed = tar.arg("-C").arg(tree).args(["-cz", "."]).output().context("tar")?;
+    ensure!(
+        packed.status.success(),
+        "tar: {}",
+        String::from_utf8_lossy(&packed.stderr)
+    );
+    Ok(packed.stdout)
+}
+
 /// Copies the tree onto a guest and looks at it there.
 fn installed(lab: &Lab, tree: &Path) -> Result<()> {
-    let packed = Command::new("tar")
-        .arg("-C")
-        .arg(tree)
-        .args(["-cz", "."])
-        .output()
-        .context("tar")?;
-    lab.put(0, "/run/installed.tar.gz", &packed.stdout, 0o644)?;
+    lab.put(0, "/run/installed.tar.gz", &pack(tree)?, 0o644)?;
     lab.sh(
         0,
         "rm /usr/bin/usb4rdma; tar -C / --no-same-owner -xzf /run/installed.tar.gz; rm /run/installed.tar.gz",

@@ -139,7 +139,7 @@ fn same(host: usize, what: &str, before: &str, after: &str) -> Result<()> {
 }
 
 /// The RDMA devices of both hosts of each pair, from what `status` says of the lower one's peers.
-fn pairs(statuses: &[Value]) -> Result<Vec<Pair>> {
+pub fn pairs(statuses: &[Value]) -> Result<Vec<Pair>> {
     let mut pairs = Vec::new();
     for (host, status) in statuses.iter().enumerate() {
         for peer in status["peers"].as_array().into_iter().flatten() {
