@@ -173,6 +173,7 @@ pub fn all() -> Vec<Case> {
         tool::boot::CASES,
         tool::config::CASES,
         tool::doctor::CASES,
+        tool::hardware::CASES,
         tool::install::CASES,
         tool::top::CASES,
         tool::trace::CASES,

@@ -81,6 +81,10 @@ pub enum Verb {
         /// One JSON object, described by schema/doctor.json; with --app by schema/app.json
         #[arg(long)]
         json: bool,
+        /// What the driver takes for granted of the host interface, tried on this machine; as root, with a cable
+        /// to a host with the module; schema/hardware.json
+        #[arg(long, conflicts_with = "app")]
+        hardware: bool,
         /// The settings of a program for this pair of hosts, and the proof that it uses RDMA
         #[arg(long, value_enum)]
         app: Option<App>,

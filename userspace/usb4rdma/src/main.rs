@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod doctor;
 mod facts;
+mod hardware;
 mod health;
 mod live;
 mod peers;
@@ -166,6 +167,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             peer,
             during,
             command,
+            ..
         } => {
             let facts = collect()?;
             let mut report = AppReport::of(&facts, *app, peer.as_deref())?;
@@ -182,6 +184,16 @@ fn run(cli: &Cli) -> Result<ExitCode> {
                 false => print(&report.text(&facts, Paint::for_stdout()))?,
             }
             return Ok(ExitCode::from(report.status()));
+        }
+        Verb::Doctor {
+            json, hardware: true, ..
+        } => {
+            let hardware = hardware::Hardware::of(&collect()?)?;
+            match json {
+                true => print_json(&hardware)?,
+                false => print(&hardware.text())?,
+            }
+            return Ok(ExitCode::from(hardware.status()));
         }
         Verb::Doctor { json, .. } => {
             let mut facts = collect()?;

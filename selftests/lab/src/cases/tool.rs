@@ -6,6 +6,7 @@ pub mod bench;
 pub mod boot;
 pub mod config;
 pub mod doctor;
+pub mod hardware;
 pub mod install;
 pub mod report;
 pub mod status;
