@@ -97,6 +97,8 @@ struct TxSide {
     runs: bool,
     /// The client waits for room.
     wanted: bool,
+    /// The client has other lanes beside this one.
+    several: bool,
     counters: TxCounters,
 }
 
@@ -163,6 +165,7 @@ impl Lane {
             stopped: false,
             runs: false,
             wanted: false,
+            several: false,
             counters: TxCounters::default(),
         };
         let rx = RxSide {
@@ -240,7 +243,8 @@ impl Lane {
         }
         {
             let mut side = self.tx.lock();
-            side.path = Some(tx);
+            let TxSide { path, several, .. } = &mut *side;
+            path.insert(tx).set_several(*several);
             side.live = false;
             side.stopped = true;
         }
@@ -512,6 +516,15 @@ impl Lane {
     /// Whether trains may go to the host with this Ethernet address.
     pub(crate) fn reaches(&self, mac: [u8; 6]) -> bool {
         self.reaches.load(Ordering::Relaxed) == mac_number(mac)
+    }
+
+    /// Whether the client has other lanes beside this one.
+    pub(crate) fn set_several(&self, several: bool) {
+        let mut side = self.tx.lock();
+        side.several = several;
+        if let Some(tx) = &mut side.path {
+            tx.set_several(several);
+        }
     }
 
     /// Most page frames of a train.

@@ -38,6 +38,13 @@ impl Port {
     pub fn detach(&self) {
         let before = self.0.client().lock().take();
         drop(before);
+        self.0.set_several(false);
+    }
+
+    /// Whether the client has other lanes beside this one: then it has fewer trains of each at a time
+    /// (`tbip::share`). Any context.
+    pub fn set_several(&self, several: bool) {
+        self.0.set_several(several);
     }
 
     /// Whether the peer takes trains and has this Ethernet address. Any context.

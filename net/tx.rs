@@ -362,6 +362,11 @@ impl Tx {
         self.share.admits(self.ring.room(), self.credit())
     }
 
+    /// Whether the client has other lanes beside this one.
+    pub(crate) fn set_several(&mut self, several: bool) {
+        self.share.set_several(several);
+    }
+
     /// Whether trains of so many page frames can go at all.
     fn takes_pages(&self, pages: usize) -> bool {
         matches!(self.mode, Mode::Native { max_pages, .. } if pages <= usize::from(max_pages).min(MAX_PAGES))

@@ -324,7 +324,11 @@ impl<S: Storage> Qp<S> {
                 return None;
             }
         } else if slot.is_answered() {
-            if requester.reads_out >= u32::from(self.attrs.max_rd_atomic) || requester.read_psns >= read_window {
+            // Lanes may bring the responses of all in any order, and they are kept no further ahead.
+            let awaited = requester.read_psns.saturating_add(packets);
+            let too_far = requester.is_told() && requester.read_psns > 0 && awaited > limits::MAX_AHEAD;
+            let many = requester.reads_out >= u32::from(self.attrs.max_rd_atomic);
+            if many || too_far || requester.read_psns >= read_window {
                 return None;
             }
             requester.reads_out = requester.reads_out.wrapping_add(1);
