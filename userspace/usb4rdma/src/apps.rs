@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! `usb4rdma doctor --app NAME`: the exact settings of a program for this pair of hosts, and the proof that it uses them.
+//! `usb4rdma doctor --app NAME`: the exact settings of a program for this pair of hosts, and the proof that it uses
+//! them.
 
 pub mod proof;
 mod recipes;

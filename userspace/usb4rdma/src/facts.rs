@@ -63,6 +63,10 @@ pub struct Host {
     pub module_installed: bool,
     /// Other kernels whose modules have ours among them.
     pub module_for: Vec<String>,
+    /// Why the kernel takes signed modules only, if it does: Secure Boot's lockdown, or its own parameter.
+    pub signed_only: Option<String>,
+    /// Whether the module's file carries a signature; None where it is not found or compressed.
+    pub module_signed: Option<bool>,
     /// Whether the tool runs as root, to whom limits of locked memory do not apply.
     pub root: bool,
     /// RLIMIT_MEMLOCK in bytes; None: unlimited.
@@ -92,6 +96,8 @@ pub struct Router {
     pub usb4_version: Option<String>,
     /// Whether the IOMMU keeps devices from memory that is not theirs.
     pub iommu_protection: Option<bool>,
+    /// How the IOMMU translates for it: `identity`, `DMA-FQ`, `DMA`; None without one.
+    pub iommu_mode: Option<String>,
 }
 
 /// A cable with another host at its end.

@@ -372,7 +372,8 @@ mod tests {
 
     #[test]
     fn interrupts_of_the_module_are_counted() {
-        let text = "           CPU0  CPU1\n 129:  135  1  PCI-MSIX 0  thunderbolt\n 131:   2   3  PCI-MSIX 2-edge  usb4_rdma\n";
+        let text =
+            "     CPU0  CPU1\n 129: 135  1  PCI-MSIX 0  thunderbolt\n 131:   2   3  PCI-MSIX 2-edge  usb4_rdma\n";
         assert_eq!(interrupts(text), [5]);
     }
 

@@ -294,6 +294,7 @@ fn pair(before: &Sample, after: &Sample, device: &str, qp: &QueuePair, seconds: 
     let idle = match out_gbps + in_gbps < NOTHING {
         false => None,
         true if qp.state != "RTS" => Some(format!("in state {}", qp.state)),
+        true if qp.details.is_empty() => Some("only root is told".into()),
         true if now("messages") == 0 => Some("nothing posted".into()),
         true if down => Some("the port is down".into()),
         true if now("peer_not_ready") > 0 => Some("the peer has no receive posted".into()),

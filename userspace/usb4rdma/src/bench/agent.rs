@@ -305,7 +305,8 @@ fn free_port(own: IpAddr, after: u16) -> Result<u16> {
     bail!("no free port after {after}")
 }
 
-/// Whether somebody listens on a port, by the kernel's own list: a connection to try it would be taken for the client's.
+/// Whether somebody listens on a port, by the kernel's own list: a connection to try it would be taken for the
+/// client's.
 fn listens(port: u16) -> bool {
     let wanted = format!(":{port:04X}");
     let of = |file: &str| {

@@ -28,6 +28,8 @@ pub fn read(sys: &Path) -> Host {
     Host {
         module_installed: modules().iter().any(|m| m == MODULE) || installed(&kernel),
         module_for: elsewhere(&kernel),
+        signed_only: signed_only(),
+        module_signed: signed(&kernel),
         root: nix::unistd::geteuid().is_root(),
         name,
         kernel,
@@ -85,6 +87,31 @@ fn installed(kernel: &str) -> bool {
         text.lines()
             .any(|line| line.split(':').next().is_some_and(|path| path.contains(&file)))
     })
+}
+
+/// What has the kernel take signed modules only.
+fn signed_only() -> Option<String> {
+    let lockdown = text("/sys/kernel/security/lockdown").unwrap_or_default();
+    if ["[integrity]", "[confidentiality]"]
+        .iter()
+        .any(|mode| lockdown.contains(mode))
+    {
+        return Some(format!("/sys/kernel/security/lockdown: {lockdown}"));
+    }
+    let enforced = text("/sys/module/module/parameters/sig_enforce")?;
+    (enforced == "Y").then(|| "/sys/module/module/parameters/sig_enforce: Y".into())
+}
+
+/// Whether the module's file ends as signed ones do.
+fn signed(kernel: &str) -> Option<bool> {
+    let dir = PathBuf::from("/lib/modules").join(kernel);
+    let index = text(dir.join("modules.dep"))?;
+    let file = format!("/{MODULE}.ko");
+    let path = index
+        .lines()
+        .find_map(|line| line.split(':').next().filter(|path| path.ends_with(&file)))?;
+    let bytes = std::fs::read(dir.join(path)).ok()?;
+    Some(bytes.ends_with(b"~Module signature appended~\n"))
 }
 
 /// Other kernels whose modules have ours among them.

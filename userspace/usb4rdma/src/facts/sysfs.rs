@@ -63,6 +63,10 @@ fn router(dir: &Path, name: &str) -> Router {
         generation: file("generation").and_then(|g| g.parse().ok()).unwrap_or(0),
         usb4_version: uevent(dir, name, "USB4_VERSION"),
         iommu_protection: protection.map(|value| value == "1"),
+        // The domain's parent is the host interface, a PCI device.
+        iommu_mode: fs::canonicalize(dir.join(format!("domain{domain}")))
+            .ok()
+            .and_then(|domain| text(domain.parent()?.join("iommu_group/type"))),
     }
 }
 

@@ -15,6 +15,14 @@ pub const CHECKS: &[Check] = &[
         run: module,
     },
     Check {
+        codes: &["module-unsigned"],
+        run: unsigned,
+    },
+    Check {
+        codes: &["iommu-strict"],
+        run: iommu,
+    },
+    Check {
         codes: &["no-cable"],
         run: no_cable,
     },
@@ -52,6 +60,33 @@ fn bus(facts: &Facts) -> Vec<Finding> {
     let text = "this kernel drives no USB4 or Thunderbolt host router: the driver thunderbolt is not loaded, or the \
                 machine has none";
     vec![Finding::error("no-bus", text, "/sys/bus/thunderbolt/devices is not there").fix("modprobe thunderbolt")]
+}
+
+fn unsigned(facts: &Facts) -> Vec<Finding> {
+    let host = &facts.host;
+    let (Some(evidence), Some(false)) = (&host.signed_only, host.module_signed) else {
+        return vec![];
+    };
+    if facts.loaded(MODULE) {
+        return vec![];
+    }
+    let text = format!(
+        "this kernel takes signed modules only, as with Secure Boot, and the file of {MODULE} is not signed: sign it \
+         (`scripts/sign-file` of the kernel's headers) by a key that `mokutil --import` has made known at a boot"
+    );
+    vec![Finding::error("module-unsigned", text, evidence.clone())]
+}
+
+fn iommu(facts: &Facts) -> Vec<Finding> {
+    let strict = facts
+        .routers
+        .iter()
+        .find(|router| router.iommu_mode.as_deref() == Some("DMA"));
+    let Some(router) = strict else { return vec![] };
+    let text = "the IOMMU forgets each page at once, which costs processor time for every frame: the kernel's \
+                parameter iommu.strict=0 has it forget many together";
+    let evidence = format!("iommu_group/type of router {}: DMA", router.name);
+    vec![Finding::info("iommu-strict", text, evidence)]
 }
 
 fn config(facts: &Facts) -> Vec<Finding> {

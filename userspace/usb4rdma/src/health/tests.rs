@@ -24,6 +24,7 @@ pub fn healthy() -> Facts {
             generation: 4,
             usb4_version: Some("2.0".into()),
             iommu_protection: Some(true),
+            iommu_mode: None,
         }],
         modules: vec!["usb4_rdma".into()],
         ..Facts::default()
@@ -161,6 +162,14 @@ const FAULTS: &[Fault] = &[
     ("cable-slow", healthy, |f| f.cables[0].rx_speed = 10.0),
     ("cable-one-lane", healthy, |f| f.cables[0].tx_lanes = 1),
     ("cable-below-host", healthy, |f| f.cables[0].tx_speed = 20.0),
+    ("module-unsigned", healthy, |f| {
+        f.modules.clear();
+        f.host.signed_only = Some("lockdown: none [integrity]".into());
+        f.host.module_signed = Some(false);
+    }),
+    ("iommu-strict", healthy, |f| {
+        f.routers[0].iommu_mode = Some("DMA".into())
+    }),
     ("config-wrong", healthy, |f| {
         f.config_error = Some("line 1".into());
     }),

@@ -118,6 +118,7 @@ fn who_is_idle_says_why() {
         "the peer has no receive posted"
     );
     assert_eq!(why(|_| ()), told("nothing to send", "waits for its turn"));
+    assert_eq!(why(|s| s.queue_pairs[0].1.details.clear()).1, "only root is told");
     assert_eq!(why(|s| s.queue_pairs[0].1.state = "ERR".into()).1, "in state ERR");
     assert_eq!(why(|s| s.facts.netdevs[0].up = false).0, "the device is down");
     assert_eq!(

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! A host under systemd with the tool installed: after a power cut RDMA is up by itself, with systemd-networkd beside it.
+//! A host under systemd with the tool installed: after a power cut RDMA is up by itself, with systemd-networkd beside
+//! it.
 
 use super::install::{make, pack};
 use super::until;
