@@ -10,13 +10,17 @@
 //! A cable's device has one client at most. It shares ring and credit with the packets of the stack ([`tbip::share`]).
 
 use crate::kapi::pages::{Piece, RxPage};
-use kernel::sync::Arc;
+use kernel::{prelude::*, sync::Arc};
 use tbip::{
     cut::COPY_WHOLE,
+    direct::Told,
     frame::{Header, Roce},
     limits::MAX_PAGES,
     span,
 };
+
+/// Posts the pages of a window ([`Client::on_ask`]).
+pub type Post<'a> = dyn FnMut(&[Piece], &[Piece], KBox<dyn Held>) -> bool + 'a;
 
 /// Whose trains go by a lane.
 pub trait Client: Send + Sync {
@@ -28,6 +32,17 @@ pub trait Client: Send + Sync {
     /// The train with this token has not come to the peer ([`Outbound::token`]). As above, or in process context when
     /// the cable ends.
     fn on_lost(&self, token: u64);
+    /// A train has come whose payload is to go by a window ([`Train::meta`]). `post` has the DMA write the next frames to
+    /// the pages of the target that are given first, all of them, and holds on to what is given last until none is
+    /// written any more. The rest of the target is given second: it is written when the train is carried out, and no
+    /// later window may have been there before. False if it could not; then nothing is written. To be called once, or
+    /// not at all; the client's locks may be held.
+    fn on_ask(&self, train: &Arc<Train>, post: &mut Post<'_>);
+    /// The window of a train is over, and nothing is written to it any more; if it is `whole`, all of it is there. Whether
+    /// the train was carried out. As [`Self::on_lost`].
+    fn on_window(&self, train: &Arc<Train>, held: KBox<dyn Held>, whole: bool) -> bool;
+    /// What became of a train that asked for a window. As [`Self::on_lost`].
+    fn on_told(&self, told: Told<u64>);
 }
 
 /// What a train out reads until it has gone. Dropped then, in any context but hard interrupts, the transmit side's lock
@@ -55,6 +70,21 @@ pub struct Outbound<'a> {
 impl Outbound<'_> {
     /// Longest payload that is copied for being short, lent or not.
     pub const SHORT: usize = COPY_WHOLE;
+}
+
+/// The part of a train's payload that goes by a window: the first of it.
+pub struct WindowOut<'a> {
+    /// Key and address of the target.
+    pub target: (u32, u64),
+    /// Where it is, page by page.
+    pub pieces: &'a [Piece],
+    /// What it reads until it has gone.
+    pub held: KBox<dyn Held>,
+}
+
+impl WindowOut<'_> {
+    /// Most pages.
+    pub const MOST: usize = 16;
 }
 
 /// Why a train was not sent.
@@ -107,7 +137,7 @@ impl Train {
         pages: impl Iterator<Item = (RxPage, usize)>,
     ) {
         self.meta = meta;
-        self.front = Header::LEN + Roce::LEN;
+        self.front = Header::LEN + meta.wire_len();
         self.end = Header::LEN + usize::from(header.inline_len);
         self.head = Some(head);
         self.head_len = head_len;
@@ -142,11 +172,26 @@ impl Train {
 
     /// Bytes in all, from the BTH on.
     pub fn byte_len(&self) -> usize {
-        self.end.saturating_sub(self.front) + self.page_bytes
+        self.end.saturating_sub(self.front) + self.page_bytes + self.by_window().1
     }
 
-    /// Shows bytes `at..at + len`, piece by piece, until `each` returns false. False if it did, or the train is short.
+    /// The bytes that go by a window: where they begin, from the BTH on, and how many they are.
+    pub fn by_window(&self) -> (usize, usize) {
+        self.meta.window.as_ref().map_or((0, 0), |window| {
+            let start = usize::from(self.meta.header_len) + usize::from(window.before);
+            (start, window.byte_len())
+        })
+    }
+
+    /// Shows bytes `at..at + len`, piece by piece, until `each` returns false. False if it did, the train is short, or
+    /// some of them go by a window.
     pub fn pieces(&self, at: usize, len: usize, each: impl FnMut(&[u8]) -> bool) -> bool {
+        let (start, by_window) = self.by_window();
+        let at = match at.checked_sub(by_window) {
+            _ if by_window == 0 || at + len <= start => at,
+            Some(rest) if rest >= start => rest,
+            _ => return false,
+        };
         let pages = self.pages.iter().take(self.count).flatten();
         let pages = pages.map(|(page, len)| page.view(*len));
         let all = Iterator::chain(core::iter::once(self.front()), pages);

@@ -48,6 +48,10 @@ pub(crate) struct TxCounters {
     pub(crate) reports: u64,
     /// Frames that asked it what has come.
     pub(crate) asks: u64,
+    /// Frames with business of the direct lane.
+    pub(crate) grants: u64,
+    /// Bytes of trains that the DMA read for a window.
+    pub(crate) window_bytes: u64,
 }
 
 /// Receive side. Kept across sessions of the cable.
@@ -87,6 +91,12 @@ pub(crate) struct RxCounters {
     pub(crate) trains: u64,
     /// Their bytes, from the BTH on.
     pub(crate) train_bytes: u64,
+    /// Bytes of trains that the DMA wrote to their target, in whole windows.
+    pub(crate) window_bytes: u64,
+    /// Windows that came to nothing.
+    pub(crate) void_windows: u64,
+    /// Times the direct lane was opened anew.
+    pub(crate) lane_resets: u64,
 }
 
 /// What a cable counts beside its device.
@@ -141,6 +151,8 @@ pub(crate) const NAMES: &[&str] = &[
     "tx_rdma_lost",
     "tx_report_frames",
     "tx_ask_frames",
+    "tx_grant_frames",
+    "tx_direct_bytes",
     "rx_packets",
     "rx_bytes",
     "rx_copied_bytes",
@@ -158,6 +170,9 @@ pub(crate) const NAMES: &[&str] = &[
     "rx_stray_frames",
     "rx_rdma_trains",
     "rx_rdma_bytes",
+    "rx_direct_bytes",
+    "rx_void_windows",
+    "rx_direct_resets",
     "stranded_completions",
     "control_dropped",
     "control_send_errors",
@@ -193,6 +208,8 @@ pub(crate) fn fill(to: &mut [u64], tx: &TxCounters, rx: &RxCounters, cable: &Cab
         tx.lost_trains,
         tx.reports,
         tx.asks,
+        tx.grants,
+        tx.window_bytes,
         rx.packets,
         rx.bytes,
         rx.copied,
@@ -210,6 +227,9 @@ pub(crate) fn fill(to: &mut [u64], tx: &TxCounters, rx: &RxCounters, cable: &Cab
         rx.stray,
         rx.trains,
         rx.train_bytes,
+        rx.window_bytes,
+        rx.void_windows,
+        rx.lane_resets,
         cable.stranded,
         cable.messages_dropped,
         cable.send_errors,
@@ -218,7 +238,7 @@ pub(crate) fn fill(to: &mut [u64], tx: &TxCounters, rx: &RxCounters, cable: &Cab
         usecs,
         u64::from(native),
     ];
-    const _: () = assert!(NAMES.len() == 46);
+    const _: () = assert!(NAMES.len() == 51);
     for (to, value) in to.iter_mut().zip(values) {
         *to = value;
     }

@@ -20,12 +20,14 @@
 //! try for the transmit side's lock, as who has it may be what was interrupted, and touch no other.
 
 use crate::{
-    client::{Client, Held, NotSent, Outbound, Train},
+    client::{Client, Held, NotSent, Outbound, Train, WindowOut},
     counters::{RxCounters, TxCounters},
+    direct::Direct,
     kapi::{
         napi::{Napi, Polls},
         ndo::{Coalesce, Xmit},
         netdev::Netdev,
+        pages::Piece,
         random::random_u64,
         ring::{Ring, Wake},
         skb::{Batch, TxSkb},
@@ -33,7 +35,7 @@ use crate::{
         timer::{self, new_timer, Timed, Timer},
         xdomain::Device,
     },
-    rings::{Rings, Wire},
+    rings::{Kick, Rings, Wire},
     rx::{Polled, Rx},
     tx::{Refused, Tx},
 };
@@ -57,6 +59,9 @@ use tbip::{
 
 /// Nanoseconds after which a ring that could not be filled for want of memory is filled again.
 const REFILL_AFTER: u64 = 10_000_000;
+
+/// Nanoseconds after which a timer of the direct lane that is due and could not be served comes again.
+const DIRECT_PAUSE: u64 = 1_000_000;
 
 /// Whom we speak to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -110,6 +115,13 @@ struct RxSide {
     counters: RxCounters,
 }
 
+/// The direct lane, where there is one.
+struct DirectSide {
+    path: Option<KBox<Direct>>,
+    /// As the transmit side's.
+    runs: bool,
+}
+
 struct Config {
     coalesce: Coalesce,
     rings: Option<Rings>,
@@ -127,6 +139,12 @@ pub(crate) struct Lane {
     rx: BhLock<RxSide>,
     #[pin]
     tx: BhLock<TxSide>,
+    #[pin]
+    direct: BhLock<DirectSide>,
+    /// Whom it concerns that the direct lane is to begin anew, while there is one.
+    #[pin]
+    kick: BhLock<Option<Arc<dyn Kick>>>,
+    broken: AtomicBool,
     #[pin]
     config: BhLock<Config>,
     #[pin]
@@ -189,6 +207,9 @@ impl Lane {
                 napi <- Napi::new(netdev.clone()),
                 rx <- new_bh_lock!(rx, c"usb4_lane_rx"),
                 tx <- new_bh_lock!(tx, c"usb4_lane_tx"),
+                direct <- new_bh_lock!(DirectSide { path: None, runs: false }, c"usb4_lane_direct"),
+                kick <- new_bh_lock!(None, c"usb4_lane_kick"),
+                broken: AtomicBool::new(false),
                 config <- new_bh_lock!(config, c"usb4_lane_config"),
                 timer <- new_timer!(c"usb4_lane_timer"),
                 starved: AtomicBool::new(false),
@@ -219,8 +240,13 @@ impl Lane {
 
     /// There are rings, which do not run yet: makes all that they need and posts the receive buffers. What can fail
     /// fails here, where no hardware knows of a page.
-    pub(crate) fn prepare(&self, rings: Rings, wire: Wire) -> Result {
+    /// `direct` are those of the direct lane; `kick` is kicked when [`Self::take_broken`] has something to tell.
+    pub(crate) fn prepare(&self, rings: Rings, direct: Option<&Rings>, wire: Wire, kick: &Arc<dyn Kick>) -> Result {
         let dma = self.dma;
+        let direct = match direct {
+            Some(rings) => Some(Direct::new(rings, dma, self.napi.raw(), random_u64() as u32)?),
+            None => None,
+        };
         let tx = Tx::new(rings.tx.clone(), &wire, dma)?;
         let (rx, credit) = Rx::new(rings.rx.clone(), &wire, dma, self.napi.raw())?;
         let peer = match wire {
@@ -249,6 +275,10 @@ impl Lane {
             side.stopped = true;
         }
         self.config.lock().rings = Some(rings);
+        if direct.is_some() {
+            *self.kick.lock() = Some(kick.clone());
+        }
+        self.direct.lock().path = direct;
         Ok(())
     }
 
@@ -262,6 +292,7 @@ impl Lane {
             }
         }
         self.tx.lock().runs = true;
+        self.direct.lock().runs = true;
         {
             let config = self.config.lock();
             if let Some(rings) = &config.rings {
@@ -314,6 +345,7 @@ impl Lane {
         // and the timer looks at what is on its way: both see under the locks that the rings are about to stop.
         self.rx.lock().runs = false;
         self.tx.lock().runs = false;
+        self.direct.lock().runs = false;
         let rings = self.config.lock().rings.take();
         drop(rings);
     }
@@ -324,13 +356,79 @@ impl Lane {
             tx.lose();
         }
         self.tell_lost();
+        if let Some(direct) = &mut self.direct.lock().path {
+            direct.lose();
+        }
+        self.end_windows();
+        self.tell_direct();
         let rx = self.rx.lock().path.take();
         let tx = self.tx.lock().path.take();
+        let direct = self.direct.lock().path.take();
+        let kick = self.kick.lock().take();
         // Not under the locks: this sleeps.
-        drop((rx, tx));
+        drop((rx, tx, direct, kick));
         self.netdev.reset_sent();
         self.peer.store(Peer::None as u8, Ordering::Relaxed);
         self.netdev.set_runs(false);
+    }
+
+    /// Whether the direct lane is to begin anew, since the last call.
+    pub(crate) fn take_broken(&self) -> bool {
+        self.broken.swap(false, Ordering::Relaxed)
+    }
+
+    /// From the return on nobody touches the rings of the direct lane.
+    pub(crate) fn quiesce_direct(&self) {
+        self.direct.lock().runs = false;
+    }
+
+    /// The receive ring of the direct lane has been stopped: its windows end. Sleeps not, but is long.
+    pub(crate) fn reset_direct(&self) {
+        {
+            let mut side = self.direct.lock();
+            let counters = &mut self.rx.lock().counters;
+            if let Some(direct) = &mut side.path {
+                direct.reset(Instant(timer::now()), counters);
+            }
+        }
+        self.end_windows();
+    }
+
+    /// The ring runs again.
+    pub(crate) fn begin_direct(&self) {
+        self.direct.lock().runs = true;
+        self.napi.schedule();
+    }
+
+    /// Tells the client of windows that were open when the ring was stopped.
+    fn end_windows(&self) {
+        // Each turn ends a window.
+        loop {
+            let over = self.direct.lock().path.as_mut().and_then(|direct| direct.take_open());
+            let Some(over) = over else {
+                return;
+            };
+            if let Some(client) = &*self.client.lock() {
+                client.on_window(&over.train, over.held, false);
+            }
+        }
+    }
+
+    /// Tells the client what became of trains that asked for windows. No lock of the lane is held.
+    fn tell_direct(&self) {
+        // Each turn ends a request.
+        loop {
+            let told = {
+                let mut side = self.direct.lock();
+                side.path.as_mut().and_then(|direct| direct.told(Instant(timer::now())))
+            };
+            let Some(told) = told else {
+                return;
+            };
+            if let Some(client) = &*self.client.lock() {
+                client.on_told(told);
+            }
+        }
     }
 
     /// Whether packets have come since the last call.
@@ -580,6 +678,52 @@ impl Lane {
         tx.send_train(train, held, (credit, have), copy, counters)
     }
 
+    /// Whether windows are worth asking for, if perhaps there is no room for one now.
+    pub(crate) fn has_windows(&self) -> bool {
+        let side = self.direct.lock();
+        let now = Instant(timer::now());
+        side.path
+            .as_ref()
+            .is_some_and(|direct| side.runs && direct.is_worth(now))
+    }
+
+    /// Whether a window may be asked for now. If not, the client is told of room when there may be.
+    pub(crate) fn has_window_room(&self) -> bool {
+        let room = {
+            let side = self.direct.lock();
+            side.path.as_ref().is_some_and(|direct| side.runs && direct.has_room())
+        };
+        if !room {
+            self.tx.lock().wanted = true;
+        }
+        room
+    }
+
+    /// See [`crate::port::Port::post_window`].
+    pub(crate) fn post_window<E>(
+        &self,
+        train: &Outbound<'_>,
+        window: WindowOut<'_>,
+        held: Option<KBox<dyn Held>>,
+        copy: impl FnMut(usize, &mut [u8]) -> Result<(), E>,
+    ) -> Result<(), NotSent<E>> {
+        let mut direct = self.direct.lock();
+        let runs = direct.runs;
+        let direct = direct.path.as_mut().filter(|_| runs).ok_or(NotSent::Busy)?;
+        let mut side = self.tx.lock();
+        let TxSide {
+            path, live, counters, ..
+        } = &mut *side;
+        let tx = path.as_mut().filter(|_| *live).ok_or(NotSent::Busy)?;
+        let credit = Seq(self.credit.load(Ordering::Relaxed));
+        let have = Seq(self.have.load(Ordering::Relaxed));
+        direct.ask(tx, train, (window, held), (credit, have), copy, counters)?;
+        if let Some(at) = direct.poll_timeout() {
+            self.timer.arm(at.0);
+        }
+        Ok(())
+    }
+
     /// Tells the hardware of what the client has posted.
     pub(crate) fn ring(&self) {
         let mut side = self.tx.lock();
@@ -613,6 +757,97 @@ impl Lane {
                 client.on_lost(token);
             }
         }
+    }
+
+    /// A train asks for a window.
+    fn asked(&self, train: &Arc<Train>) {
+        let mut decided = false;
+        let mut post = |pieces: &[Piece], tail: &[Piece], held: KBox<dyn Held>| {
+            decided = true;
+            let mut side = self.direct.lock();
+            let runs = side.runs;
+            let direct = side.path.as_mut().filter(|_| runs);
+            direct.is_some_and(|direct| direct.grant(Instant(timer::now()), train, (pieces, tail), held))
+        };
+        if let Some(client) = &*self.client.lock() {
+            client.on_ask(train, &mut post);
+        }
+        if !decided {
+            if let Some(direct) = &mut self.direct.lock().path {
+                direct.refuse(train);
+            }
+        }
+    }
+
+    /// The direct lane's part of a poll.
+    fn serve_direct(&self, found: &Polled) {
+        let now = Instant(timer::now());
+        {
+            let mut side = self.direct.lock();
+            let runs = side.runs;
+            let Some(direct) = side.path.as_mut().filter(|_| runs) else {
+                return;
+            };
+            if let Some(grant) = &found.grant {
+                direct.hear(now, grant);
+            }
+            if let Some(ask) = &found.ask {
+                direct.handle_ask(ask);
+            }
+            let mut tx = self.tx.lock();
+            direct.fill(&mut tx.counters);
+        }
+        // Each turn ends a window.
+        loop {
+            let over = {
+                let mut side = self.direct.lock();
+                let runs = side.runs;
+                let counters = &mut self.rx.lock().counters;
+                let direct = side.path.as_mut().filter(|_| runs);
+                direct.and_then(|direct| direct.receive(now, counters))
+            };
+            let Some(over) = over else {
+                break;
+            };
+            // Not under the lock, as with trains.
+            let done = match &*self.client.lock() {
+                Some(client) => client.on_window(&over.train, over.held, over.whole),
+                None => false,
+            };
+            if over.whole && !done {
+                if let Some(direct) = &mut self.direct.lock().path {
+                    direct.handle_undelivered(over.number);
+                }
+            }
+        }
+        let (broken, at) = {
+            let mut side = self.direct.lock();
+            let runs = side.runs;
+            let Some(direct) = side.path.as_mut().filter(|_| runs) else {
+                return;
+            };
+            direct.post_own();
+            let broken = direct.handle_timeout(now);
+            let mut tx = self.tx.lock();
+            let TxSide {
+                path, live, counters, ..
+            } = &mut *tx;
+            if let Some(tx) = path.as_mut().filter(|_| *live) {
+                let credit = Seq(self.credit.load(Ordering::Relaxed));
+                direct.speak(now, tx, credit, counters);
+            }
+            (broken, direct.poll_timeout())
+        };
+        if broken && !self.broken.swap(true, Ordering::Relaxed) {
+            let kick = self.kick.lock().clone();
+            if let Some(kick) = kick {
+                kick.kick();
+            }
+        }
+        if let Some(at) = at {
+            self.timer.arm(at.0.max(now.0 + DIRECT_PAUSE));
+        }
+        self.tell_direct();
     }
 
     fn hand_over(&self, train: &Arc<Train>) {
@@ -717,7 +952,14 @@ impl Lane {
                 (self.netdev.is_throttled() || side.wanted) && side.live && tx.has_completed()
             })
         };
-        if again || more {
+        let direct = {
+            let side = self.direct.lock();
+            side.path.as_ref().filter(|_| side.runs).is_some_and(|direct| {
+                direct.poll_complete();
+                direct.has_completed()
+            })
+        };
+        if again || more || direct {
             self.napi.schedule();
         }
     }
@@ -779,7 +1021,11 @@ impl Polls for Lane {
                 }
             }
             // Not under the lock: the client's locks come before the transmit side's, and it copies.
-            self.hand_over(&train);
+            if train.meta().window.is_some() {
+                self.asked(&train);
+            } else {
+                self.hand_over(&train);
+            }
             seen = Arc::into_unique_or_drop(train);
         }
         if let Some(token) = found.answer {
@@ -787,6 +1033,7 @@ impl Polls for Lane {
                 trial.handle_answer(Instant(timer::now()), token);
             }
         }
+        self.serve_direct(&found);
         let room = self.serve_tx(&found, true);
         if found.carried.is_some() || found.heard.is_some() {
             self.tell_lost();
@@ -857,7 +1104,16 @@ impl Timed for Lane {
             self.timer.arm(timer::now() + LOOK_AFTER.0);
         }
         let starved = self.starved.swap(false, Ordering::Relaxed);
-        if look.poll || probe || ask || starved {
+        let direct_at = {
+            let side = self.direct.lock();
+            let direct = side.path.as_ref().filter(|_| side.runs);
+            direct.and_then(|direct| direct.poll_timeout())
+        };
+        let direct = direct_at.is_some_and(|at| at <= now);
+        if let Some(at) = direct_at.filter(|_| !direct) {
+            self.timer.arm(at.0);
+        }
+        if look.poll || probe || ask || starved || direct {
             self.wake();
         }
     }

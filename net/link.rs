@@ -28,6 +28,7 @@ use crate::{
     netif::Netif,
     requested::{Requested, Requests, Wanted},
     rescan::Rescan,
+    rings::Kick,
     session::{now, Port, Session},
 };
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -216,6 +217,12 @@ impl Plugged for Link {
     }
 }
 
+impl Kick for Link {
+    fn kick(&self) {
+        self.worker.kick();
+    }
+}
+
 impl Works for Link {
     fn on_work(this: ArcBorrow<'_, Self>) {
         let link = &*this;
@@ -236,6 +243,7 @@ impl Works for Link {
             rescan: &link.rescan,
             lane: netif.as_deref().map(Netif::lane),
             send_errors: &link.send_errors,
+            kick: Arc::<Self>::from(this),
         };
         let mut due = session.run(&port, &requested);
         if !requested.dying {

@@ -2,7 +2,7 @@
 //! A lane as its client sees it. What goes by it is in [`crate::client`].
 
 use crate::{
-    client::{Client, Held, NotSent, Outbound},
+    client::{Client, Held, NotSent, Outbound, WindowOut},
     lane::Lane,
 };
 use kernel::{prelude::*, sync::Arc};
@@ -75,6 +75,32 @@ impl Port {
         copy: impl FnMut(usize, &mut [u8]) -> Result<(), E>,
     ) -> Result<(), NotSent<E>> {
         self.0.post(train, held, copy)
+    }
+
+    /// Whether windows are worth asking for, if perhaps there is no room for one now. Softirqs off or on.
+    pub fn has_windows(&self) -> bool {
+        self.0.has_windows()
+    }
+
+    /// Whether one may be asked for now. If not, [`Client::on_room`] is called when that may have changed.
+    pub fn has_window_room(&self) -> bool {
+        self.0.has_window_room()
+    }
+
+    /// As [`Self::post`], for a train whose payload begins with a window: `train` has the rest of it. It needs a token,
+    /// and [`Client::on_told`] tells what became of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::post`].
+    pub fn post_window<E>(
+        &self,
+        train: &Outbound<'_>,
+        window: WindowOut<'_>,
+        held: Option<KBox<dyn Held>>,
+        copy: impl FnMut(usize, &mut [u8]) -> Result<(), E>,
+    ) -> Result<(), NotSent<E>> {
+        self.0.post_window(train, window, held, copy)
     }
 
     /// Tells the hardware of what was posted.

@@ -14,6 +14,12 @@ pub(crate) struct Rings {
     pub(crate) rx: Arc<Ring>,
 }
 
+/// Who does what a poll cannot, as it sleeps: the link's worker.
+pub(crate) trait Kick: Send + Sync {
+    /// There is something to do. Any context.
+    fn kick(&self);
+}
+
 /// What is spoken on a lane that is open.
 #[derive(Clone, Copy)]
 pub(crate) enum Wire {

@@ -28,6 +28,7 @@ use kernel::{
     sync::{Arc, UniqueArc},
 };
 use tbip::{
+    direct::{Ask, Grant},
     frame::{Account, Ctrl, Head, Header, Kind, Seq},
     ledger::{Record, Report},
     limits::MAX_PAGES,
@@ -117,6 +118,9 @@ pub(crate) struct Polled {
     pub(crate) echo: Option<u64>,
     /// What the peer has sent back.
     pub(crate) answer: Option<u64>,
+    /// What the peer says of the direct lanes.
+    pub(crate) grant: Option<Grant>,
+    pub(crate) ask: Option<Ask>,
     /// Descriptors could not be posted for want of memory.
     pub(crate) starved: bool,
 }
@@ -405,8 +409,7 @@ impl Sink<'_> {
         len: usize,
     ) -> Option<RxPage> {
         let meta = match Head::parse(header, page.bytes(len)) {
-            // No window is ever asked of us: we do not offer direct lanes.
-            Ok(Head::Roce(meta, _)) if meta.window.is_none() => Some(meta),
+            Ok(Head::Roce(meta, _)) => Some(meta),
             _ => {
                 self.counters.bad_meta += 1;
                 None
@@ -444,6 +447,9 @@ impl Sink<'_> {
         match Head::parse(header, frame) {
             Ok(Head::Ctrl(Ctrl::Echo, rest)) => self.found.echo = Ctrl::token(rest).or(self.found.echo),
             Ok(Head::Ctrl(Ctrl::Answer, rest)) => self.found.answer = Ctrl::token(rest).or(self.found.answer),
+            // Each of them tells all that the ones before told.
+            Ok(Head::Ctrl(Ctrl::Grant, rest)) => self.found.grant = Ctrl::grant(rest).ok().or(self.found.grant),
+            Ok(Head::Ctrl(Ctrl::Ask, rest)) => self.found.ask = Ctrl::ask(rest).ok().or(self.found.ask),
             Ok(Head::Ctrl(Ctrl::Report, rest)) => match Ctrl::report(rest) {
                 Ok((of_sender, report)) => {
                     floor = Some(of_sender);

@@ -17,7 +17,7 @@ use crate::{
     rail::{agreed_e2e, Rig},
     requested::Requested,
     rescan::Rescan,
-    rings::Wire,
+    rings::{Kick, Wire},
 };
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::{prelude::*, sync::Arc};
@@ -41,9 +41,6 @@ const MAX_MESSAGES: usize = 4;
 /// Time after which rings that could not be had are tried for again.
 const RING_RETRY: Duration = Duration::from_millis(1_000);
 
-/// Lanes that a rail has: the protocol gives the message lane work, and the others none yet.
-const LANES: u8 = 1;
-
 /// Largest MTU: 64 KiB with the Ethernet header, as on a stock link.
 const MAX_MTU: u16 = 65_522;
 
@@ -66,6 +63,8 @@ pub(crate) struct Port<'a> {
     pub(crate) lane: Option<&'a Arc<Lane>>,
     /// Control messages that could not be sent.
     pub(crate) send_errors: &'a AtomicU64,
+    /// Has the session run.
+    pub(crate) kick: Arc<dyn Kick>,
 }
 
 enum Machine {
@@ -193,11 +192,17 @@ impl Session {
         let Some(kind) = self.kind else {
             return Ok(());
         };
-        let mut rig = Rig::new(port.xd, lane, kind == ServiceKind::Native, requested.wanted.rings)?;
+        let mut rig = Rig::new(
+            port.xd,
+            lane,
+            kind == ServiceKind::Native,
+            port.offers.has(Features::DIRECT),
+            requested.wanted.rings,
+        )?;
         let mac = Mac(requested.wanted.mac);
         match kind {
             ServiceKind::Stock(settings) => {
-                let path = rig.take_transmit(0)?;
+                let [path, ..] = rig.take_transmit(1, 0)?;
                 let config = login::Config {
                     ends: *port.ends,
                     mac,
@@ -213,7 +218,7 @@ impl Session {
                 let features = port.offers;
                 let config = rail::Config {
                     ends: *port.ends,
-                    abilities: Abilities::ours(mac, MAX_MTU, LANES, depth, features),
+                    abilities: Abilities::ours(mac, MAX_MTU, rig.lanes(), depth, features),
                 };
                 let mut rail = KBox::new(Rail::new(config, self.epoch), GFP_KERNEL)?;
                 rail.start(now());
@@ -292,6 +297,11 @@ impl Session {
                 if stuck {
                     pr_warn!("{}: nothing goes out, beginning anew\n", port.name);
                 }
+                if port.lane.is_some_and(|lane| lane.take_broken()) {
+                    if let (Some(rig), Some(lane)) = (&self.rig, port.lane) {
+                        rig.reset_direct(lane);
+                    }
+                }
                 if traffic {
                     rail.handle_traffic(now());
                 }
@@ -343,7 +353,7 @@ impl Session {
                 Some(login::Action::Open { receive_path }) => {
                     let e2e = Settings::ours(port.offers.has(Features::E2E)).e2e_with(*settings);
                     let wire = Wire::Stock { settings: *settings };
-                    let result = rig.open(lane, wire, receive_path, e2e);
+                    let result = rig.open(lane, wire, &[receive_path], e2e, &port.kick);
                     if result.is_ok() {
                         port.rescan.start(rig.rings());
                     }
@@ -358,9 +368,10 @@ impl Session {
                 None => false,
             },
             Machine::Native(rail) => match rail.poll_action() {
-                Some(rail::Action::Allocate { avoid, .. }) => {
-                    let hop = rig.take_transmit(avoid).ok().map(|hop| [hop]);
-                    rail.handle_allocated(now(), hop.as_ref().map(|hops| hops.as_slice()));
+                Some(rail::Action::Allocate { lanes, avoid }) => {
+                    let hops = rig.take_transmit(lanes, avoid).ok();
+                    let hops = hops.as_ref().and_then(|hops| hops.get(..usize::from(lanes)));
+                    rail.handle_allocated(now(), hops);
                     true
                 }
                 Some(rail::Action::Open(plan)) => {
@@ -440,10 +451,13 @@ impl Session {
     }
 }
 
-/// Opens the message lane of a rail.
+/// Opens the lanes of a rail: the direct one only if both want to use it.
 fn open_native(port: &Port<'_>, rig: &mut Rig, lane: &Lane, plan: &Plan) -> Result<(), OpenError> {
-    let receive = plan.receive.first().copied().ok_or(OpenError::Other)?;
-    rig.open(lane, Wire::Native { plan: *plan }, receive, agreed_e2e(plan.features))?;
+    let direct = plan.features.has(Features::DIRECT);
+    let lanes = if direct { usize::from(plan.lanes) } else { 1 };
+    let receive = plan.receive.get(..lanes).ok_or(OpenError::Other)?;
+    let wire = Wire::Native { plan: *plan };
+    rig.open(lane, wire, receive, agreed_e2e(plan.features), &port.kick)?;
     port.rescan.start(rig.rings());
     Ok(())
 }

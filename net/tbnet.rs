@@ -22,6 +22,7 @@ pub mod kapi;
 
 mod client;
 mod counters;
+mod direct;
 mod inbox;
 mod jack;
 mod jacks;
@@ -39,11 +40,16 @@ mod session;
 mod tx;
 mod upper;
 
-pub use client::{Client, Held, NotSent, Outbound, Train};
+pub use client::{Client, Held, NotSent, Outbound, Post, Train, WindowOut};
 pub use kapi::pages::Piece;
 pub use netif::Netif;
 pub use port::Port;
-pub use tbip::{fifo::Fifo, frame::Roce, span};
+pub use tbip::{
+    direct::{Fate, Told},
+    fifo::Fifo,
+    frame::Roce,
+    span,
+};
 
 use links::Links;
 use tbip::stock::Settings;
@@ -62,20 +68,20 @@ pub struct Net {
 
 impl Net {
     /// Takes the cables. End-to-end flow control is offered never (`e2e` 0), unless a host interface is AMD's (1), or
-    /// always (2): on AMD's a sender may stop for good. `trains`: runs of queue pairs may go past the stack. `None` if
+    /// always (2): on AMD's a sender may stop for good. `trains`: runs of queue pairs may go past the stack; `direct`: and their payload by windows. `None` if
     /// another driver has the cables: then the module goes on without, and nothing of ours shows on any cable.
     ///
     /// # Errors
     ///
     /// No memory.
-    pub fn start(e2e: u8, trains: bool) -> Result<Option<Self>> {
+    pub fn start(e2e: u8, trains: bool, direct: bool) -> Result<Option<Self>> {
         let queue = kapi::work::Queue::new()?;
         let e2e = match e2e {
             0 => false,
             1 => !kapi::service::is_amd_host(),
             _ => true,
         };
-        let offers = rail::offered(e2e, trains);
+        let offers = rail::offered(e2e, trains, direct);
         let links = Links::new(offers)?;
         let presence = match kapi::service::Presence::new(links.clone(), Settings::ours(e2e), offers) {
             Ok(presence) => presence,

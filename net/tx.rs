@@ -293,6 +293,31 @@ impl Tx {
         self.send_bare(seq, credit, probe, (Ctrl::Report, rest.get(..end).unwrap_or(&[])));
     }
 
+    /// Whether a head frame without a packet has room.
+    pub(crate) fn can_speak(&self) -> bool {
+        match &self.mode {
+            Mode::Native { spender, .. } => self.ring.room() > 0 && spender.can_control(),
+            Mode::Stock { .. } => false,
+        }
+    }
+
+    /// Sends business of the direct lane. False if there is no room now.
+    pub(crate) fn send_direct(&mut self, what: Ctrl, credit: Seq, rest: &[u8], counters: &mut TxCounters) -> bool {
+        let Mode::Native { spender, .. } = &mut self.mode else {
+            return false;
+        };
+        if self.ring.room() == 0 {
+            return false;
+        }
+        let Some(seq) = spender.take_control() else {
+            return false;
+        };
+        counters.grants += 1;
+        counters.frames += 1;
+        self.send_bare(seq, credit, false, (what, rest));
+        true
+    }
+
     /// Sends an echo, or the answer to one. False if there is no room now, or the peer is not ours.
     pub(crate) fn send_echo(&mut self, what: Ctrl, token: u64, credit: Seq, counters: &mut TxCounters) -> bool {
         let Mode::Native { spender, .. } = &mut self.mode else {

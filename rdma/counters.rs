@@ -5,7 +5,7 @@
 use roce::counters::Counters;
 
 /// The names, in the order of [`values`].
-pub(crate) const NAMES: [&core::ffi::CStr; 31] = [
+pub(crate) const NAMES: [&core::ffi::CStr; 33] = [
     c"sent_pkts",
     c"rcvd_pkts",
     c"duplicate_request",
@@ -31,6 +31,8 @@ pub(crate) const NAMES: [&core::ffi::CStr; 31] = [
     c"rcvd_runs",
     c"sent_trains",
     c"rcvd_trains",
+    c"sent_windows",
+    c"rcvd_windows",
     c"lost_requests",
     c"lost_responses",
     c"sent_again",
@@ -51,6 +53,9 @@ pub(crate) struct Tally {
     /// Those of them that went past the stack.
     pub(crate) sent_trains: u64,
     pub(crate) received_trains: u64,
+    /// And those whose payload went by a window.
+    pub(crate) sent_windows: u64,
+    pub(crate) received_windows: u64,
     /// Frames that could not be built, for lack of memory most often.
     pub(crate) lost: u64,
     /// Sends that failed after their retries.
@@ -86,6 +91,8 @@ pub(crate) fn add(totals: &mut [u64; NAMES.len()], qp: &Counters, tally: &Tally)
         tally.received_runs,
         tally.sent_trains,
         tally.received_trains,
+        tally.sent_windows,
+        tally.received_windows,
         qp.lost_requests,
         qp.lost_responses,
         qp.sent_again,

@@ -58,6 +58,11 @@ impl Lent<'_> {
 pub(crate) struct PayloadOf<'a, 'b>(pub(crate) &'a Lent<'b>, pub(crate) Source);
 
 impl Bytes for PayloadOf<'_, '_> {
+    fn part(&self, at: usize, len: usize) -> Self {
+        let cut = |n| u32::try_from(n).unwrap_or(0);
+        Self(self.0, self.1.part(cut(at), cut(len)))
+    }
+
     fn gather(&self, at: usize, to: &mut [u8]) -> Result<(), Fault> {
         let (Ok(at), Ok(len)) = (u32::try_from(at), u32::try_from(to.len())) else {
             return Err(Fault::LocalLength);
@@ -85,7 +90,9 @@ impl Host for Lent<'_> {
     }
 
     fn keep(&mut self, early: Early) -> bool {
+        // What a window has brought is only true in its turn.
         self.payload
+            .filter(|payload| payload.window().is_none())
             .is_some_and(|payload| self.own.early.keep(early, payload.byte_len(), || payload.keep()))
     }
 
@@ -107,6 +114,25 @@ impl Host for Lent<'_> {
     fn place(&mut self, to: Target, payload: Span) -> Result<(), Fault> {
         let source = self.payload.ok_or(Fault::LocalQpOp)?;
         let mut done = 0u32;
+        let mut payload = payload;
+        if let Some(window) = source.window() {
+            // It is there already, if this is what was asked for then.
+            let Target::Region { rkey, va } = to else {
+                return Err(Fault::RemoteInvalid);
+            };
+            let is_it = (rkey, va, payload.offset) == (window.key, window.address, window.start);
+            let rest = payload.len.checked_sub(window.len).filter(|_| is_it);
+            let rest = rest.ok_or(Fault::RemoteInvalid)?;
+            self.memory.check(rkey, va, window.len, Access::REMOTE_WRITE)?;
+            done = window.len;
+            payload = Span {
+                offset: payload.offset.wrapping_add(done),
+                len: rest,
+            };
+            if rest == 0 {
+                return Ok(());
+            }
+        }
         let mut result = Ok(());
         let whole = source.pieces(payload, |piece| {
             result = match to {

@@ -22,7 +22,7 @@ use crate::{
     device::Device,
     host::Own,
     kapi::{
-        netdev::{FrameDone, Netdev},
+        netdev::{FrameDone, Netdev, Pieces},
         queue::Mapping,
         revoke::Gate,
         route::renew_late,
@@ -41,7 +41,7 @@ use crate::{
     window::Life,
     wire::{
         udp::{send::Batch, Flight},
-        Wire,
+        Loan, Wire,
     },
 };
 use kernel::{
@@ -54,7 +54,8 @@ use kernel::{
 use roce::{
     completion::{self, Queue, WcStatus},
     counters::Counters,
-    keys::Pd,
+    grants::Asks,
+    keys::{Access, Pd},
     lanes::Turn,
     lost::Sent,
     parking::Errand,
@@ -63,6 +64,8 @@ use roce::{
     time::Instant,
     wire::Packet,
 };
+
+use tbnet::{Fate, Post, Train};
 
 /// All our QPNs have it; those of stock rxe devices, which may share the netdev, are small.
 pub(crate) const QPN_FLAG: u32 = 0x80_0000;
@@ -97,6 +100,8 @@ struct State {
     runs: Runs,
     /// Its turn among the lanes to its peer.
     turn: Turn,
+    /// Windows that it has asked for.
+    asks: Asks,
     /// Frames that borrow from memory, of this life of the QP, are inside.
     loans: Arc<Gate>,
 }
@@ -111,6 +116,10 @@ enum Event<'a> {
     Timeout { waiting: bool },
     /// The cable's lane has lost something.
     Lost(Sent),
+    /// The window of a train is over, and perhaps all is there.
+    Window(&'a Packet, &'a Payload<'a>, bool),
+    /// What became of a train that asked for a window.
+    Told(Sent, Fate),
     /// The device's port was down, and is up.
     PortUp,
     /// Pages that were missed are there, or cannot be had.
@@ -127,6 +136,8 @@ enum Outcome {
     Done,
     /// Nothing was done: the packet is for somebody else, or the state is none to send in.
     Refused,
+    /// The train of a window was not carried out.
+    Undone,
     /// The peer was late with an answer.
     Late,
 }
@@ -260,6 +271,55 @@ impl Qp {
         Self::work(this, Event::Lost(lost));
     }
 
+    /// A train asks for a window.
+    pub(crate) fn on_ask(this: &Arc<Self>, packet: &Packet, train: &Arc<Train>, post: &mut Post<'_>) {
+        let payload = Payload::of_train(train);
+        let (Some(window), true) = (payload.window(), is_ours(packet)) else {
+            return;
+        };
+        let mut guard = this.state.lock();
+        let state = &mut *guard;
+        let is_along = state.wire.is_some_and(|wire| wire.brought(&payload));
+        if state.phase.is_closed() || !is_along || state.paging.is_busy() || !state.engine.may_grant(packet) {
+            return;
+        }
+        let mut loan = Loan::new(&state.loans);
+        if !loan.is_open() {
+            return;
+        }
+        let (mut pieces, mut tail) = (Pieces::new(), Pieces::new());
+        let needs = Needs::deaf();
+        let (memory, lenders) = (this.memory(&needs), &mut loan.lenders);
+        let Some(rest) = packet.payload.len.checked_sub(window.len) else {
+            return;
+        };
+        let mut lend = |at: u32, len: u32, to: &mut Pieces| {
+            let va = window.address.wrapping_add(u64::from(at));
+            len == 0 || memory.lend(window.key, va, len as usize, Access::REMOTE_WRITE, to, lenders) == Ok(true)
+        };
+        if !lend(0, window.len, &mut pieces) || !lend(window.len, rest, &mut tail) {
+            return;
+        }
+        this.flight.on_built(&this.device.in_flight);
+        loan.credit = Some(this.clone());
+        let Ok(held) = KBox::new(loan, GFP_ATOMIC | __GFP_NOWARN) else {
+            return;
+        };
+        if post(pieces.get(), tail.get(), held) {
+            state.engine.handle_granted(packet);
+        }
+    }
+
+    /// The window of a train is over, and if it is `whole` all is there. Whether the train was carried out.
+    pub(crate) fn on_window(this: &Arc<Self>, packet: &Packet, payload: &Payload<'_>, whole: bool) -> bool {
+        Self::work(this, Event::Window(packet, payload, whole)) == Outcome::Done
+    }
+
+    /// What became of a train that asked for a window.
+    pub(crate) fn on_told(this: &Arc<Self>, sent: Sent, fate: Fate) {
+        Self::work(this, Event::Told(sent, fate));
+    }
+
     /// The device's port was down, and is up.
     pub(crate) fn on_port_up(this: &Arc<Self>) {
         Self::work(this, Event::PortUp);
@@ -315,6 +375,16 @@ impl Qp {
         }
         let payload = match event {
             Event::Packet(_, payload) => Some(*payload),
+            Event::Window(packet, payload, whole) => {
+                // It is told in any case that the window is over.
+                let brought = is_ours(packet) && state.wire.is_some_and(|wire| wire.brought(payload));
+                if *whole && brought && !state.paging.is_busy() {
+                    Some(*payload)
+                } else {
+                    state.engine.handle_void_window();
+                    return (Outcome::Undone, Sends::No);
+                }
+            }
             _ => None,
         };
         if let Some(payload) = payload {
@@ -325,6 +395,7 @@ impl Qp {
                 state.paging.park(payload.keep());
                 return (Outcome::Done, Sends::No);
             }
+            state.tally.received_windows += u64::from(payload.window().is_some());
             state.tally.received_bytes += payload.byte_len();
             state.tally.received_runs += u64::from(payload.is_run());
             state.tally.received_trains += u64::from(payload.is_train());
@@ -384,10 +455,23 @@ impl Qp {
                 engine.handle_doorbell(now, &mut host);
             }
             Event::Lost(sent) => engine.handle_lost(sent),
+            Event::Window(packet, ..) => {
+                if !engine.handle_window(now, packet, &mut host) {
+                    outcome = Outcome::Undone;
+                }
+            }
+            Event::Told(sent, fate) => {
+                state.asks.on_told(now, *fate == Fate::Carried, *fate == Fate::Denied);
+                if *fate != Fate::Carried {
+                    engine.handle_lost(sent);
+                }
+            }
             Event::PortUp => engine.handle_port_up(),
             Event::Paged | Event::Modified => engine.handle_doorbell(now, &mut host),
             Event::Due => {}
         }
+        // A train of a window is not kept until pages have been brought: the sender sends it again.
+        let payload = payload.filter(|payload| payload.window().is_none());
         self.bring(state, &needs, payload);
         outcome
     }

@@ -68,6 +68,10 @@ module! {
             default: 1,
             description: "RDMA between two hosts of ours past the network stack: 0 no, 1 yes (default)",
         },
+        direct: u8 {
+            default: 0,
+            description: "large WRITEs straight into the peer's memory, without a copy: 0 no (default), 1 yes",
+        },
     },
 }
 
@@ -81,7 +85,11 @@ impl kernel::Module for Usb4Rdma {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         Ok(Self {
             _presence: link::Presence::new()?,
-            _net: tbnet::Net::start(module_parameters::e2e.value(), module_parameters::trains.value() != 0)?,
+            _net: tbnet::Net::start(
+                module_parameters::e2e.value(),
+                module_parameters::trains.value() != 0,
+                module_parameters::direct.value() != 0,
+            )?,
         })
     }
 }

@@ -42,7 +42,9 @@ impl Wire {
 }
 
 /// How a payload comes into what carries it.
-pub(crate) trait Bytes {
+pub(crate) trait Bytes: Sized {
+    /// The `len` bytes of it from `at` on.
+    fn part(&self, at: usize, len: usize) -> Self;
     /// Copies what is at `at`.
     fn gather(&self, at: usize, to: &mut [u8]) -> Result<(), Fault>;
     /// Lends it. False if it cannot be lent; then the borrower is spoiled.

@@ -140,6 +140,27 @@ impl Drop for Mapping {
     }
 }
 
+/// Memory that the device may write. Dropped, it may not any more, and what it has written is there for everybody.
+pub(crate) struct Target {
+    dma: Device,
+    address: u64,
+    len: u32,
+}
+
+impl Target {
+    /// Where the device finds it.
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        // SAFETY: Mapped by `Piece::map_target`; the descriptor that held it is done, or its ring stopped.
+        unsafe { c::usb4_nd_unmap_target(self.dma.as_ptr(), self.address, self.len) }
+    }
+}
+
 /// Bytes in a page that somebody else has.
 #[derive(Clone, Copy)]
 pub struct Piece {
@@ -147,6 +168,9 @@ pub struct Piece {
     offset: u32,
     len: u32,
 }
+
+// SAFETY: The page may be mapped by any thread.
+unsafe impl Send for Piece {}
 
 impl Piece {
     /// `len` bytes at `offset` of a page, 1 to 4096.
@@ -156,6 +180,29 @@ impl Piece {
     /// They are inside the page, which is there until whatever this is given to has read it.
     pub unsafe fn new(page: NonNull<c::page>, offset: u32, len: u32) -> Self {
         Self { page, offset, len }
+    }
+
+    /// Whether it is in the same page.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        self.page == other.page
+    }
+
+    /// Whether it is all of a page.
+    pub(crate) fn is_page(&self) -> bool {
+        self.offset == 0 && self.len() == PAGE_SIZE
+    }
+
+    /// Maps them for the device to write to.
+    pub(crate) fn map_target(&self, dma: Device) -> Option<Target> {
+        let mut address = 0;
+        // SAFETY: As in `map`.
+        let ok =
+            unsafe { c::usb4_nd_map_target(dma.as_ptr(), self.page.as_ptr(), self.offset, self.len, &mut address) };
+        ok.then_some(Target {
+            dma,
+            address,
+            len: self.len,
+        })
     }
 
     /// How many bytes.

@@ -364,6 +364,14 @@ impl<T> Cursor<T> {
         self.pop().map(|owner| (owner, word))
     }
 
+    /// From the first descriptor on again, of a ring that has been stopped. What was posted is dropped.
+    fn restart(&mut self) {
+        while self.pop().is_some() {}
+        (self.head, self.tail, self.silent) = (0, 0, false);
+        self.ring.head.store(0, Ordering::Relaxed);
+        self.ring.tail.store(0, Ordering::Relaxed);
+    }
+
     fn pop(&mut self) -> Option<T> {
         if self.tail == self.head {
             return None;
@@ -483,6 +491,16 @@ impl<T> RxRing<T> {
         self.0.ring.size as usize
     }
 
+    /// From the first descriptor on again, of a ring that has been stopped. What was posted is dropped.
+    pub(crate) fn restart(&mut self) {
+        self.0.restart();
+    }
+
+    /// Whether no buffer is posted.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.in_flight() == 0
+    }
+
     /// Buffers that can be posted now.
     pub(crate) fn room(&self) -> usize {
         self.0.room()
@@ -495,6 +513,15 @@ impl<T> RxRing<T> {
     /// Gives `owner` back when there is no room.
     pub(crate) fn post(&mut self, at: u64, owner: T) -> Result<(), T> {
         self.0.post(at, POSTED | INTERRUPT, owner)
+    }
+
+    /// The same for bytes that are of no interest before others have come behind them: no interrupt tells of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`RxRing::post`].
+    pub(crate) fn post_quiet(&mut self, at: u64, owner: T) -> Result<(), T> {
+        self.0.post(at, POSTED, owner)
     }
 
     /// Tells the hardware of everything posted: one register write, or none.

@@ -199,6 +199,12 @@ impl Xdomain {
         unsafe { (*(*self.as_ptr()).tb).nhi }
     }
 
+    /// Hops of the host interface: a ring each way for each.
+    pub(crate) fn hop_count(&self) -> u32 {
+        // SAFETY: The host interface is there while the link is.
+        unsafe { (*self.nhi()).hop_count }
+    }
+
     /// Whether the cable is out, or the domain is coming down: nothing is to be asked of it.
     pub(crate) fn is_dead(&self) -> bool {
         // SAFETY: Valid by the invariant.

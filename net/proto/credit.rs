@@ -102,8 +102,13 @@ impl Spender {
 
     /// Take one frame for a CTRL head, which may use the reserve.
     pub fn take_control(&mut self) -> Option<Seq> {
-        let beyond = self.next.offset(self.limit);
-        (beyond < CREDIT_RESERVE as i32).then(|| self.advance(1))
+        self.can_control().then(|| self.advance(1))
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub fn can_control(&self) -> bool {
+        self.next.offset(self.limit) < CREDIT_RESERVE as i32
     }
 
     /// Take one frame for a probe, if one is due.

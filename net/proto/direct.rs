@@ -37,7 +37,6 @@ mod granter;
 pub use asker::{Asker, Fate, Heard, Told, Window};
 pub use granter::{Frame, Granter};
 
-use crate::frame::EOF_HEAD;
 use crate::limits::{MAX_FRAME, MAX_WINDOWS};
 use crate::wire::{Reader, WireError};
 
@@ -45,7 +44,7 @@ use crate::wire::{Reader, WireError};
 pub const KNOWN: u32 = 32;
 
 /// EOF of a frame that stands for a page that will not be sent.
-pub const EOF_VOID: u8 = EOF_HEAD;
+pub const EOF_VOID: u8 = 2;
 
 /// EOF of the first frame inside a window, and how many different ones there are.
 const EOF_INNER: u8 = 3;
@@ -100,6 +99,12 @@ impl Request {
     pub const LEN: usize = 24;
     /// Most frames of a window.
     pub const MAX_FRAMES: u16 = 64;
+
+    /// Of the target.
+    #[must_use]
+    pub const fn for_target(self, key: u32, address: u64) -> Self {
+        Self { key, address, ..self }
+    }
 
     /// Bytes of the window.
     #[must_use]

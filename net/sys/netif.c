@@ -545,6 +545,14 @@ bool usb4_nd_map_page(struct device *dma, struct page *page, u32 offset, u32 len
 	return !dma_mapping_error(dma, *addr);
 }
 
+/* The same for a page that the device writes. */
+bool usb4_nd_map_target(struct device *dma, struct page *page, u32 offset, u32 len, u64 *addr)
+{
+	*addr = dma_map_page(dma, page, offset, len, DMA_FROM_DEVICE);
+	return !dma_mapping_error(dma, *addr);
+}
+
+void usb4_nd_unmap_target(struct device *dma, u64 addr, u32 len) { dma_unmap_page(dma, addr, len, DMA_FROM_DEVICE); }
 void usb4_nd_unmap(struct device *dma, u64 addr, u32 len) { dma_unmap_page(dma, addr, len, DMA_TO_DEVICE); }
 
 /* Budget 0 outside of NAPI. */

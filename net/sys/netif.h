@@ -140,6 +140,8 @@ bool usb4_nd_map_linear(struct device *dma, const struct sk_buff *skb, u32 offse
 bool usb4_nd_map_frag(struct device *dma, const struct sk_buff *skb, u32 index, u64 *addr);
 bool usb4_nd_map_page(struct device *dma, struct page *page, u32 offset, u32 len, u64 *addr);
 void usb4_nd_unmap(struct device *dma, u64 addr, u32 len);
+bool usb4_nd_map_target(struct device *dma, struct page *page, u32 offset, u32 len, u64 *addr);
+void usb4_nd_unmap_target(struct device *dma, u64 addr, u32 len);
 void usb4_nd_tx_done(struct sk_buff *skb, int budget);
 void usb4_nd_tx_drop(struct sk_buff *skb);
 void usb4_nd_tx_timestamp(struct sk_buff *skb);

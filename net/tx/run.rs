@@ -34,7 +34,8 @@ impl Tx {
     ) -> Result<(), NotSent<E>> {
         let (inline, pages) = cut_run(out.payload, out.pieces.len());
         let frames = pages + 1;
-        let body = Roce::LEN + out.front.len() + inline;
+        let fixed = out.meta.wire_len();
+        let body = fixed + out.front.len() + inline;
         if !self.takes_pages(pages) || body > frame::MAX_INLINE || self.ring.room() < frames || self.credit() < frames {
             return Err(NotSent::Busy);
         }
@@ -48,8 +49,7 @@ impl Tx {
             }
         }
         let head = self.slot_after(self.next, pages);
-        const FRONT: usize = Header::LEN + Roce::LEN;
-        if let Some((headers, payload)) = self.slots.bytes(head).get_mut(FRONT..).and_then(|rest| {
+        if let Some((headers, payload)) = self.slots.bytes(head).get_mut(Header::LEN + fixed..).and_then(|rest| {
             let rest = rest.get_mut(..out.front.len() + inline)?;
             rest.split_at_mut_checked(out.front.len())
         }) {
@@ -90,8 +90,11 @@ impl Tx {
         };
         if let Some((header, rest)) = self.slots.bytes(head).split_first_chunk_mut::<{ Header::LEN }>() {
             *header = train.header.bytes();
-            if let Some((to, _)) = rest.split_first_chunk_mut::<{ Roce::LEN }>() {
+            if let Some((to, rest)) = rest.split_first_chunk_mut::<{ Roce::LEN }>() {
                 *to = meta.bytes();
+                if let (Some(window), Some(to)) = (&meta.window, rest.first_chunk_mut()) {
+                    *to = window.bytes();
+                }
             }
         }
         for index in 0..pages {
@@ -108,7 +111,7 @@ impl Tx {
         let bytes = out.front.len() + out.payload;
         let zerocopy = if copied { 0 } else { out.payload };
         counters.trains += 1;
-        counters.train_bytes += bytes as u64;
+        counters.train_bytes += (bytes + out.meta.window.map_or(0, |window| window.byte_len())) as u64;
         counters.copied += (bytes - zerocopy) as u64;
         counters.zerocopy += zerocopy as u64;
         counters.frames += frames as u64;

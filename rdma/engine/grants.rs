@@ -19,19 +19,16 @@
 //! - One that comes to nothing, or whose packets are not carried out in their turn (RNR, for instance), takes all behind
 //!   it along: they are dropped as their frames come in, and the sender sends them again, in order.
 //! - The last piece of a message never goes by a window. It comes with the train, and is placed in its turn: who polls
-//!   the last byte sees all others.
+//!   the last byte sees all others. Its turn may come when the frames of later windows are there; so none of their pages
+//!   may be the one of a last piece whose window is open. Which pages those are the caller knows.
+//!
+//! Here is what is known of them; what a queue pair does about it is in `granted.rs`.
 //!
 //! What comes to nothing leaves in the target what it may: of a message that is not complete IBTA promises nothing.
 
-use crate::attrs::{QpKind, State};
-use crate::counters::Counters;
-use crate::keys::Access;
-use crate::opcode::Opcode;
+use crate::limits;
 use crate::psn::Psn;
-use crate::qp::{Qp, Storage};
 use crate::time::Instant;
-use crate::wire::Packet;
-use crate::wqe::Host;
 
 /// The windows of a responder that are open.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,13 +37,13 @@ pub(crate) struct Grants {
     /// One past the last PSN of them.
     end: Psn,
     /// None that is open is carried out any more.
-    void: bool,
+    pub(crate) void: bool,
     /// The packets at hand are those of the oldest.
-    turn: bool,
+    pub(crate) turn: bool,
 }
 
 impl Grants {
-    fn admits(&self, expected: Psn, psn: Psn) -> bool {
+    pub(crate) fn admits(&self, expected: Psn, psn: Psn) -> bool {
         match self.open {
             0 => psn == expected,
             u8::MAX => false,
@@ -54,15 +51,20 @@ impl Grants {
         }
     }
 
-    fn add(&mut self, end: Psn) {
+    pub(crate) fn add(&mut self, end: Psn) {
         self.open = self.open.saturating_add(1);
         self.end = end;
     }
 
     /// The oldest is over.
-    fn over(&mut self, carried_out: bool) {
+    pub(crate) fn over(&mut self, carried_out: bool) {
         self.open = self.open.saturating_sub(1);
         self.void = self.open != 0 && (self.void || !carried_out);
+    }
+
+    /// Whether any is.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.open != 0
     }
 
     /// None that is open is carried out any more: the life of the queue pair has ended.
@@ -80,53 +82,50 @@ impl Grants {
     }
 }
 
-impl<S: Storage> Qp<S> {
-    /// The run as a packet of so many, if it is one that may go by a window: a WRITE of a reliable connection.
-    fn window_run(&self, packet: &Packet) -> Option<Packet> {
-        let Opcode::Write { place, .. } = packet.opcode else {
-            return None;
+/// What a queue pair that sends by windows has of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asks {
+    /// Asked for and not told.
+    out: u16,
+    /// A request has gone otherwise since the last one: the peer grants none behind it while one is open.
+    mixed: bool,
+    /// None is asked for before.
+    until: Instant,
+}
+
+impl Asks {
+    /// Whether a window may be asked for.
+    #[must_use]
+    pub fn may(&self, now: Instant) -> bool {
+        now >= self.until && !(self.mixed && self.out != 0)
+    }
+
+    /// Whether what is sent next had better wait for a window if there is no place for another: it is in the middle of
+    /// a stream of them.
+    #[must_use]
+    pub fn waits(&self, now: Instant) -> bool {
+        self.out != 0 && self.may(now)
+    }
+
+    /// One has been asked for.
+    pub fn on_asked(&mut self) {
+        self.mixed = false;
+        self.out = self.out.saturating_add(1);
+    }
+
+    /// A request has gone without one.
+    pub fn on_other(&mut self) {
+        self.mixed = true;
+    }
+
+    /// One is over; if not `carried`, it was `denied` or came to nothing.
+    pub fn on_told(&mut self, now: Instant, carried: bool, denied: bool) {
+        self.out = self.out.saturating_sub(1);
+        let pause = match (carried, denied) {
+            (true, _) => return,
+            (false, true) => limits::WINDOW_DENIED,
+            (false, false) => limits::WINDOW_LOST,
         };
-        let mtu = self.attrs.path_mtu;
-        let run = packet.run(mtu.packets(packet.payload.len));
-        (self.config.kind == QpKind::Rc && run.is_sound() && run.has_length(place, mtu)).then_some(run)
-    }
-
-    /// Whether a window may be granted for `packet`, a run of which all is to be received as far as the queue pair is
-    /// concerned. Key, address and rights of the window itself are the caller's to check. [`Qp::handle_granted`] then.
-    pub fn may_grant(&self, packet: &Packet) -> bool {
-        let receives = matches!(self.attrs.state, State::Rtr | State::Rts | State::Sqd | State::Sqe);
-        let writable = self.attrs.access.allows(Access::REMOTE_WRITE);
-        let grants = &self.responder.grants;
-        let in_turn = grants.admits(self.responder.expected(), packet.bth.psn);
-        receives && writable && in_turn && !self.responder.is_quiet() && self.window_run(packet).is_some()
-    }
-
-    /// A window has been granted for `packet`: its pages may be written from now on.
-    pub fn handle_granted(&mut self, packet: &Packet) {
-        if let Some(run) = self.window_run(packet) {
-            self.responder.grants.add(run.bth.psn.plus(run.packets));
-        }
-    }
-
-    /// The oldest window is whole, and nothing is written by it any more: its `packet` is handed in, in place of
-    /// [`Qp::handle_packet`]. Whether it was carried out; if not, it is to be sent again.
-    pub fn handle_window(&mut self, now: Instant, packet: &Packet, host: &mut impl Host) -> bool {
-        let expected = self.responder.expected();
-        let in_turn = !self.responder.grants.void && packet.bth.psn == expected;
-        let run = self.window_run(packet).filter(|_| in_turn);
-        let carried_out = run.is_some_and(|run| {
-            self.responder.grants.turn = true;
-            Counters::bump(&mut self.counters.received);
-            self.handle_request(now, &run, host);
-            self.responder.grants.turn = false;
-            self.responder.expected() == run.bth.psn.plus(run.packets)
-        });
-        self.responder.grants.over(carried_out);
-        carried_out
-    }
-
-    /// The oldest window came to nothing, and nothing is written by it any more.
-    pub fn handle_void_window(&mut self) {
-        self.responder.grants.over(false);
+        self.until = self.until.max(now.after(pause));
     }
 }

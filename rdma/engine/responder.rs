@@ -328,6 +328,10 @@ impl<S: Storage> Qp<S> {
     /// The expected packet counts as lost.
     pub(crate) fn report_missing(&mut self) {
         let responder = &mut self.responder;
+        // What is expected comes by a window, or is told if it does not.
+        if responder.grants.is_open() {
+            return;
+        }
         responder.answer = Some(Answer {
             psn: responder.expected,
             syndrome: Syndrome::Nak(NakCode::Sequence),

@@ -19,6 +19,7 @@ use kernel::{
 };
 use roce::{
     ends::Ends,
+    grants::Asks,
     limits,
     psn::Qpn,
     qp::{ModifyError, Mtu, ReadResource, State as QpState},
@@ -114,6 +115,7 @@ impl Qp {
                 state.own.sq.reset();
                 state.own.rq.reset();
                 state.wire = None;
+                state.asks = Asks::default();
                 state.kept.forget();
                 parked = state.paging.renew();
                 ended = this.life.renew(this.device.new_serial());

@@ -242,6 +242,7 @@ fn state(config: QpConfig, own: Own, handle: QpHandle, cap: c::ib_qp_cap) -> Res
         paging: Paging::new(),
         runs: Runs::default(),
         turn: Turn::new(config.qpn.value() as usize, config.kind),
+        asks: roce::grants::Asks::default(),
         loans,
     })
 }

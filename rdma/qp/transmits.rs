@@ -25,6 +25,7 @@ use kernel::sync::{
 };
 use roce::{
     lanes::Turn,
+    limits,
     qp::QpKind,
     time::Instant,
     wire::udp::Path,
@@ -136,6 +137,11 @@ impl Qp {
                 break;
             }
             let free = self.free_lane(lanes, mac, &state.turn);
+            let free = free.filter(|at| {
+                // A stream of windows waits for the next one, rather than being mixed.
+                let port = lanes.get(*at).filter(|_| count == 1 && state.asks.waits(now));
+                port.is_none_or(|port| !port.has_windows() || port.has_window_room() || self.waits_in_vain(port))
+            });
             // Acknowledgements go past the limit: else a QP that waits for room would stop its peer.
             let at = free.or_else(|| pick(&state.turn, lanes, mac, |_| true));
             let Some((at, port)) = at.and_then(|at| Some((at, lanes.get(at)?))) else {
@@ -159,6 +165,10 @@ impl Qp {
                 self.flight.on_built(&self.device.in_flight);
                 self.clone()
             };
+            // Windows of one queue pair keep their order on one lane only.
+            let large = transmit.payload.byte_len() >= limits::MIN_WINDOW;
+            let asks = large && count == 1 && free.is_some() && state.asks.may(now) && port.has_windows();
+            let window = if asks { state.engine.window_of(&transmit) } else { None };
             let built = native::post(
                 port,
                 &transmit,
@@ -166,10 +176,17 @@ impl Qp {
                 &bytes,
                 life,
                 credit,
+                window,
             );
             state.runs.handle_built(!matches!(built, Err(NotBuilt::Lost)));
             match built {
-                Ok(len) => {
+                Ok((len, by_window)) => {
+                    if by_window {
+                        state.asks.on_asked();
+                        state.tally.sent_windows += 1;
+                    } else if transmit.request_psn().is_some() {
+                        state.asks.on_other();
+                    }
                     posted |= 1_u64.checked_shl(at as u32).unwrap_or(0);
                     state.tally.sent_runs += 1;
                     state.tally.sent_trains += 1;
@@ -228,6 +245,15 @@ impl Qp {
             // There may have been some since, and all been told but this one.
             free()
         })
+    }
+
+    /// Stands in the queue for room: no window may be asked for now. Whether one may be since.
+    fn waits_in_vain(&self, port: &Port) -> bool {
+        if self.queued.xchg(1, Full) == 0 && !self.device.waiting.push(self.number) {
+            self.queued.store(0, Relaxed);
+            self.timer.arm(now().saturating_add(TRY_AGAIN));
+        }
+        port.has_window_room()
     }
 
     /// The cable's lane has room again.

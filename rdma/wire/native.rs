@@ -18,13 +18,17 @@ use crate::kapi::{
 };
 use kernel::{prelude::*, sync::Arc};
 use roce::{
+    keys::Key,
     lost::Sent,
     psn::Qpn,
     time::Instant,
     wire::Bth,
     wqe::{Room, Transmit},
 };
-use tbnet::{NotSent, Outbound, Port, Roce};
+use tbnet::{NotSent, Outbound, Port, Roce, WindowOut};
+
+/// What a frame of a window carries.
+const PAGE: usize = 4096;
 
 /// Most bytes of transport headers.
 const FRONT: usize = 64;
@@ -39,21 +43,39 @@ pub(crate) fn room(port: &Port, lanes: u32) -> Room {
 }
 
 /// Posts a train of the queue pair `from` at `now`, for packets of `mtu` between the ends `ends`; `credit` is told its
-/// end, if it borrows its payload, which it may where `life` is given. Returns its bytes.
+/// end, if it borrows its payload, which it may where `life` is given. The first bytes of it may go by a window to the
+/// key and address of `window`. Returns its bytes, and whether they do.
 pub(crate) fn post<C: FrameDone>(
     port: &Port,
     transmit: &Transmit,
     (now, from, mtu, ends): (Instant, u32, u32, u64),
     bytes: &impl Bytes,
     life: Option<&Arc<Gate>>,
-    credit: impl FnOnce() -> Arc<C>,
-) -> Result<u64, NotBuilt> {
+    credit: impl Fn() -> Arc<C>,
+    window: Option<(Key, u64, u32)>,
+) -> Result<(u64, bool), NotBuilt> {
     let mut front = [0; FRONT];
     let headers = transmit.header.as_bytes();
     let front = front.get_mut(..headers.len()).ok_or(NotBuilt::Lost)?;
     front.copy_from_slice(headers);
     Bth::mark_run(front);
-    let payload = transmit.payload.byte_len() as usize;
+    let all = transmit.payload.byte_len() as usize;
+    if let (Some(window), Some(life)) = (window, life) {
+        let asked = ask(
+            port,
+            transmit,
+            (now, from, mtu, ends),
+            bytes,
+            life,
+            &credit,
+            window,
+            front,
+        )?;
+        if asked {
+            return Ok(((headers.len() + all) as u64, true));
+        }
+    }
+    let payload = all;
     let mut pieces = Pieces::new();
     let mut loan = None;
     if let Some(life) = life.filter(|_| payload > Outbound::SHORT) {
@@ -65,14 +87,7 @@ pub(crate) fn post<C: FrameDone>(
     }
     let lent = loan.is_some();
     let out = Outbound {
-        meta: Roce {
-            packets: u16::try_from(transmit.packets).map_err(|_| NotBuilt::Lost)?,
-            mtu: u16::try_from(mtu).map_err(|_| NotBuilt::Lost)?,
-            header_len: u16::try_from(headers.len()).map_err(|_| NotBuilt::Lost)?,
-            ends,
-            account: None,
-            window: None,
-        },
+        meta: meta(transmit, mtu, ends)?,
         now: now.0,
         token: Sent::new(Qpn::new(from), transmit).map(Sent::token),
         front,
@@ -81,8 +96,81 @@ pub(crate) fn post<C: FrameDone>(
     };
     let held = loan.map(|loan| -> KBox<dyn tbnet::Held> { loan });
     match port.post(&out, held, |at, to: &mut [u8]| bytes.gather(at, to)) {
-        Ok(()) => Ok((headers.len() + payload) as u64),
+        Ok(()) => Ok(((headers.len() + payload) as u64, false)),
         Err(NotSent::Busy) => Err(NotBuilt::Lost),
+        Err(NotSent::Uncopied(fault)) => Err(NotBuilt::Fault(fault)),
+    }
+}
+
+fn meta(transmit: &Transmit, mtu: u32, ends: u64) -> Result<Roce, NotBuilt> {
+    let header_len = transmit.header.as_bytes().len();
+    Ok(Roce {
+        packets: u16::try_from(transmit.packets).map_err(|_| NotBuilt::Lost)?,
+        mtu: u16::try_from(mtu).map_err(|_| NotBuilt::Lost)?,
+        header_len: u16::try_from(header_len).map_err(|_| NotBuilt::Lost)?,
+        ends,
+        account: None,
+        window: None,
+    })
+}
+
+/// Pieces and what keeps them, if they can be lent.
+type Lent<C> = Option<(Pieces, KBox<Loan<C>>)>;
+
+/// Posts a train that asks for a window for the first bytes of its payload. False if it cannot go so: memory that is not
+/// whole pages here, or no room for a window now.
+#[expect(clippy::too_many_arguments, reason = "those of its caller")]
+fn ask<C: FrameDone>(
+    port: &Port,
+    transmit: &Transmit,
+    (now, from, mtu, ends): (Instant, u32, u32, u64),
+    bytes: &impl Bytes,
+    life: &Arc<Gate>,
+    credit: &impl Fn() -> Arc<C>,
+    (key, address, len): (Key, u64, u32),
+    front: &[u8],
+) -> Result<bool, NotBuilt> {
+    let all = transmit.payload.byte_len() as usize;
+    let len = (len as usize).min(WindowOut::MOST * PAGE);
+    let Some(rest) = all.checked_sub(len) else {
+        return Ok(false);
+    };
+    let lend = |at, len| -> Result<Lent<C>, NotBuilt> {
+        let mut pieces = Pieces::new();
+        let mut open = Loan::new(life);
+        let part = bytes.part(at, len);
+        if !open.is_open() || !part.lend(&mut pieces, &mut open.lenders).map_err(NotBuilt::Fault)? {
+            return Ok(None);
+        }
+        let mut open = KBox::new(open, GFP_ATOMIC | __GFP_NOWARN).map_err(|_| NotBuilt::Lost)?;
+        open.credit = Some(credit());
+        Ok(Some((pieces, open)))
+    };
+    let Some((pages, pages_held)) = lend(0, len)? else {
+        return Ok(false);
+    };
+    let (tail, tail_held) = match rest > Outbound::SHORT {
+        true => lend(len, rest)?,
+        false => None,
+    }
+    .unzip();
+    let out = Outbound {
+        meta: meta(transmit, mtu, ends)?,
+        now: now.0,
+        token: Sent::new(Qpn::new(from), transmit).map(Sent::token),
+        front,
+        payload: rest,
+        pieces: tail.as_ref().map_or(&[], Pieces::get),
+    };
+    let window = WindowOut {
+        target: (key.0, address),
+        pieces: pages.get(),
+        held: pages_held,
+    };
+    let held = tail_held.map(|loan| -> KBox<dyn tbnet::Held> { loan });
+    match port.post_window(&out, window, held, |at, to: &mut [u8]| bytes.gather(len + at, to)) {
+        Ok(()) => Ok(true),
+        Err(NotSent::Busy) => Ok(false),
         Err(NotSent::Uncopied(fault)) => Err(NotBuilt::Fault(fault)),
     }
 }

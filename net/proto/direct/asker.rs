@@ -2,7 +2,9 @@
 //! The side of a direct lane that sends payload: asks for windows, and fills those that it gets.
 
 use super::{marker, Ask, Grant, Request, Start, State, EOF_VOID, KNOWN};
-use crate::limits::{MAX_WINDOWS, START_REPEAT, WINDOW_ASK, WINDOW_ASK_MAX, WINDOW_LIMIT};
+use crate::limits::{
+    MAX_WINDOWS, START_REPEAT, WINDOW_ASK, WINDOW_ASK_MAX, WINDOW_LIMIT, WINDOW_PAUSE, WINDOW_PAUSE_MAX, WINDOW_SLOW,
+};
 use crate::time::{Duration, Instant};
 use crate::wire::bump;
 
@@ -63,6 +65,12 @@ pub struct Window<T> {
 }
 
 impl<T> Window<T> {
+    /// The same, filled with void frames.
+    #[must_use]
+    pub fn void(self) -> Self {
+        Self { token: None, ..self }
+    }
+
     /// EOF of frame `index`, counted from 0. SOF is 1.
     #[must_use]
     pub fn eof(&self, index: u16) -> u8 {
@@ -127,6 +135,10 @@ pub struct Asker<T> {
     frame: u32,
     window: u32,
     ask: Option<(Instant, Duration)>,
+    /// Windows are not worth asking for until then.
+    pause: Instant,
+    /// For how long the next time.
+    pauses: Duration,
     dead: bool,
     counters: Counters,
 }
@@ -151,6 +163,8 @@ impl<T: Copy + PartialEq> Asker<T> {
             frame: 0,
             window: 0,
             ask: None,
+            pause: Instant(0),
+            pauses: WINDOW_PAUSE,
             dead: false,
             counters: Counters {
                 asked: 0,
@@ -189,6 +203,12 @@ impl<T: Copy + PartialEq> Asker<T> {
         self.runs && !self.dead
     }
 
+    /// Whether windows are worth asking for: they have been granted soon.
+    #[must_use]
+    pub fn is_worth(&self, now: Instant) -> bool {
+        self.runs() && now >= self.pause
+    }
+
     /// Whether another request may be sent.
     #[must_use]
     pub fn has_room(&self) -> bool {
@@ -225,6 +245,25 @@ impl<T: Copy + PartialEq> Asker<T> {
         })
     }
 
+    /// The train of this request, the last one, could not be sent: as if it had not been asked for. The number is not
+    /// used again; the peer takes it for one that was lost.
+    pub fn handle_unsent(&mut self, request: &Request) {
+        let last = self.count.saturating_sub(1);
+        if let Some(place) = self.entries.get_mut(last) {
+            if place.is_some_and(|entry| entry.number == request.number) {
+                *place = None;
+                self.count = last;
+            }
+        }
+    }
+
+    /// Whether payload for this request may still be sent.
+    #[must_use]
+    pub fn wants(&self, number: u32) -> bool {
+        let mut entries = self.entries.iter().flatten();
+        entries.any(|entry| entry.number == number && entry.token.is_some() && entry.fate.is_none())
+    }
+
     /// The owner of these trains wants no more of them, and is not told. What is granted to them is filled with void
     /// frames; what has been posted is on its way.
     pub fn forget(&mut self, mut which: impl FnMut(T) -> bool) {
@@ -253,6 +292,12 @@ impl<T: Copy + PartialEq> Asker<T> {
                 _ if anew => Some(Fate::Lost),
                 (Some(State::Open), Stage::Asked) => {
                     entry.stage = Stage::Granted;
+                    if now.since(entry.at) < WINDOW_SLOW {
+                        self.pauses = WINDOW_PAUSE;
+                    } else if now >= self.pause {
+                        self.pause = now.after(self.pauses);
+                        self.pauses = Duration(self.pauses.0.saturating_mul(2)).min(WINDOW_PAUSE_MAX);
+                    }
                     changed = true;
                     None
                 }

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::frame::{EOF_MASK, SOF};
-use crate::limits::{START_REPEAT, WINDOW_ASK, WINDOW_LIMIT, WINDOW_STALL};
+use crate::limits::{START_REPEAT, WINDOW_ASK, WINDOW_LIMIT, WINDOW_PAUSE, WINDOW_SLOW, WINDOW_STALL};
 use crate::time::Instant;
 use crate::train::Arrival;
 use proptest::prelude::*;
@@ -422,6 +422,29 @@ fn that_the_lane_is_open_is_asked_for_if_it_is_not_heard() {
     };
     assert_eq!(asker.handle_grant(at, &next), Heard::Reset);
     assert_eq!(asker.take_start(), Some(Start(6)));
+}
+
+#[test]
+fn where_grants_are_slow_windows_are_not_worth_it_for_a_while() {
+    let mut asker = asking();
+    let mut at = T;
+    let slow = WINDOW_SLOW.0;
+    for (number, takes, pause) in [
+        (1, slow - 1, 0),
+        (2, slow, 1),
+        (3, slow, 2),
+        (4, slow - 1, 0),
+        (5, slow, 1),
+    ] {
+        asker.request(at, 1, 0).unwrap();
+        assert!(asker.is_worth(at));
+        at = Instant(at.0 + takes);
+        asker.handle_grant(at, &grant(number, &[State::Open; 5], false));
+        let until = Instant(at.0 + pause * WINDOW_PAUSE.0);
+        assert!(pause == 0 || !asker.is_worth(Instant(until.0 - 1)));
+        at = until;
+    }
+    assert!(asker.is_worth(at));
 }
 
 #[test]

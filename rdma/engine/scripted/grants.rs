@@ -138,12 +138,13 @@ fn a_window_outlives_the_life_that_granted_it_and_carries_nothing_out() {
     assert_eq!(rig.expected(), at(1));
 }
 
-/// Eight pages that WRITEs of a packet each go to, and how they get there.
+/// Eight pages that WRITEs of a packet each go to, and how they get there: two each, the second of which never goes by a
+/// window.
 struct Pages {
     /// Which message wrote a page last.
     pages: [Option<u32>; 8],
-    /// The message at hand, and whether it is there already.
-    at_hand: (u32, usize, bool),
+    /// The message at hand, and whether it is there already, but for the second page.
+    at_hand: (u32, [usize; 2], bool),
     recvs: u32,
 }
 
@@ -164,10 +165,11 @@ impl Host for Pages {
         Ok(())
     }
     fn place(&mut self, _: Target, _: Span) -> Result<(), Fault> {
-        let (message, page, there) = self.at_hand;
+        let (message, [page, tail], there) = self.at_hand;
         if !there {
             self.pages[page] = Some(message);
         }
+        self.pages[tail] = Some(message);
         Ok(())
     }
 }
@@ -180,21 +182,22 @@ proptest! {
     /// message that has been carried out.
     #[test]
     fn memory_is_as_if_all_had_come_in_order(
-        plan in proptest::collection::vec((0usize..8, any::<bool>()), 1..30),
+        plan in proptest::collection::vec((0usize..8, 0usize..8, any::<bool>()), 1..30),
         steps in proptest::collection::vec((0u8..10, 0u32..6), 1..300),
     ) {
         let mut rig = Rig::new();
-        let mut host = Pages { pages: [None; 8], at_hand: (0, 0, false), recvs: 0 };
+        let mut host = Pages { pages: [None; 8], at_hand: (0, [0, 1], false), recvs: 0 };
         let count = plan.len() as u32;
         let message = |n: u32| {
-            let (_, imm) = plan[n as usize];
+            let (_, _, imm) = plan[n as usize];
             let reth = Reth { va: 0x2000, rkey: Key(9), length: 256 };
             packet(Opcode::Write { place: Place::Only, imm }, Psn::new(RQ_PSN).plus(n).value(), 256, Some(reth), None)
         };
-        let page = |n: u32| plan[n as usize].0;
-        // Windows in the order of the ring, and whether the frame of the oldest has come.
+        let pages = |n: u32| [plan[n as usize].0, plan[n as usize].1];
+        let writes = |n: u32, page: usize| pages(n).contains(&page);
+        // Windows in the order of the ring, and how many of them have their frames.
         let mut ring: VecDeque<u32> = VecDeque::new();
-        let mut written = false;
+        let mut written = 0;
         let mut touched = [false; 30];
         let wild = steps.len();
         let settle = (0..40 * count).map(|n| ([7, 0, 4, 5][n as usize % 4], 0));
@@ -207,22 +210,24 @@ proptest! {
             match what {
                 // Otherwise than by a window, be it again or too early.
                 0 | 1 => {
-                    host.at_hand = (n, page(n), false);
+                    host.at_hand = (n, pages(n), false);
                     rig.qp.handle_packet(rig.now, &message(n), &mut host);
                 }
-                2 | 3 if rig.may(&message(n)) => {
+                // The caller's part: what is written in its turn is not written over by what is carried out before.
+                2 | 3 if rig.may(&message(n)) && !ring.iter().any(|open| pages(*open)[1] == pages(n)[0]) => {
                     rig.qp.handle_granted(&message(n));
                     ring.push_back(n);
                 }
-                4 => if let Some(n) = ring.front() {
+                4 => if let Some(n) = ring.get(written) {
                     prop_assert!(*n >= done, "a write for a message that has been carried out");
-                    host.pages[page(*n)] = Some(*n);
+                    host.pages[pages(*n)[0]] = Some(*n);
                     touched[*n as usize] = true;
-                    written = true;
+                    written += 1;
                 },
                 5 => if let Some(n) = ring.pop_front() {
-                    if core::mem::take(&mut written) {
-                        host.at_hand = (n, page(n), true);
+                    if written > 0 {
+                        written -= 1;
+                        host.at_hand = (n, pages(n), true);
                         rig.qp.handle_window(rig.now, &message(n), &mut host);
                     } else {
                         rig.qp.handle_void_window();
@@ -230,7 +235,7 @@ proptest! {
                 },
                 6 if !ring.is_empty() => {
                     // The lane begins anew.
-                    written = false;
+                    written = 0;
                     ring.drain(..).for_each(|_| rig.qp.handle_void_window());
                 },
                 7 => host.recvs += 1,
@@ -239,15 +244,15 @@ proptest! {
             while rig.qp.poll_completion(&mut host).is_some() {}
             let done = rig.qp.responder.expected().distance(Psn::new(RQ_PSN));
             for (at, found) in host.pages.iter().enumerate() {
-                let last = (0..done).rev().find(|n| page(*n) == at);
-                let undefined = (done..count).any(|n| page(n) == at && touched[n as usize]);
+                let last = (0..done).rev().find(|n| writes(*n, at));
+                let undefined = (done..count).any(|n| pages(n)[0] == at && touched[n as usize]);
                 prop_assert!(undefined || *found == last, "step {step} of {wild}: page {at} has {found:?}, not {last:?}");
             }
         }
         let done = rig.qp.responder.expected().distance(Psn::new(RQ_PSN));
         prop_assert_eq!(done, count, "not all was carried out");
         for (at, found) in host.pages.iter().enumerate() {
-            prop_assert_eq!(*found, (0..count).rev().find(|n| page(*n) == at));
+            prop_assert_eq!(*found, (0..count).rev().find(|n| writes(*n, at)));
         }
     }
 }

@@ -2,12 +2,21 @@
 //! The way in: from a train that the cable's lane has brought to the engine of its QP.
 
 use crate::{device::Device, kapi::share::KERNEL, payload::Payload, qp::Qp};
-use kernel::sync::Arc;
+use kernel::{prelude::*, sync::Arc};
 use roce::{
     lost::{Sent, What},
     wire::Packet,
 };
-use tbnet::{Client, Train};
+use tbnet::{Client, Held, Post, Told, Train};
+
+impl Device {
+    /// What a train that asks for a window is, and whose.
+    fn addressed(&self, train: &Arc<Train>) -> Option<(Packet, Arc<Qp>)> {
+        let packet = Packet::parse(train.front(), train.byte_len()).ok()?;
+        let qp = self.qps.find(packet.bth.dest.value())?;
+        (packet.bth.run && qp.is_connected()).then_some((packet, qp))
+    }
+}
 
 impl Client for Device {
     fn on_train(&self, train: &Arc<Train>) {
@@ -40,6 +49,29 @@ impl Client for Device {
             (Some(qp), _) => qp.owner().charge(|| Qp::on_lost(&qp, lost)),
             (None, Some(netdev)) if lost.what == What::Answer => self.graves.repeat(lost.from.value(), &netdev),
             _ => {}
+        }
+    }
+
+    fn on_ask(&self, train: &Arc<Train>, post: &mut Post<'_>) {
+        if let Some((packet, qp)) = self.addressed(train) {
+            qp.owner().charge(|| Qp::on_ask(&qp, &packet, train, post));
+        }
+    }
+
+    fn on_window(&self, train: &Arc<Train>, held: KBox<dyn Held>, whole: bool) -> bool {
+        let done = self.addressed(train).is_some_and(|(packet, qp)| {
+            let payload = Payload::of_train(train);
+            qp.owner().charge(|| Qp::on_window(&qp, &packet, &payload, whole))
+        });
+        // Only now may the memory go.
+        drop(held);
+        done
+    }
+
+    fn on_told(&self, told: Told<u64>) {
+        let sent = Sent::of_token(told.token);
+        if let Some(qp) = self.qps.find(sent.from.value()) {
+            qp.owner().charge(|| Qp::on_told(&qp, sent, told.fate));
         }
     }
 

@@ -463,6 +463,65 @@ def sizes(side, calling, turns, mixed):
     side.report(wrong=wrong[:8], messages=count, bytes=total, slowest=slowest)
 
 
+def windows(side, calling, rounds=60):
+    """Streams of WRITEs of whole pages and a bit, 24 in flight, over each other's targets: the last one of each place
+    is what is there, to the byte, and the guard pages around all places are as they were. Between them short WRITEs,
+    and such as begin anywhere in a page, which must not be overtaken, nor overtake."""
+    page, place, places = 4096, 320 * 4096, 8
+    room = (places * (place + page)) + page
+    arena = Arena(side, 64 * MIB, room + page)
+    # The buffer begins with a page, so places do.
+    assert arena.buf % page == 0 and arena.sources % page == 0
+    side.connect(mtu=4096, timeout=PATIENT, rkey_of=arena.mr, reads=16)
+    wrong, total, dice = [], 0, random.Random(14)
+    start = lambda n: arena.sources + page + n * (place + page)
+    for turn in range(rounds):
+        arena.clear(arena.sources + room)
+        requests = []
+        for index in range(FLIGHT):
+            pages = dice.choice((1, 8, 17, 32, 33, 47, 48, 64, 100, 255, 256, 300))
+            length = pages * page + dice.choice((0, 0, 0, 1, 7, 4095, -1))
+            target = start(dice.randrange(places))
+            # Now and then not aligned here, or there.
+            source = dice.randrange(64 * MIB // page - 320) * page + dice.choice((0, 0, 0, 0, 12))
+            target += dice.choice((0, 0, 0, 0, 8))
+            if dice.random() < 0.25:
+                length = dice.choice((1, 8, 64, 2049, 4096, 12289))
+            requests.append((source, target, length))
+        if not calling:
+            side.qp.post_recv(RecvWR(wr_id=1, num_sge=1, sg=arena.sges([(0, 1)])))
+        side.exchange(ready=True)
+        if calling:
+            for index, (source, target, length) in enumerate(requests):
+                wr = SendWR(wr_id=index, opcode=e.IBV_WR_RDMA_WRITE, num_sge=1, sg=arena.sges([(source, length)]),
+                            send_flags=e.IBV_SEND_SIGNALED)
+                wr.set_wr_rdma(side.peer["rkey"], side.peer["addr"] + target)
+                side.qp.post_send(wr)
+            # Everything before it is there when it is received. It is the byte that the other end has too.
+            side.qp.post_send(SendWR(wr_id=FLIGHT, opcode=e.IBV_WR_SEND, num_sge=1, sg=arena.sges([(0, 1)]),
+                                     send_flags=e.IBV_SEND_SIGNALED))
+        got = side.completions(FLIGHT + 1 if calling else 1)
+        if any(w.status for w in got):
+            wrong.append(f"turn {turn}: {[(w.wr_id, w.status) for w in got if w.status]}")
+        side.seen.clear()
+        total += sum(length for _, _, length in requests)
+        if not calling:
+            # As they are posted, so they are there.
+            wanted = ctypes.create_string_buffer(room)
+            ctypes.memset(wanted, arena.GUARD, room)
+            for source, target, length in requests:
+                ctypes.memmove(ctypes.addressof(wanted) + target - arena.sources, arena.buf + source, length)
+            if arena.memcmp(ctypes.addressof(wanted), arena.buf + arena.sources, room):
+                here = ctypes.string_at(arena.buf + arena.sources, room)
+                there = wanted.raw
+                at = next(n for n in range(room) if here[n] != there[n])
+                wrong.append(f"turn {turn}: byte {at} is {here[at]}, not {there[at]}: {requests}")
+        side.exchange(done=True)
+        if side.exchange(wrong=len(wrong))["wrong"] or wrong:
+            break
+    side.report(wrong=wrong[:3], messages=rounds * FLIGHT, bytes=total, slowest=0)
+
+
 def reads(side, calling, count=200000, flight=16, chain=8):
     """READs of 64 B to 2 KiB, `flight` of them under way and `chain` more posted: each into a place that had other
     bytes before."""
@@ -683,7 +742,7 @@ SIZES_SCENES = {"sizes": lambda side, calling: sizes(side, calling, turns=1, mix
 
 SCENES = LENT | SIZES_SCENES | STREAMS | {f.__name__: f for f in (
     bad_rkey, out_of_bounds, wrong_pd, no_remote_right, bad_read_rkey, wrong_local_pd, bad_lkey, missing_receive,
-    late_receive, short_receive, dead_peer, idle, operations, paged, unmapped_source, reads)}
+    late_receive, short_receive, dead_peer, idle, operations, paged, unmapped_source, reads, windows)}
 
 
 def main():

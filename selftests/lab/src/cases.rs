@@ -56,11 +56,16 @@ pub struct NetLab {
     pub hops: Option<usize>,
     /// RDMA goes past the network stack where it can.
     pub trains: bool,
+    /// Large WRITEs go by windows.
+    pub direct: bool,
 }
 
 /// Has modprobe load our module so that RDMA stays on the netdev's queue: it takes parameters from the kernel's command
 /// line.
 pub const NO_TRAINS: &str = "usb4_rdma.trains=0";
+
+/// The same, so that large WRITEs go by windows of the direct lane.
+pub const DIRECT: &str = "usb4_rdma.direct=1";
 
 /// The network driver of a host in a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +137,11 @@ impl Bench {
                     seed,
                     net: lab.roles.map(driver).to_vec(),
                     hops: lab.hops,
-                    append: if lab.trains { String::new() } else { NO_TRAINS.into() },
+                    append: match (lab.trains, lab.direct) {
+                        (false, _) => NO_TRAINS.into(),
+                        (true, true) => DIRECT.into(),
+                        (true, false) => String::new(),
+                    },
                     ..LabSpec::wired(lab.profile, Topology::Pair, 2, lab.cables)?
                 }));
             }
@@ -158,6 +167,7 @@ pub fn all() -> Vec<Case> {
         netdev::life::CASES,
         netdev::peer::CASES,
         netdev::port::CASES,
+        netdev::direct::CASES,
         netdev::runs::CASES,
         netdev::bond::CASES,
         netdev::soak::CASES,

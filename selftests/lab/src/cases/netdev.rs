@@ -3,6 +3,7 @@
 
 pub mod bond;
 pub mod data;
+pub mod direct;
 pub mod failing;
 pub mod life;
 pub mod peer;
@@ -31,6 +32,7 @@ pub(super) const BOTH: NetLab = NetLab {
     roles: [Role::Tested, Role::Tested],
     hops: None,
     trains: true,
+    direct: false,
 };
 
 /// Sets the MTU of a cable's network devices on both hosts.

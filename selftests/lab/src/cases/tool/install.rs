@@ -39,6 +39,7 @@ const BARE: NetLab = NetLab {
     roles: [Role::None, Role::None],
     hops: None,
     trains: true,
+    direct: false,
 };
 
 /// What is typed on host 0, its status, and the first line that is said about it.

@@ -54,6 +54,7 @@ pub const fn bare(cables: usize) -> NetLab {
         roles: [Role::None, Role::None],
         hops: None,
         trains: true,
+        direct: false,
     }
 }
 
