@@ -43,6 +43,8 @@ pub trait Client: Send + Sync {
     fn on_window(&self, train: &Arc<Train>, held: KBox<dyn Held>, whole: bool) -> bool;
     /// What became of a train that asked for a window. As [`Self::on_lost`].
     fn on_told(&self, told: Told<u64>);
+    /// Trains that it has sent by all its lanes, ever. As `on_train`.
+    fn sent(&self) -> u64;
 }
 
 /// What a train out reads until it has gone. Dropped then, in any context but hard interrupts, the transmit side's lock

@@ -964,6 +964,28 @@ impl Lane {
         }
     }
 
+    /// Before a poll after which the interval is decided: what has been sent ever, by the client's other lanes too, as
+    /// they may have the answers to what comes by this one; and whether frames leave now.
+    fn look(&self) -> Option<(u64, bool)> {
+        if !self.rx.lock().load.is_due() {
+            return None;
+        }
+        let (sent, trains, several, leaving) = lock_in_any_context(&self.tx).map(|side| {
+            let TxCounters { frames, trains, .. } = side.counters;
+            (
+                frames,
+                trains,
+                side.several,
+                side.path.as_ref().is_some_and(Tx::is_sending),
+            )
+        })?;
+        let others = match &*self.client.lock() {
+            Some(client) if several => client.sent().saturating_sub(trains),
+            _ => 0,
+        };
+        Some((sent.saturating_add(others), leaving))
+    }
+
     fn moderate(&self, usecs: u32) {
         let mut config = self.config.lock();
         if config.coalesce.adaptive && config.coalesce.rx_usecs != usecs {
@@ -984,6 +1006,7 @@ impl Polls for Lane {
         let mut batch = Batch::new();
         let mut found = Polled::default();
         let mut seen = None;
+        let looked = self.look();
         loop {
             let train = {
                 let mut side = self.rx.lock();
@@ -998,10 +1021,6 @@ impl Polls for Lane {
                 });
                 if train.is_none() && load.add(found.frames) {
                     // Where the transmit side is busy the next poll asks.
-                    let looked = lock_in_any_context(&self.tx).map(|side| {
-                        let leaving = side.path.as_ref().is_some_and(Tx::is_sending);
-                        (side.counters.frames, leaving)
-                    });
                     if let Some((sent, leaving)) = looked {
                         let usecs = load.decide(Instant(timer::now()), sent, leaving);
                         self.moderate(usecs);

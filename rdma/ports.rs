@@ -12,7 +12,10 @@ use crate::kapi::{
 use kernel::{
     new_mutex,
     prelude::*,
-    sync::{Arc, Mutex},
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, Mutex,
+    },
 };
 use tbnet::{Client, Port};
 
@@ -27,6 +30,8 @@ pub(crate) struct Ports {
     /// Whether there are to be none any more. Held while they change.
     #[pin]
     ended: Mutex<bool>,
+    /// Trains sent by all of them.
+    sent: Atomic<u64>,
 }
 
 impl Ports {
@@ -35,12 +40,23 @@ impl Ports {
         pin_init!(Self {
             lanes <- new_bh_lock!(None, c"usb4_ports"),
             ended <- new_mutex!(false, "usb4_ports_ended"),
+            sent: Atomic::new(0),
         })
     }
 
     /// Those of now, if there are any. Any context.
     pub(crate) fn get(&self) -> Option<Arc<Lanes>> {
         self.lanes.lock().clone()
+    }
+
+    /// So many trains have been posted.
+    pub(crate) fn add_sent(&self, trains: u64) {
+        self.sent.fetch_add(trains, Relaxed);
+    }
+
+    /// Trains posted by all of them, ever.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Relaxed)
     }
 
     /// From now on they are `ports`, but for those that have another client, and trains go to `client`. On return

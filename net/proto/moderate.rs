@@ -90,6 +90,12 @@ impl Load {
         }
     }
 
+    /// Whether the poll that begins is one after which [`Load::decide`] is called.
+    #[must_use]
+    pub const fn is_due(&self) -> bool {
+        self.due.saturating_add(1) >= POLLS
+    }
+
     /// A poll found `frames`. Whether [`Load::decide`] is to be called.
     #[must_use]
     pub fn add(&mut self, frames: usize) -> bool {
@@ -100,7 +106,7 @@ impl Load {
     }
 
     /// The interval from `now` on, in microseconds. `sent`: frames that the lane has sent, ever. `leaving`: some of them
-    /// are on their way now.
+    /// were on their way when the poll began; what it has answered since does not count.
     pub fn decide(&mut self, now: Instant, sent: u64, leaving: bool) -> u32 {
         self.due = 0;
         self.looks = self.looks.saturating_add(1);

@@ -2,7 +2,7 @@
 //! Which of the lanes to its peer takes a queue pair's next train.
 //!
 //! Each in its turn, if it has room: a slow lane is full the longer, and has the fewer. Short trains stay on one lane,
-//! where none overtakes another. So do all of an unreliable connection, whose peer takes what is overtaken for lost.
+//! where none overtakes another, but for the parts of a message that is spread. So do all of an unreliable connection, whose peer takes what is overtaken for lost.
 
 use crate::attrs::QpKind;
 use crate::limits;
@@ -40,9 +40,10 @@ impl Turn {
         }
     }
 
-    /// A train of so many packets has gone by lane `at`.
-    pub fn on_sent(&mut self, at: usize, packets: u32) {
-        if self.spreads && packets >= SPREAD {
+    /// A train of so many packets has gone by lane `at`; `ends`: it ends its message. What goes on, of a message that is
+    /// spread in short trains, goes by the next lane.
+    pub fn on_sent(&mut self, at: usize, packets: u32, ends: bool) {
+        if self.spreads && (packets >= SPREAD || !ends) {
             self.next = at.wrapping_add(1);
         }
     }
@@ -56,12 +57,12 @@ mod tests {
     fn long_trains_go_round_and_short_ones_stay() {
         let mut turn = Turn::new(6, QpKind::Rc);
         let mut lanes = Vec::new();
-        for packets in [16, 16, 1, SPREAD - 1, SPREAD, 16, 16] {
+        for packets in [16, 16, 1, SPREAD - 1, SPREAD, 2, 2, 16, 16] {
             let at = turn.pick(4, |_| true, |_| true).unwrap();
-            turn.on_sent(at, packets);
+            turn.on_sent(at, packets, packets != 2);
             lanes.push(at);
         }
-        assert_eq!(lanes, [2, 3, 0, 0, 0, 1, 2]);
+        assert_eq!(lanes, [2, 3, 0, 0, 0, 1, 2, 3, 0]);
     }
 
     #[test]
@@ -76,7 +77,7 @@ mod tests {
     #[test]
     fn an_unreliable_connection_waits_for_its_own_lane() {
         let mut turn = Turn::new(1, QpKind::Uc);
-        turn.on_sent(1, 16);
+        turn.on_sent(1, 16, true);
         assert_eq!(turn.pick(2, |_| true, |_| true), Some(1));
         assert_eq!(turn.pick(2, |_| true, |at| at != 1), None);
         // A lane that is gone is its own no more.

@@ -261,6 +261,15 @@ impl Opcode {
         matches!(self, Self::CompareSwap | Self::FetchAdd)
     }
 
+    /// Whether a message, or a response, ends with such a packet.
+    #[must_use]
+    pub const fn ends(self) -> bool {
+        match self {
+            Self::Send { place, .. } | Self::Write { place, .. } | Self::ReadResponse { place } => place.ends(),
+            _ => true,
+        }
+    }
+
     /// Whether the packet belongs to the responder-to-requester direction.
     #[must_use]
     pub const fn is_response(self) -> bool {

@@ -4,6 +4,8 @@
 //! Three PSNs rule it, in sequence order `una <= nxt <= max`: the oldest not acknowledged, the next
 //! to send, and one past the highest ever sent. A retry puts `nxt` back to `una` (go-back-N).
 
+use core::num::NonZero;
+
 use crate::arrivals::Arrivals;
 use crate::attrs::{Mtu, QpAttrs, QpKind, State};
 use crate::cork::Cork;
@@ -68,6 +70,8 @@ pub(crate) struct Requester {
     pub(crate) starved: bool,
     /// Lanes that share what is sent now, each of which tells what it loses. 0: by a carrier that tells nothing.
     pub(crate) lanes: u32,
+    /// Packets of a run at most, of a message that is spread over the lanes. 0: it is not.
+    piece: u8,
     /// What it has lost and has not been sent again.
     pub(crate) holes: Holes,
     /// The peer misses what that carrier has not called lost: until then it may.
@@ -226,7 +230,11 @@ impl<S: Storage> Qp<S> {
             let room = if self.requester.timeouts > 0 { room.one() } else { room };
             let psn = self.requester.nxt;
             let rest = slot.end().distance(psn);
-            let packets = room.packets_of(self.attrs.path_mtu).min(allowed).min(rest.max(1));
+            if psn == slot.first {
+                self.requester.piece = self.piece_of(rest, room.lanes);
+            }
+            let most = NonZero::new(self.requester.piece).map_or(allowed, |piece| allowed.min(u32::from(piece.get())));
+            let packets = room.packets_of(self.attrs.path_mtu).min(most).min(rest.max(1));
             if packets == 0 {
                 return None;
             }
@@ -237,6 +245,16 @@ impl<S: Storage> Qp<S> {
             let transmit = self.data_request(&slot, psn, packets, ask);
             self.on_request_sent(now, packets, ask, ends);
             Some(transmit)
+        }
+    }
+
+    /// Packets of each run of a message that has so many, with so many lanes: equal parts of a short one that finds
+    /// nothing under way, so that it takes the time of its longest part. In a stream whole trains keep the lanes busy.
+    fn piece_of(&self, packets: u32, lanes: u32) -> u8 {
+        let alone = self.requester.nxt == self.requester.una;
+        match self.config.kind == QpKind::Rc && alone && lanes > 1 && limits::SPREAD.contains(&packets) {
+            true => u8::try_from(packets.div_ceil(lanes)).unwrap_or(0),
+            false => 0,
         }
     }
 

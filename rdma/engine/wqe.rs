@@ -320,6 +320,12 @@ impl Transmit {
         (class == Class::Rc && !opcode.is_response()).then_some(self.psn)
     }
 
+    /// Whether nothing of its message is to follow.
+    #[must_use]
+    pub fn ends(&self) -> bool {
+        self.opcode().is_none_or(|(_, opcode)| opcode.ends())
+    }
+
     /// What the header says it is.
     pub(crate) fn opcode(&self) -> Option<(Class, Opcode)> {
         Some(Opcode::decode(*self.header.as_bytes().first()?))

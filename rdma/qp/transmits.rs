@@ -129,7 +129,7 @@ impl Qp {
         let mtu = state.engine.path_mtu().bytes();
         let mac = wire.path.dst_mac;
         let count = lanes.iter().filter(|port| port.reaches(mac)).count() as u32;
-        let mut posted = 0_u64;
+        let (mut posted, before) = (0_u64, state.tally.sent_trains);
         for turn in 0.. {
             if turn == BATCH {
                 // Others have their turn.
@@ -157,7 +157,7 @@ impl Qp {
             let Some(transmit) = transmit else {
                 break;
             };
-            state.turn.on_sent(at, transmit.packets);
+            state.turn.on_sent(at, transmit.packets, transmit.ends());
             // UC completes what is built, and then the memory is the program's again.
             let life = (self.kind == QpKind::Rc).then_some(&state.loans);
             let bytes = PayloadOf(&host, transmit.payload);
@@ -199,6 +199,8 @@ impl Qp {
                 }
             }
         }
+        let sent = state.tally.sent_trains.saturating_sub(before);
+        self.device.ports.add_sent(sent);
         for (at, port) in lanes.iter().enumerate() {
             if posted & 1_u64.checked_shl(at as u32).unwrap_or(0) != 0 {
                 port.ring();

@@ -19,6 +19,10 @@ impl Device {
 }
 
 impl Client for Device {
+    fn sent(&self) -> u64 {
+        self.ports.sent()
+    }
+
     fn on_train(&self, train: &Arc<Train>) {
         let Ok(packet) = Packet::parse(train.front(), train.byte_len()) else {
             return;

@@ -54,6 +54,7 @@ const MISSING: &[(Kernel, &str, &str)] = &[
     (Kernel::Smp, "virtual_time_loss", NO_VIRTUAL_TIME),
     (Kernel::Smp, "virtual_time_group", NO_VIRTUAL_TIME),
     (Kernel::Smp, "virtual_time_unequal", NO_VIRTUAL_TIME),
+    (Kernel::Smp, "virtual_time_spread", NO_VIRTUAL_TIME),
     (Kernel::Smp, "virtual_time_determinism", NO_VIRTUAL_TIME),
     (Kernel::Smp, "net_soak_virtual", NO_VIRTUAL_TIME),
     (Kernel::Smp, "net_suspend", "arch/um has suspend on one processor only"),
