@@ -742,6 +742,7 @@ impl Lane {
     }
 
     /// Tells the client of the trains that are lost. No lock of the lane is held.
+    #[inline(never)]
     fn tell_lost(&self) {
         // Each turn ends a train in flight.
         loop {
@@ -760,6 +761,7 @@ impl Lane {
     }
 
     /// A train asks for a window.
+    #[inline(never)]
     fn asked(&self, train: &Arc<Train>) {
         let mut decided = false;
         let mut post = |pieces: &[Piece], tail: &[Piece], held: KBox<dyn Held>| {
@@ -780,6 +782,7 @@ impl Lane {
     }
 
     /// The direct lane's part of a poll.
+    #[inline(never)]
     fn serve_direct(&self, found: &Polled) {
         let now = Instant(timer::now());
         {
@@ -876,6 +879,7 @@ impl Lane {
     }
 
     /// The transmit side's part of a poll; `napi`: not netpoll's. Whether the client is to be told of room.
+    #[inline(never)]
     fn serve_tx(&self, found: &Polled, napi: bool) -> bool {
         if let Some(give) = found.give {
             self.credit.store(give.0, Ordering::Relaxed);
@@ -966,6 +970,7 @@ impl Lane {
 
     /// Before a poll after which the interval is decided: what has been sent ever, by the client's other lanes too, as
     /// they may have the answers to what comes by this one; and whether frames leave now.
+    #[inline(never)]
     fn look(&self) -> Option<(u64, bool)> {
         if !self.rx.lock().load.is_due() {
             return None;

@@ -204,6 +204,7 @@ impl Rx {
 
     /// Takes what has come, until `budget` packets are complete or a train for queue pairs is. That is the result: the
     /// caller hands it over, without the lock, and goes on. `found` has all that was found since it was empty.
+    #[inline(never)]
     pub(crate) fn poll(
         &mut self,
         budget: i32,

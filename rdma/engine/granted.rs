@@ -35,6 +35,7 @@ impl<S: Storage> Qp<S> {
     /// Where the first bytes of the payload of `transmit`, polled last, go, and how many of them may go by a window: the
     /// payload of a WRITE that begins with a page of the target, without the last piece of the message.
     #[must_use]
+    #[inline(never)]
     pub fn window_of(&self, transmit: &Transmit) -> Option<(Key, u64, u32)> {
         let (Class::Rc, Opcode::Write { place, .. }) = transmit.opcode()? else {
             return None;

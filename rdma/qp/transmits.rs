@@ -57,6 +57,19 @@ impl Qp {
                 return;
             }
         }
+        self.fill_queue(state, now, (netdev, runs), batch);
+    }
+
+    /// As [`Self::fill`], by packets, or runs of them, for the netdev's queue. Not inlined, as [`Self::fill_lanes`]: the
+    /// stack is to have the one or the other, deep in softirqs.
+    #[inline(never)]
+    fn fill_queue(
+        self: &Arc<Self>,
+        state: &mut State,
+        now: Instant,
+        (netdev, runs): (&Netdev, bool),
+        batch: &mut Batch,
+    ) {
         let needs = state.paging.needs();
         let mut turns = 0;
         while !batch.is_full() {
@@ -124,6 +137,7 @@ impl Qp {
 
     /// As [`Self::fill`], by trains on the lanes of the cables to the peer, which are posted at once: the QP's lock
     /// keeps them in order. `roce::lanes` says which lane has the next one.
+    #[inline(never)]
     fn fill_lanes(self: &Arc<Self>, state: &mut State, now: Instant, lanes: &[Port], wire: &Wire) {
         let needs = state.paging.needs();
         let mtu = state.engine.path_mtu().bytes();
@@ -211,6 +225,7 @@ impl Qp {
     }
 
     /// A transmit was not built. False if it waits for pages, and nothing goes before it.
+    #[inline(never)]
     fn on_not_built(
         &self,
         engine: &mut Engine,
@@ -237,6 +252,7 @@ impl Qp {
     }
 
     /// The lane to the peer that has the next train. If none has room, [`Self::on_room`] is called when one does.
+    #[inline(never)]
     fn free_lane(&self, lanes: &[Port], mac: [u8; 6], turn: &Turn) -> Option<usize> {
         let free = || pick(turn, lanes, mac, Port::has_room);
         free().or_else(|| {
@@ -250,6 +266,7 @@ impl Qp {
     }
 
     /// Stands in the queue for room: no window may be asked for now. Whether one may be since.
+    #[inline(never)]
     fn waits_in_vain(&self, port: &Port) -> bool {
         if self.queued.xchg(1, Full) == 0 && !self.device.waiting.push(self.number) {
             self.queued.store(0, Relaxed);
@@ -265,6 +282,7 @@ impl Qp {
     }
 
     /// Whether it sends in runs now: to its peer at the other end of a cable.
+    #[inline(never)]
     fn sends_runs(&self, state: &mut State, netdev: &Netdev) -> bool {
         let Some(Wire { path, .. }) = &state.wire else {
             return false;

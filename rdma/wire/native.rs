@@ -45,6 +45,7 @@ pub(crate) fn room(port: &Port, lanes: u32) -> Room {
 /// Posts a train of the queue pair `from` at `now`, for packets of `mtu` between the ends `ends`; `credit` is told its
 /// end, if it borrows its payload, which it may where `life` is given. The first bytes of it may go by a window to the
 /// key and address of `window`. Returns its bytes, and whether they do.
+#[inline(never)]
 pub(crate) fn post<C: FrameDone>(
     port: &Port,
     transmit: &Transmit,
@@ -119,6 +120,7 @@ type Lent<C> = Option<(Pieces, KBox<Loan<C>>)>;
 
 /// Posts a train that asks for a window for the first bytes of its payload. False if it cannot go so: memory that is not
 /// whole pages here, or no room for a window now.
+#[inline(never)]
 #[expect(clippy::too_many_arguments, reason = "those of its caller")]
 fn ask<C: FrameDone>(
     port: &Port,
