@@ -123,6 +123,21 @@ impl AppReport {
         })
     }
 
+    /// The settings for the only peer.
+    ///
+    /// # Errors
+    ///
+    /// There are several, and nobody has said which.
+    pub fn pair(&self) -> Result<&Settings> {
+        match self.pairs.as_slice() {
+            [pair] => Ok(pair),
+            pairs => {
+                let names: Vec<&str> = pairs.iter().map(|pair| pair.peer.as_str()).collect();
+                bail!("there are several peers: say by --peer which of {}", names.join(", "))
+            }
+        }
+    }
+
     /// 0 where all is well, 1 where something is missing or went over TCP beside RDMA, 2 where RDMA was not used.
     pub fn status(&self) -> u8 {
         match &self.proof {
@@ -217,6 +232,8 @@ fn settings(facts: &Facts, recipe: &Recipe, peer: &Peer) -> Option<Settings> {
         environment: recipe
             .environment
             .iter()
+            .copied()
+            .flatten()
             .map(|(name, value)| Variable {
                 name: name.to_string(),
                 value: fill(value),
@@ -241,7 +258,7 @@ fn missing(need: &Need) -> Option<String> {
         ),
         Need::Python(name, from) => (python(name), format!("the Python module {name}"), from),
         Need::Module(name, from) => {
-            let found = Path::new("/sys/module").join(name).exists() || installed(name);
+            let found = Path::new("/sys/module").join(name).exists() || facts::module_installed(name);
             (found, format!("the kernel module {name}"), from)
         }
     };
@@ -269,13 +286,6 @@ fn python(module: &str) -> bool {
     let line = format!("import importlib.util as u, sys; sys.exit(u.find_spec('{module}') is None)");
     let status = std::process::Command::new("python3").args(["-c", &line]).status();
     status.is_ok_and(|status| status.success())
-}
-
-fn installed(module: &str) -> bool {
-    let kernel = nix::sys::utsname::uname().map_or(String::new(), |u| u.release().to_string_lossy().into_owned());
-    let dir = Path::new("/lib/modules").join(kernel);
-    let index = |file: &str| facts::text(dir.join(file)).unwrap_or_default();
-    (index("modules.dep") + &index("modules.builtin")).contains(&format!("/{module}.ko"))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ pub use agent::serve;
 pub use page::html;
 
 use crate::apps::Settings;
-use crate::facts::Facts;
+use crate::facts::{build_id, Facts, MODULE};
 use crate::peers::peers;
 use crate::text::table;
 use anyhow::Result;
@@ -20,8 +20,13 @@ use serde::{Deserialize, Serialize};
 
 /// Version of the JSON: a number that grows when a field changes its meaning or goes.
 const VERSION: u32 = 1;
+/// The columns of a table of figures.
+const HEADINGS: [&str; 8] = ["TEST", "BYTES", "MEDIAN", "LEAST", "MOST", "P99", "BUSY HERE", "THERE"];
 /// Sizes of messages, bytes.
 const SIZES: [u64; 8] = [8, 64, 512, 4096, 16384, 65536, 262_144, 1 << 20];
+
+/// Round trips of longer messages are not measured: they tell no more than the bandwidth does.
+const LONGEST_ROUND: u64 = 65536;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,8 +168,7 @@ pub fn bench(facts: &Facts, settings: &Settings, how: &How, mut told: impl FnMut
     for test in Test::ALL {
         let sizes: &[u64] = if how.sizes.is_empty() { &SIZES } else { &how.sizes };
         for size in sizes {
-            // perftest has no latency of megabytes that anybody wants to wait for.
-            if test.is_latency() && *size > 65536 {
+            if test.is_latency() && *size > LONGEST_ROUND {
                 continue;
             }
             match there.figure(test, *size, &bench.here, how) {
@@ -208,11 +212,10 @@ fn machine(facts: &Facts, netdev: &str) -> Option<Machine> {
     let over = facts.netdev(netdev)?;
     let link = facts.link_over(netdev)?;
     let gid = link.ipv4_gid().or(link.gids.first())?;
-    let note = std::fs::read("/sys/module/usb4_rdma/notes/.note.gnu.build-id").unwrap_or_default();
     Some(Machine {
         host: facts.host.name.clone(),
         kernel: facts.host.kernel.clone(),
-        module: note.iter().skip(16).map(|byte| format!("{byte:02x}")).collect(),
+        module: build_id(MODULE).unwrap_or_default(),
         cores: crate::top::Cpu::now().cores,
         iommu: facts.routers.first().and_then(|router| router.iommu_protection),
         device: link.device.clone(),
@@ -251,6 +254,27 @@ impl Row {
         }
     }
 
+    fn unit(&self) -> &'static str {
+        match self.test.is_latency() {
+            true => "us",
+            false => "Gb/s",
+        }
+    }
+
+    /// What stands under [`HEADINGS`].
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.test.name().into(),
+            self.size.to_string(),
+            format!("{:.2} {}", self.median, self.unit()),
+            format!("{:.2}", self.least),
+            format!("{:.2}", self.most),
+            self.p99.map_or("-".into(), |p99| format!("{p99:.1}")),
+            format!("{:.2}", self.busy_here),
+            format!("{:.2}", self.busy_there),
+        ]
+    }
+
     /// For a person, as it comes.
     pub fn line(&self) -> String {
         let value = match self.p99 {
@@ -264,24 +288,8 @@ impl Row {
 impl Bench {
     /// For a person.
     pub fn text(&self) -> String {
-        let mut rows = vec![
-            ["TEST", "BYTES", "MEDIAN", "LEAST", "MOST", "P99", "BUSY HERE", "THERE"]
-                .map(String::from)
-                .to_vec(),
-        ];
-        for row in &self.rows {
-            let unit = if row.test.is_latency() { "us" } else { "Gb/s" };
-            rows.push(vec![
-                row.test.name().into(),
-                row.size.to_string(),
-                format!("{:.2} {unit}", row.median),
-                format!("{:.2}", row.least),
-                format!("{:.2}", row.most),
-                row.p99.map_or("-".into(), |p99| format!("{p99:.1}")),
-                format!("{:.2}", row.busy_here),
-                format!("{:.2}", row.busy_there),
-            ]);
-        }
+        let mut rows = vec![HEADINGS.map(String::from).to_vec()];
+        rows.extend(self.rows.iter().map(Row::cells));
         let mut text = format!("{}\n\n{}", self.conditions(), table(&rows));
         for what in &self.left_out {
             text += &format!("left out: {what}\n");
@@ -321,13 +329,13 @@ impl Bench {
                         module_here,module_there,cables,gbps,runs,seconds\n"
                 .to_string();
         for row in &self.rows {
-            let unit = if row.test.is_latency() { "us" } else { "Gb/s" };
             let p99 = row.p99.map_or(String::new(), |p99| p99.to_string());
             let (here, there) = (&self.here, &self.there);
             text += &format!(
-                "\"{}\",{},{unit},{},{},{},{p99},{:.3},{:.3},{},{},{},{},{},{},{},{},{},{}\n",
+                "\"{}\",{},{},{},{},{},{p99},{:.3},{:.3},{},{},{},{},{},{},{},{},{},{}\n",
                 row.test.name(),
                 row.size,
+                row.unit(),
                 row.median,
                 row.least,
                 row.most,

@@ -10,7 +10,7 @@ mod net;
 mod rdma;
 mod sysfs;
 
-pub use host::{governor_files, modules as loaded_modules};
+pub use host::{build_id, governor_files, module_installed, modules as loaded_modules};
 pub use net::Net;
 pub use sysfs::{names, text};
 

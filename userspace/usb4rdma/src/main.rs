@@ -172,10 +172,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             let facts = collect()?;
             let mut report = AppReport::of(&facts, *app, peer.as_deref())?;
             if !command.is_empty() {
-                let [pair] = report.pairs.as_slice() else {
-                    bail!("there are {} peers: say which with --peer", report.pairs.len());
-                };
-                report.proof = Some(proof::command(pair, command, *json, collect)?);
+                report.proof = Some(proof::command(report.pair()?, command, *json, collect)?);
             } else if let Some(time) = during {
                 report.proof = Some(proof::during(*time, collect)?);
             }
@@ -236,9 +233,7 @@ fn watch_status(json: bool, mut look: impl FnMut() -> Result<status::Status>) ->
 
 fn run_bench(facts: &Facts, words: &cli::Bench) -> Result<()> {
     let report = AppReport::of(facts, App::Perftest, words.peer.as_deref())?;
-    let [settings] = report.pairs.as_slice() else {
-        bail!("there are {} peers: say which with --peer", report.pairs.len());
-    };
+    let settings = report.pair()?;
     let how = bench::How {
         seconds: words.seconds,
         runs: words.runs,

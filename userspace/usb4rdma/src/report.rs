@@ -4,7 +4,7 @@
 mod redact;
 
 use crate::doctor::Doctor;
-use crate::facts::{names, text, Facts};
+use crate::facts::{build_id, names, text, Facts};
 use crate::status::Status;
 use crate::text::Paint;
 use crate::top::Top;
@@ -179,9 +179,7 @@ fn versions() -> String {
         for file in ["version", "srcversion", "taint"] {
             said += &of(&format!("{module} {file}"), &format!("/sys/module/{module}/{file}"));
         }
-        // The build id is in the note that the linker makes.
-        if let Ok(note) = fs::read(format!("/sys/module/{module}/notes/.note.gnu.build-id")) {
-            let id: String = note.iter().skip(16).map(|byte| format!("{byte:02x}")).collect();
+        if let Some(id) = build_id(module) {
             said += &format!("{module} build id: {id}\n");
         }
     }

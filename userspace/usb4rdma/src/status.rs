@@ -122,7 +122,7 @@ pub struct GidStatus {
 pub enum Path {
     /// In trains on the cable's rings, past the network stack.
     Trains,
-    /// In runs through the queue of a network device, as over a bond.
+    /// In runs through the queue of a network device, as with `trains=0`.
     Runs,
     /// In RoCE v2 packets.
     Packets,

@@ -142,10 +142,7 @@ pub fn trace(wanted: &Wanted, mut show: impl FnMut(&Event) -> Result<bool>) -> R
         "trace needs root, as it turns the module's trace events on: `sudo usb4rdma trace`"
     );
     // From here on Ctrl-C is a reason to end, and not the end.
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
+    let signals = ends();
     signals.thread_block()?;
     let ended = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     let instance = Instance::new(wanted.events)?;
@@ -179,18 +176,19 @@ pub fn trace(wanted: &Wanted, mut show: impl FnMut(&Event) -> Result<bool>) -> R
     }
 }
 
+/// The signals that end it.
+fn ends() -> SigSet {
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect()
+}
+
 /// Starts a command, which gets signals as it would without us.
 fn start_command(words: &[String]) -> Result<Option<Child>> {
     let Some((program, arguments)) = words.split_first() else {
         return Ok(None);
     };
-    SigSet::all().thread_unblock()?;
+    ends().thread_unblock()?;
     let child = Command::new(program).args(arguments).spawn();
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    signals.thread_block()?;
+    ends().thread_block()?;
     Ok(Some(child.with_context(|| format!("{program} cannot be run"))?))
 }
 

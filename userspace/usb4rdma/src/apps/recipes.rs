@@ -4,12 +4,15 @@
 
 use super::App;
 
+/// Names and values.
+type Variables = &'static [(&'static str, &'static str)];
+
 /// Settings of a program.
 pub struct Recipe {
     pub name: &'static str,
     pub needs: &'static [Need],
-    /// Names and values.
-    pub environment: &'static [(&'static str, &'static str)],
+    /// Names and values, in groups that several programs share.
+    pub environment: &'static [Variables],
     /// Commands to try it with, on the peer first.
     pub there: &'static [&'static str],
     pub here: &'static [&'static str],
@@ -25,8 +28,14 @@ pub enum Need {
     Module(&'static str, &'static str),
 }
 
+/// The settings of UCX, with which MPI comes too.
+const UCX: Variables = &[
+    ("UCX_NET_DEVICES", "{dev}:{port}"),
+    ("UCX_TLS", "rc_verbs,ud_verbs:aux,self,sm"),
+    ("UCX_IB_GID_INDEX", "{gid}"),
+];
 /// The settings of NCCL and RCCL, with which torch and vLLM come too.
-const NCCL: &[(&str, &str)] = &[
+const NCCL: Variables = &[
     ("NCCL_NET", "IB"),
     ("NCCL_IB_HCA", "={dev}:{port}"),
     ("NCCL_IB_GID_INDEX", "{gid}"),
@@ -58,11 +67,7 @@ const ALL: &[(App, Recipe)] = &[
         Recipe {
             name: "ucx",
             needs: &[Need::Program("ucx_perftest", "Debian: ucx-utils")],
-            environment: &[
-                ("UCX_NET_DEVICES", "{dev}:{port}"),
-                ("UCX_TLS", "rc_verbs,ud_verbs:aux,self,sm"),
-                ("UCX_IB_GID_INDEX", "{gid}"),
-            ],
+            environment: &[UCX],
             there: &["ucx_perftest"],
             here: &["ucx_perftest {peer} -t tag_bw -s 1048576 -n 1000"],
             notes: &[
@@ -77,7 +82,7 @@ const ALL: &[(App, Recipe)] = &[
         Recipe {
             name: "libfabric",
             needs: &[Need::Program("fi_pingpong", "Debian: libfabric-bin")],
-            environment: &[("FI_PROVIDER", "verbs;ofi_rxm"), ("FI_VERBS_IFACE", "{netdev}")],
+            environment: &[&[("FI_PROVIDER", "verbs;ofi_rxm"), ("FI_VERBS_IFACE", "{netdev}")]],
             there: &["fi_pingpong -p 'verbs;ofi_rxm' -e rdm"],
             here: &["fi_pingpong -p 'verbs;ofi_rxm' -e rdm {peer}"],
             notes: &[],
@@ -89,13 +94,13 @@ const ALL: &[(App, Recipe)] = &[
             name: "mpi",
             needs: &[Need::Program("mpirun", "Debian: openmpi-bin")],
             environment: &[
-                ("OMPI_MCA_pml", "ucx"),
-                ("OMPI_MCA_opal_common_ucx_tls", "any"),
-                ("OMPI_MCA_opal_common_ucx_devices", "any"),
-                ("OMPI_MCA_oob_tcp_if_include", "{netdev}"),
-                ("UCX_NET_DEVICES", "{dev}:{port}"),
-                ("UCX_TLS", "rc_verbs,ud_verbs:aux,self,sm"),
-                ("UCX_IB_GID_INDEX", "{gid}"),
+                &[
+                    ("OMPI_MCA_pml", "ucx"),
+                    ("OMPI_MCA_opal_common_ucx_tls", "any"),
+                    ("OMPI_MCA_opal_common_ucx_devices", "any"),
+                    ("OMPI_MCA_oob_tcp_if_include", "{netdev}"),
+                ],
+                UCX,
             ],
             there: &[],
             here: &["mpirun -np 2 --host localhost:1,{peer}:1 -x UCX_TLS -x UCX_NET_DEVICES -x UCX_IB_GID_INDEX PROGRAM"],
@@ -111,7 +116,7 @@ const ALL: &[(App, Recipe)] = &[
         Recipe {
             name: "nccl",
             needs: &[Need::Library(&["libnccl.so", "librccl.so"], "NVIDIA's NCCL or ROCm's RCCL")],
-            environment: NCCL,
+            environment: &[NCCL],
             there: &[],
             here: &["mpirun -np 2 --host localhost:1,{peer}:1 -x NCCL_NET -x NCCL_IB_HCA -x NCCL_IB_GID_INDEX \
                      -x NCCL_SOCKET_IFNAME all_reduce_perf -b 1K -e 1G -f 2 -g 1"],
@@ -123,13 +128,7 @@ const ALL: &[(App, Recipe)] = &[
         Recipe {
             name: "torch",
             needs: &[Need::Python("torch", "pip install torch")],
-            environment: &[
-                ("NCCL_NET", "IB"),
-                ("NCCL_IB_HCA", "={dev}:{port}"),
-                ("NCCL_IB_GID_INDEX", "{gid}"),
-                ("NCCL_SOCKET_IFNAME", "={netdev}"),
-                ("GLOO_SOCKET_IFNAME", "{netdev}"),
-            ],
+            environment: &[NCCL, &[("GLOO_SOCKET_IFNAME", "{netdev}")]],
             there: &["torchrun --nnodes 2 --node-rank 1 --nproc-per-node 1 --master-addr {own} PROGRAM"],
             here: &["torchrun --nnodes 2 --node-rank 0 --nproc-per-node 1 --master-addr {own} PROGRAM"],
             notes: &[
@@ -144,14 +143,7 @@ const ALL: &[(App, Recipe)] = &[
         Recipe {
             name: "vllm",
             needs: &[Need::Python("vllm", "pip install vllm")],
-            environment: &[
-                ("NCCL_NET", "IB"),
-                ("NCCL_IB_HCA", "={dev}:{port}"),
-                ("NCCL_IB_GID_INDEX", "{gid}"),
-                ("NCCL_SOCKET_IFNAME", "={netdev}"),
-                ("GLOO_SOCKET_IFNAME", "{netdev}"),
-                ("VLLM_HOST_IP", "{own}"),
-            ],
+            environment: &[NCCL, &[("GLOO_SOCKET_IFNAME", "{netdev}"), ("VLLM_HOST_IP", "{own}")]],
             there: &["ray start --address {own}:6379 --block"],
             here: &["ray start --head --node-ip-address {own}", "vllm serve MODEL --tensor-parallel-size 2"],
             notes: NCCL_NOTES,
@@ -162,7 +154,7 @@ const ALL: &[(App, Recipe)] = &[
         Recipe {
             name: "llama",
             needs: &[Need::Program("llama-cli", "llama.cpp, built with GGML_RPC and GGML_RPC_RDMA")],
-            environment: &[("GGML_RDMA_DEV", "{dev}"), ("GGML_RDMA_GID", "{gid}")],
+            environment: &[&[("GGML_RDMA_DEV", "{dev}"), ("GGML_RDMA_GID", "{gid}")]],
             there: &["rpc-server -H {peer} -p 50052"],
             here: &["llama-cli --rpc {peer}:50052 -m MODEL -ngl 99"],
             notes: &["it falls back to TCP in silence: with RDMA both ends say \"RDMA activated\""],
@@ -196,7 +188,7 @@ const ALL: &[(App, Recipe)] = &[
         Recipe {
             name: "jaccl",
             needs: &[Need::Library(&["libibverbs.so.1"], "Debian: libibverbs1")],
-            environment: &[("JACCL_IBV_DEVICES", "jaccl.json"), ("JACCL_COORDINATOR", "{own}:32323")],
+            environment: &[&[("JACCL_IBV_DEVICES", "jaccl.json"), ("JACCL_COORDINATOR", "{own}:32323")]],
             there: &["export JACCL_COORDINATOR={own}:32323 JACCL_RANK=1"],
             here: &["export JACCL_RANK=0"],
             notes: &["jaccl.json is the matrix of devices, the same file on all hosts: here {dev} leads to {name}"],

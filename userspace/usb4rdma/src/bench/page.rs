@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The page of `bench --html`: two plots over the size of messages, and the table.
 
-use super::{Bench, Test};
+use super::{Bench, Test, HEADINGS};
 use anyhow::{anyhow, Result};
 use plotters::prelude::*;
 
@@ -35,20 +35,14 @@ pub fn html(bench: &Bench) -> Result<String> {
             page += &plot(bench, latency)?;
         }
     }
-    page += "<table>\n<tr><th>test<th>bytes<th>median<th>least<th>most<th>p99<th>busy here<th>there</tr>\n";
+    let line = |cell: &str, cells: &[String]| {
+        let cells: String = cells.iter().map(|text| format!("<{cell}>{}", escaped(text))).collect();
+        format!("<tr>{cells}</tr>\n")
+    };
+    page += "<table>\n";
+    page += &line("th", &HEADINGS.map(str::to_lowercase));
     for row in &bench.rows {
-        let unit = if row.test.is_latency() { "us" } else { "Gb/s" };
-        let p99 = row.p99.map_or(String::new(), |p99| format!("{p99:.1}"));
-        page += &format!(
-            "<tr><td>{}<td>{}<td>{:.2} {unit}<td>{:.2}<td>{:.2}<td>{p99}<td>{:.2}<td>{:.2}</tr>\n",
-            row.test.name(),
-            row.size,
-            row.median,
-            row.least,
-            row.most,
-            row.busy_here,
-            row.busy_there
-        );
+        page += &line("td", &row.cells());
     }
     page += "</table>\n";
     for what in &bench.left_out {

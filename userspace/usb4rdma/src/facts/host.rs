@@ -23,10 +23,10 @@ const PROVIDERS: [&str; 4] = [
 ];
 
 pub fn read(sys: &Path) -> Host {
-    let kernel = nix::sys::utsname::uname().map_or(String::new(), |u| u.release().to_string_lossy().into_owned());
+    let kernel = kernel();
     let name = nix::unistd::gethostname().map_or(String::new(), |name| name.to_string_lossy().into_owned());
     Host {
-        module_installed: modules().iter().any(|m| m == MODULE) || installed(&kernel),
+        module_installed: modules().iter().any(|m| m == MODULE) || installed(&kernel, MODULE),
         module_for: elsewhere(&kernel),
         signed_only: signed_only(),
         module_signed: signed(&kernel),
@@ -79,14 +79,35 @@ pub fn modules() -> Vec<String> {
         .collect()
 }
 
-/// Whether the index of modules that modprobe reads has ours.
-fn installed(kernel: &str) -> bool {
-    let index = PathBuf::from("/lib/modules").join(kernel).join("modules.dep");
-    let file = format!("/{MODULE}.ko");
-    text(index).is_some_and(|text| {
-        text.lines()
-            .any(|line| line.split(':').next().is_some_and(|path| path.contains(&file)))
-    })
+/// The running kernel's release.
+fn kernel() -> String {
+    nix::sys::utsname::uname().map_or(String::new(), |u| u.release().to_string_lossy().into_owned())
+}
+
+/// Whether modprobe would find a module for the running kernel, or it is built in.
+pub fn module_installed(module: &str) -> bool {
+    installed(&kernel(), module)
+}
+
+/// The same for any kernel, by the indices that modprobe reads.
+fn installed(kernel: &str, module: &str) -> bool {
+    let dir = PathBuf::from("/lib/modules").join(kernel);
+    let file = format!("/{module}.ko");
+    let lists = |index: &str| {
+        text(dir.join(index)).is_some_and(|text| {
+            text.lines()
+                .any(|line| line.split(':').next().is_some_and(|path| path.contains(&file)))
+        })
+    };
+    lists("modules.dep") || lists("modules.builtin")
+}
+
+/// The build id of a loaded module, from the note that the linker makes.
+pub fn build_id(module: &str) -> Option<String> {
+    // What is before it: the lengths of name and id, a kind, and the name.
+    const HEADER: usize = 16;
+    let note = std::fs::read(format!("/sys/module/{module}/notes/.note.gnu.build-id")).ok()?;
+    Some(note.iter().skip(HEADER).map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// What has the kernel take signed modules only.
@@ -118,7 +139,7 @@ fn signed(kernel: &str) -> Option<bool> {
 fn elsewhere(kernel: &str) -> Vec<String> {
     names("/lib/modules")
         .into_iter()
-        .filter(|other| other != kernel && installed(other))
+        .filter(|other| other != kernel && installed(other, MODULE))
         .collect()
 }
 
