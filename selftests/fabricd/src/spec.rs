@@ -27,6 +27,8 @@ pub struct Spec {
     seed: u64,
     /// Overrides the profile's number of rings.
     hops: Option<usize>,
+    /// Bits per second of each ring's DMA, whatever its cable's rate.
+    ring_rate_bps: Option<f64>,
     /// Commands of the control socket with the time of each in `at_ns`.
     #[serde(default)]
     pub events: Vec<serde_json::Value>,
@@ -108,6 +110,7 @@ impl Spec {
             cables: self.cables.iter().map(|cable| self.cable(cable)).collect(),
             seed: self.seed,
             hops: self.hops,
+            ring_rate: self.ring_rate_bps.map(|rate| rate as u64).filter(|&rate| rate > 0),
         }
     }
 
@@ -150,6 +153,9 @@ mod tests {
         assert_eq!(topology.cables[0].rate, Some(40_000_000_000));
         assert_eq!(topology.cables[0].latency_ns, 0);
         assert_eq!(topology.version, Usb4Version::V2);
+        assert_eq!(topology.ring_rate, None);
+        let paced = r#"{"hosts":[{}],"ring_rate_bps":12e9}"#;
+        assert_eq!(Spec::parse(paced).unwrap().topology().ring_rate, Some(12_000_000_000));
     }
 
     #[test]

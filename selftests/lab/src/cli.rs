@@ -315,6 +315,9 @@ struct Up {
     /// Latency of each cable, such as 500ns
     #[arg(long)]
     latency: Option<String>,
+    /// Rate of each ring of a router, such as 12G, whatever its cable's; as fast as the cable if not given
+    #[arg(long)]
+    ring_rate: Option<String>,
     /// Network driver: of all hosts, or of each, such as `ours,stock`
     #[arg(long, value_enum, value_delimiter = ',', default_value = "stock")]
     net: Vec<NetDriver>,
@@ -575,6 +578,7 @@ impl Up {
             seed: self.seed,
             net: drivers(&self.net, self.hosts)?,
             hops: self.hops,
+            ring_rate_bps: self.ring_rate.as_deref().map(quantity).transpose()?,
             append: self.append,
             root: self.root,
             pinned: self.pinned,

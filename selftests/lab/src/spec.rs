@@ -120,6 +120,9 @@ pub struct LabSpec {
     /// Rings of a host router, hop 0 included, if other than the profile's.
     #[serde(default)]
     pub hops: Option<usize>,
+    /// Bits per second that each ring of a router moves, whatever its cable's rate; as many as the cable takes if none.
+    #[serde(default)]
+    pub ring_rate_bps: Option<f64>,
     /// Commands to the fabric with the time of each in `at_ns`.
     #[serde(default)]
     pub events: Vec<Value>,
@@ -208,6 +211,7 @@ impl LabSpec {
             seed: 1,
             net: Vec::new(),
             hops: None,
+            ring_rate_bps: None,
             events: Vec::new(),
             scenario_s: default_scenario_s(),
             root: Root::default(),
@@ -280,6 +284,7 @@ impl LabSpec {
             "cables": cables,
             "seed": self.seed,
             "hops": self.hops,
+            "ring_rate_bps": self.ring_rate_bps,
             "events": self.events,
         })
     }

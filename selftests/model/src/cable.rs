@@ -10,6 +10,7 @@
 
 use crate::adapter::LaneSpeed;
 use crate::fault::Faults;
+use crate::pace::Pace;
 use crate::profile::Usb4Version;
 use crate::time::Instant;
 
@@ -50,12 +51,8 @@ pub struct Cable {
 /// One direction of a cable.
 #[derive(Clone, Debug, Default)]
 pub struct Line {
-    /// The transmitter is busy until then.
-    pub free_at: Instant,
-    /// A wake-up for `free_at` is on the calendar.
-    pub scheduled: bool,
-    /// Part of a nanosecond that the rounding of wire times left over, in units of 1/rate.
-    carry: u64,
+    /// When the transmitter is busy.
+    pub pace: Pace,
     /// Ring that sent last, for round robin.
     pub last_ring: usize,
     pub frames: u64,
@@ -115,32 +112,26 @@ impl Cable {
         })
     }
 
-    /// Puts a frame of `length` bytes on the line out of `end`, which must be free at `now`; gives its arrival at the
-    /// other.
+    /// Puts a frame of `length` bytes on the line out of `end`, at `start` or when the line is free; gives its arrival
+    /// at the other end.
     ///
     /// A frame is cut into packets of 256 bytes with a 4-byte header each; 128b/132b coding makes the rest of the
     /// overhead.
-    pub fn send(&mut self, now: Instant, end: usize, length: usize) -> Instant {
+    pub fn send(&mut self, start: Instant, end: usize, length: usize) -> Instant {
         let rate = self.line_rate();
         let line = &mut self.lines[end];
         line.frames += 1;
         line.bytes += length as u64;
-        let start = now.max(line.free_at);
-        let wire_ns = rate.map_or(0, |rate| {
-            let bytes = length as u64 + 4 * length.div_ceil(256) as u64;
-            let scaled = u128::from(bytes) * 8 * 1_000_000_000 * 132 / 128 + u128::from(line.carry);
-            line.carry = (scaled % u128::from(rate)) as u64;
-            (scaled / u128::from(rate)) as u64
-        });
-        line.free_at = start.after_ns(wire_ns);
-        line.free_at.after_ns(self.latency_ns)
+        let bytes = length as u64 + 4 * length.div_ceil(256) as u64;
+        let nanobits = u128::from(bytes) * 8 * 1_000_000_000 * 132 / 128;
+        line.pace.take(start.max(line.pace.free_at), nanobits, rate);
+        line.pace.free_at.after_ns(self.latency_ns)
     }
 
     /// The link went down: what was on the line is gone and its clock starts anew.
     pub fn clear_lines(&mut self) {
         for line in &mut self.lines {
-            line.free_at = Instant::ZERO;
-            line.carry = 0;
+            line.pace.clear();
         }
     }
 }

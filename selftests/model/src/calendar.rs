@@ -13,6 +13,8 @@ pub enum Event {
     Links,
     /// The line out of a cable's end is free.
     LineFree { cable: usize, end: usize },
+    /// The DMA of a Tx ring with a rate is free.
+    RingFree { nhi: usize, ring: usize },
     /// The oldest frame on the wire from this ring arrives.
     Arrival { nhi: usize, ring: usize, generation: u32 },
     /// A throttled vector may signal.

@@ -38,6 +38,9 @@ pub struct Topology {
     pub seed: u64,
     /// Overrides the profile's hop count.
     pub hops: Option<usize>,
+    /// Bits per second that the DMA of each ring moves, whatever its cable's rate; `None`: as many as the cable takes.
+    /// Bytes of frames count, without the cable's own overhead; ring 0, which has no bulk, is not held to it.
+    pub ring_rate: Option<u64>,
 }
 
 /// A host: how many NHIs, and ports on each.
@@ -104,6 +107,8 @@ pub struct Fabric<M> {
     route_epoch: u64,
     /// How much before its time a frame may be sent or arrive.
     slack_ns: u64,
+    /// Bits per second of each ring's DMA.
+    ring_rate: Option<u64>,
     /// Tx rings that wait for a receiver, in the order they began to.
     stalled: Vec<(usize, usize)>,
     held: Vec<deliver::Held>,
@@ -146,6 +151,7 @@ impl<M: Memory> Fabric<M> {
             notices: Vec::new(),
             route_epoch: 1,
             slack_ns: 0,
+            ring_rate: topology.ring_rate.filter(|&rate| rate > 0),
             stalled: Vec::new(),
             held: Vec::new(),
             spare: Vec::new(),
@@ -249,6 +255,7 @@ impl<M: Memory> Fabric<M> {
             match event {
                 Event::Links => self.evaluate_links(),
                 Event::LineFree { cable, end } => self.on_line_free(cable, end),
+                Event::RingFree { nhi, ring } => self.on_ring_free(nhi, ring),
                 Event::Arrival { nhi, ring, generation } => self.on_arrival(nhi, ring, generation),
                 Event::VectorFree { nhi, vector } => {
                     let signals = self.nhis[nhi].irq.on_interval_end(self.now, vector);

@@ -29,6 +29,7 @@ pub mod irq;
 pub mod memory;
 pub mod nhi;
 pub mod notice;
+pub mod pace;
 pub mod pci;
 pub mod profile;
 pub mod regs;

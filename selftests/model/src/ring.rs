@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use crate::memory::{BadAddress, Memory};
+use crate::pace::Pace;
 use crate::regs::{RingField, RING_E2E, RING_ENABLE, RING_RAW};
 use crate::time::Instant;
 
@@ -220,6 +221,8 @@ pub struct TxRing {
     pub stalled: bool,
     /// Where the frames go, as found at a route epoch.
     pub route: Option<(u64, Option<Route>)>,
+    /// When the ring's DMA is busy, in a fabric whose rings have a rate.
+    pub pace: Pace,
 }
 
 /// A frame under way. Its bytes stay in the sender's memory until it arrives.

@@ -5,21 +5,25 @@
 //! each line serves the rings that have frames in turn; a frame's bytes stay where they are until it arrives, so that
 //! there is one copy in both cases, and its Tx descriptor is completed then.
 //!
+//! A rate of the rings ([`crate::Topology`]) holds each Tx ring to it: a ring gives the line its next frame when its
+//! DMA is done with the one before. That is enough for the Rx rings too, as a path leads from one ring to one ring.
+//!
 //! Where the clock is real, waking up for every frame would cost more than the frame. A slack lets frames go that much
 //! early: the rate holds on average, and a latency shorter than the slack is not felt.
 //!
 //! ```text
-//!   posted --(line free, credit)--> on the wire --(arrives)--> delivered, Tx completed
-//!      \                                  \--(no Rx descriptor)--> stalled: waits at the head of its ring
-//!       `--(untimed: at once)------------------------------------> delivered, Tx completed
+//!   posted --(line and ring free, credit)--> on the wire --(arrives)--> delivered, Tx completed
+//!      \                                           \--(no Rx descriptor)--> stalled: waits at the head of its ring
+//!       `--(untimed: at once)---------------------------------------------> delivered, Tx completed
 //! ```
 
-use crate::calendar::Event;
+use crate::calendar::{Calendar, Event};
 use crate::fabric::deliver::Run;
 use crate::fabric::route::Receiver;
 use crate::fabric::Fabric;
 use crate::fault::Fate;
 use crate::memory::Memory;
+use crate::pace::Pace;
 use crate::ring::{Descriptor, OnWire, Route, FRAME_LEN};
 use crate::time::Instant;
 
@@ -33,7 +37,9 @@ impl<M: Memory> Fabric<M> {
             return;
         }
         match self.route(nhi, ring) {
-            Some(route) if self.cables[route.cable].is_timed() => self.serve_line(route.cable, route.end),
+            Some(route) if self.ring_rate.is_some() || self.cables[route.cable].is_timed() => {
+                self.serve_line(route.cable, route.end)
+            }
             _ if !self.nhis[nhi].tx[ring].wire.is_empty() => {}
             route => self.transmit_now(nhi, ring, route),
         }
@@ -90,8 +96,14 @@ impl<M: Memory> Fabric<M> {
 
     /// A line is free, or has something new to send: it sends until it is busy or nothing is ready.
     pub(super) fn on_line_free(&mut self, cable: usize, end: usize) {
-        self.cables[cable].lines[end].scheduled = false;
+        self.cables[cable].lines[end].pace.scheduled = false;
         self.serve_line(cable, end);
+    }
+
+    /// The DMA of a ring is free: the ring gives its line what it has.
+    pub(super) fn on_ring_free(&mut self, nhi: usize, ring: usize) {
+        self.nhis[nhi].tx[ring].pace.scheduled = false;
+        self.transmit(nhi, ring);
     }
 
     fn serve_line(&mut self, cable: usize, end: usize) {
@@ -107,14 +119,14 @@ impl<M: Memory> Fabric<M> {
     fn send_frames(&mut self, cable: usize, end: usize) -> u32 {
         let mut early = 0;
         while self.cables[cable].is_up() {
-            if self.cables[cable].lines[end].free_at > self.horizon() {
-                let line = &mut self.cables[cable].lines[end];
-                if !line.scheduled {
-                    line.scheduled = true;
-                    // Half of what may be sent early has gone out by then.
-                    let at = Instant(line.free_at.0.saturating_sub(self.slack_ns / 2));
-                    self.calendar.put(at, Event::LineFree { cable, end });
-                }
+            if !self.is_free(self.cables[cable].lines[end].pace) {
+                let event = Event::LineFree { cable, end };
+                wake(
+                    &mut self.cables[cable].lines[end].pace,
+                    self.slack_ns,
+                    event,
+                    &mut self.calendar,
+                );
                 break;
             }
             let Some((nhi, ring, route)) = self.next_sender(cable, end) else {
@@ -122,9 +134,13 @@ impl<M: Memory> Fabric<M> {
             };
             let length = self.next_length(nhi, ring);
             let fate = self.cables[cable].faults.roll();
-            let arrives = self.cables[cable].send(self.now, end, length);
-            self.cables[cable].lines[end].last_ring = ring;
             let tx = &mut self.nhis[nhi].tx[ring];
+            let start = self.now.max(tx.pace.free_at);
+            if self.ring_rate.is_some() {
+                tx.pace.take(start, length as u128 * 8 * 1_000_000_000, self.ring_rate);
+            }
+            let arrives = self.cables[cable].send(start, end, length);
+            self.cables[cable].lines[end].last_ring = ring;
             let promised = tx.ring.is_e2e().then_some((route.nhi, route.ring));
             tx.wire.push_back(OnWire {
                 arrives,
@@ -145,7 +161,12 @@ impl<M: Memory> Fabric<M> {
         early
     }
 
-    /// The next ring in turn that has a frame for a line.
+    /// May what has this pace take something now?
+    fn is_free(&self, pace: Pace) -> bool {
+        pace.free_at <= self.horizon()
+    }
+
+    /// The next ring in turn that has a frame for a line. A ring that is busy is woken for when it is free.
     fn next_sender(&mut self, cable: usize, end: usize) -> Option<(usize, usize, Route)> {
         let nhi = self.cables[cable].ends[end].nhi;
         let rings = self.nhis[nhi].hops() - 1;
@@ -158,6 +179,16 @@ impl<M: Memory> Fabric<M> {
             }
             let Some(route) = self.route(nhi, ring) else { continue };
             if (route.cable, route.end) != (cable, end) {
+                continue;
+            }
+            if !self.is_free(self.nhis[nhi].tx[ring].pace) {
+                let event = Event::RingFree { nhi, ring };
+                wake(
+                    &mut self.nhis[nhi].tx[ring].pace,
+                    self.slack_ns,
+                    event,
+                    &mut self.calendar,
+                );
                 continue;
             }
             if self.nhis[nhi].tx[ring].ring.is_e2e() {
@@ -264,5 +295,15 @@ impl<M: Memory> Fabric<M> {
         let tx = &mut self.nhis[nhi].tx[ring];
         tx.stalled = false;
         tx.fetch = tx.ring.hw;
+        tx.pace.clear();
+    }
+}
+
+/// Puts the event that tells of the end of a busy time on the calendar, once.
+fn wake(pace: &mut Pace, slack_ns: u64, event: Event, calendar: &mut Calendar) {
+    if !pace.scheduled {
+        pace.scheduled = true;
+        // Half of what may be sent early has gone out by then.
+        calendar.put(Instant(pace.free_at.0.saturating_sub(slack_ns / 2)), event);
     }
 }
