@@ -31,7 +31,7 @@ use crate::{
     rings::Kick,
     session::{now, Port, Session},
 };
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::{
     new_mutex,
     prelude::*,
@@ -55,9 +55,8 @@ pub(crate) struct Link {
     inbox: Inbox,
     #[pin]
     session: Mutex<Session>,
-    /// Whether [`Link::end`] is through. Held meanwhile.
-    #[pin]
-    ended: Mutex<bool>,
+    /// The XDomain goes, or we do: [`Link::end`] is to be called.
+    leaving: AtomicBool,
     #[pin]
     rescan: Rescan,
     #[pin]
@@ -80,7 +79,7 @@ impl Link {
                 requests <- Requests::new(wanted),
                 inbox <- inbox,
                 session <- new_mutex!(session, "usb4_link_session"),
-                ended <- new_mutex!(false, "usb4_link_ended"),
+                leaving: AtomicBool::new(false),
                 rescan <- Rescan::new(),
                 worker <- Worker::new(),
                 send_errors: AtomicU64::new(0),
@@ -149,12 +148,18 @@ impl Link {
         self.worker.kick();
     }
 
-    /// The end: rings, goodbye, worker; the jack is free for another cable. Once; who comes second waits for it.
+    /// The link is to end.
+    pub(crate) fn set_leaving(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the link is to end.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// The end: rings, goodbye, worker; the jack is free for another cable. Once, by the worker of [`crate::links`].
     pub(crate) fn end(&self) {
-        let mut ended = self.ended.lock();
-        if *ended {
-            return;
-        }
         let generation = self.request(|requested| requested.dying = true);
         self.requests.wait_closed(generation);
         self.wait_silent(generation);
@@ -164,7 +169,6 @@ impl Link {
         self.worker.close();
         self.rescan.close();
         self.jack.unplug();
-        *ended = true;
     }
 
     fn name(&self) -> &str {

@@ -1,19 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! All links: which cable is whose, from its first service to the end of the XDomain. What the bus tells comes here.
+//!
+//! The bus tells of an XDomain's end with the lock of its notifiers held for reading, and a link's end waits for the
+//! link's worker, which takes the domain's lock for its paths. The core removes a domain with that lock held and reads
+//! the notifiers under it. Two readers stop each other only if a writer comes between them, and the only writer is this
+//! module: it registers before the first link and takes the registration back after the last. Lockdep cannot know that,
+//! so who waits under the notifiers' lock waits for [`Links::left`], and the worker [`Links::ender`], which holds
+//! nothing, ends the links.
 
 use crate::{
     jacks::Jacks,
     kapi::{
         service::{CableDriver, ServiceKind},
+        work::{Worker, Works},
         xdomain::{Leaving, Xdomain},
     },
     link::Link,
 };
 use core::mem;
 use kernel::{
-    new_mutex,
+    new_condvar, new_mutex,
     prelude::*,
-    sync::{Arc, Mutex},
+    sync::{Arc, ArcBorrow, CondVar, Mutex},
 };
 use tbip::{
     native::Features,
@@ -25,6 +33,12 @@ use tbip::{
 pub(crate) struct Links {
     #[pin]
     list: Mutex<KVec<Arc<Link>>>,
+    /// A link has ended and is no longer on the list.
+    #[pin]
+    left: CondVar,
+    /// Ends the links that leave.
+    #[pin]
+    ender: Worker<Links>,
     /// Whether end-to-end flow control is offered.
     offers: Features,
     /// Where the cables are plugged in.
@@ -35,19 +49,24 @@ impl Links {
     /// No links yet. `offers`: what is offered to every native peer.
     pub(crate) fn new(offers: Features) -> Result<Arc<Self>> {
         let jacks = Jacks::new()?;
-        Arc::pin_init(
+        let links = Arc::pin_init(
             pin_init!(Self {
                 list <- new_mutex!(KVec::new(), "usb4_links"),
+                left <- new_condvar!("usb4_links_left"),
+                ender <- Worker::new_waiting(),
                 offers,
                 jacks,
             }),
             GFP_KERNEL,
-        )
+        )?;
+        links.ender.own(&links);
+        Ok(links)
     }
 
     /// Every link ends, then every jack. Nothing of the bus comes in any more.
     pub(crate) fn end(&self) {
         self.end_links(|_| true);
+        self.ender.close();
         self.jacks.end();
         drop(mem::take(&mut *self.list.lock()));
     }
@@ -75,13 +94,32 @@ impl Links {
         Ok(link)
     }
 
-    /// The links of the cables that `is_on` says yes to end.
+    /// The links of the cables that `is_on` says yes to have ended at the return. Sleeps.
     fn end_links(&self, is_on: impl Fn(&Xdomain) -> bool) {
-        while let Some(link) = self.find(|link| is_on(link.xdomain())) {
+        let mut list = self.list.lock();
+        loop {
+            let mut any = false;
+            for link in list.iter().filter(|link| is_on(link.xdomain())) {
+                link.set_leaving();
+                any = true;
+            }
+            if !any {
+                return;
+            }
+            self.ender.kick();
+            self.left.wait(&mut list);
+        }
+    }
+}
+
+impl Works for Links {
+    fn on_work(this: ArcBorrow<'_, Self>) {
+        let links = &*this;
+        while let Some(link) = links.find(Link::is_leaving) {
             // On the list until it has ended: answers to its goodbye are heard, and who comes meanwhile waits as well.
             link.end();
             let listed = {
-                let mut list = self.list.lock();
+                let mut list = links.list.lock();
                 let at = list.iter().position(|other| Arc::ptr_eq(other, &link));
                 at.and_then(|at| {
                     let last = list.len() - 1;
@@ -89,7 +127,8 @@ impl Links {
                     list.pop()
                 })
             };
-            drop(listed);
+            drop((listed, link));
+            links.left.notify_all();
         }
     }
 }

@@ -63,12 +63,21 @@ unsafe impl<T: Works + Sync> Send for Worker<T> {}
 unsafe impl<T: Works + Sync> Sync for Worker<T> {}
 
 impl<T: Works + Sync> Worker<T> {
-    /// A worker that is not queued and has no owner yet.
+    /// A worker that is not queued and has no owner yet. Its work waits for no other worker's.
     pub(crate) fn new() -> impl PinInit<Self> {
+        Self::of_class(false)
+    }
+
+    /// As [`Worker::new`], for work that waits for workers made by that.
+    pub(crate) fn new_waiting() -> impl PinInit<Self> {
+        Self::of_class(true)
+    }
+
+    fn of_class(waits: bool) -> impl PinInit<Self> {
         pin_init!(Self {
-            work <- Opaque::ffi_init(|slot| {
+            work <- Opaque::ffi_init(move |slot| {
                 // SAFETY: `slot` is valid for writes, the callback has the right type.
-                unsafe { c::usb4_work_init(slot, Some(Self::run)) }
+                unsafe { c::usb4_work_init(slot, Some(Self::run), waits) }
             }),
             owner: Owner::none(),
             _pin: PhantomPinned,

@@ -423,9 +423,15 @@ int usb4_work_start(void)
 
 void usb4_work_stop(void) { destroy_workqueue(usb4_wq); }
 
-void usb4_work_init(struct usb4_work *work, void (*fn)(struct work_struct *))
+/* @waits: @fn waits for other work of ours, and so is of a class of its own for lockdep, which else sees work that waits
+ * for itself.
+ */
+void usb4_work_init(struct usb4_work *work, void (*fn)(struct work_struct *), bool waits)
 {
-	INIT_DELAYED_WORK(&work->work, fn);
+	if (waits)
+		INIT_DELAYED_WORK(&work->work, fn);
+	else
+		INIT_DELAYED_WORK(&work->work, fn);
 }
 
 void usb4_work_kick(struct usb4_work *work) { mod_delayed_work(usb4_wq, &work->work, 0); }

@@ -69,7 +69,7 @@ struct usb4_work {
 
 int usb4_work_start(void);
 void usb4_work_stop(void);
-void usb4_work_init(struct usb4_work *work, void (*fn)(struct work_struct *));
+void usb4_work_init(struct usb4_work *work, void (*fn)(struct work_struct *), bool waits);
 void usb4_work_kick(struct usb4_work *work);
 void usb4_work_after(struct usb4_work *work, u64 nsec);
 void usb4_work_flush(struct usb4_work *work);
