@@ -563,6 +563,66 @@ def reads(side, calling, count=200000, flight=16, chain=8):
     side.report(wrong=wrong, reads=done, slowest=slowest)
 
 
+# One packet or less, a run, a train and more, in odd lengths and in whole pages.
+LAST_SIZES = [1, 64, 1000, 4096, 5000, 16384, 61441, 65536, 200_003, MIB]
+
+
+def last(side, calling, rounds=600):
+    """The ends WRITE to each other by turns, and neither looks for a completion to know that something has come: it reads
+    the last byte until that is there, and then all others have to be."""
+    arena = Arena(side, 2 * MIB, 2 * MIB)
+    side.connect(mtu=4096, timeout=PATIENT, rkey_of=arena.mr)
+    dice = random.Random(13)
+    wrong, posted, done, looks = [], 0, 0, 0
+
+    def turn():
+        length = dice.choice(LAST_SIZES)
+        while True:
+            source = dice.randint(0, arena.sources - length)
+            if ctypes.c_ubyte.from_address(arena.buf + source + length - 1).value != Arena.GUARD:
+                return source, arena.sources + dice.randint(0, arena.size - arena.sources - length), length
+
+    def write(source, target, length):
+        nonlocal posted, done
+        wr = SendWR(opcode=e.IBV_WR_RDMA_WRITE, num_sge=1, sg=arena.sges([(source, length)]),
+                    send_flags=e.IBV_SEND_SIGNALED)
+        wr.set_wr_rdma(side.peer["rkey"], side.peer["addr"] + target)
+        side.qp.post_send(wr)
+        posted += 1
+        number, wcs = side.cq.poll(QUEUE)
+        done += number
+        wrong.extend(f"status {w.status}" for w in wcs if w.status)
+
+    def wait(source, target, length):
+        nonlocal looks
+        last_byte, until = ctypes.c_ubyte.from_address(arena.buf + target + length - 1), time.monotonic() + PATIENCE
+        while last_byte.value == Arena.GUARD:
+            looks += 1
+            if looks % 1024 == 0 and time.monotonic() > until:
+                raise SystemExit(f"nothing has come of {length} bytes after {PATIENCE} s, {posted} posted, {wrong}")
+        if not arena.same([(source, length)], [(target, length)]):
+            wrong.append(f"the last of {length} bytes was there before the others")
+        ctypes.memset(arena.buf + target, Arena.GUARD, length)
+
+    arena.clear(arena.size)
+    side.exchange(ready=True)
+    for _ in range(rounds):
+        there, back = turn(), turn()
+        if calling:
+            write(*there)
+            wait(*back)
+        else:
+            wait(*there)
+            write(*back)
+    while done < posted and not wrong:
+        got = side.completions(1)
+        done += len(got)
+        wrong.extend([] if got and not got[0].status else ["no completion"])
+    side.exchange(done=True)
+    side.seen.clear()
+    side.report(wrong=wrong[:8], rounds=rounds, looks=looks)
+
+
 def stream(side, calling, length, both, opcode=e.IBV_WR_RDMA_WRITE):
     """WRITEs, READs or SENDs of `length`, more of them posted than any window has room for, until 128 MiB have gone; from
     both ends at once if `both`. Waits for events, and measures with the clock of the guest: in virtual time no cycle counter
@@ -742,7 +802,7 @@ SIZES_SCENES = {"sizes": lambda side, calling: sizes(side, calling, turns=1, mix
 
 SCENES = LENT | SIZES_SCENES | STREAMS | {f.__name__: f for f in (
     bad_rkey, out_of_bounds, wrong_pd, no_remote_right, bad_read_rkey, wrong_local_pd, bad_lkey, missing_receive,
-    late_receive, short_receive, dead_peer, idle, operations, paged, unmapped_source, reads, windows)}
+    late_receive, short_receive, dead_peer, idle, operations, paged, unmapped_source, reads, windows, last)}
 
 
 def main():

@@ -169,6 +169,7 @@ pub fn all() -> Vec<Case> {
         netdev::port::CASES,
         netdev::direct::CASES,
         netdev::runs::CASES,
+        netdev::last::CASES,
         netdev::bond::CASES,
         netdev::soak::CASES,
         data::CASES,

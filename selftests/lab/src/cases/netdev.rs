@@ -5,6 +5,7 @@ pub mod bond;
 pub mod data;
 pub mod direct;
 pub mod failing;
+pub mod last;
 pub mod life;
 pub mod peer;
 pub mod port;
