@@ -29,6 +29,7 @@ use tbip::{
     direct::{Asker, Frame, Granter, Heard, Told, Window, EOF_VOID},
     frame::{Ctrl, Roce, Seq, SOF},
     limits::{MAX_FRAME, MAX_WINDOWS},
+    reaper::{Reaper, LOOK_AFTER},
     time::Instant,
     train::Arrival,
 };
@@ -94,6 +95,14 @@ pub(crate) struct Over {
     pub(crate) whole: bool,
 }
 
+/// What is wrong with a direct lane.
+pub(crate) struct Fault {
+    /// The receive ring is to be stopped, for [`Direct::reset`].
+    pub(crate) broken: bool,
+    /// Nothing of what is sent goes: the link is to begin anew.
+    pub(crate) stuck: bool,
+}
+
 /// A direct lane in use.
 pub(crate) struct Direct {
     tx: TxRing<Sent>,
@@ -101,6 +110,10 @@ pub(crate) struct Direct {
     slots: Slots,
     start: usize,
     dma: Device,
+    /// Sees that what is sent goes: whoever lends a page waits for it.
+    reaper: Reaper,
+    /// When that looks next.
+    look: Option<Instant>,
     asker: Asker<u64>,
     granter: Granter,
     /// [`MAX_WINDOWS`] places each.
@@ -111,8 +124,8 @@ pub(crate) struct Direct {
 }
 
 impl Direct {
-    /// The direct lane of `rings`, which do not run yet; its first generation is `generation`. Sleeps. Not inlined: it is
-    /// large, and the stack of whoever opens a cable is also that of the softirqs that meet him there.
+    /// The direct lane of `rings`, which do not run yet; its first generation is `generation`. Sleeps. Not inlined: it
+    /// is large, and the stack of whoever opens a cable is also that of the softirqs that meet him there.
     #[inline(never)]
     pub(crate) fn new(rings: &Rings, dma: Device, napi: &RawNapi, generation: u32) -> Result<KBox<Self>> {
         let direct = Self {
@@ -121,6 +134,8 @@ impl Direct {
             slots: Slots::new(dma, STARTS + 1)?,
             start: 0,
             dma,
+            reaper: Reaper::new(),
+            look: None,
             asker: Asker::new(),
             granter: Granter::new(Instant(timer::now()), generation),
             asked: places()?,
@@ -213,8 +228,8 @@ impl Direct {
     }
 
     /// Sends what has been granted.
-    pub(crate) fn fill(&mut self, counters: &mut TxCounters) {
-        while self.tx.reap().is_some() {}
+    pub(crate) fn fill(&mut self, now: Instant, counters: &mut TxCounters) {
+        self.reap();
         if self.tx.room() > 0 {
             if let Some(start) = self.asker.take_start() {
                 self.start = (self.start + 1) % STARTS;
@@ -233,6 +248,17 @@ impl Direct {
             self.fill_one(window, counters);
         }
         self.tx.doorbell();
+        if self.reaper.poll_timer(self.tx.in_flight() != 0) {
+            self.look = Some(now.after(LOOK_AFTER));
+        }
+    }
+
+    fn reap(&mut self) {
+        let mut frames = 0;
+        while self.tx.reap().is_some() {
+            frames += 1;
+        }
+        self.reaper.handle_reaped(frames);
     }
 
     fn fill_one(&mut self, window: Window<u64>, counters: &mut TxCounters) {
@@ -290,8 +316,8 @@ impl Direct {
     /// Grants what `train` asks for: the DMA writes the next frames to `pieces`; `tail` is written when the train is
     /// carried out. False, and nothing has changed, if it cannot be.
     ///
-    /// What is carried out after the frames of a later window have come must not write over them: no page of a window is
-    /// the tail of one that is open. Pages are compared, as one may have several keys and addresses.
+    /// What is carried out after the frames of a later window have come must not write over them: no page of a window
+    /// is the tail of one that is open. Pages are compared, as one may have several keys and addresses.
     pub(crate) fn grant(
         &mut self,
         now: Instant,
@@ -427,15 +453,25 @@ impl Direct {
         self.granter.handle_ask(ask);
     }
 
-    /// Time has passed. Whether the receive ring is to be stopped, for [`Self::reset`].
-    pub(crate) fn handle_timeout(&mut self, now: Instant) -> bool {
+    /// Time has passed.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Fault {
         self.granter.handle_timeout(now);
-        self.granter.is_broken()
+        let mut stuck = false;
+        if self.look.is_some_and(|at| at <= now) {
+            self.reap();
+            let look = self.reaper.handle_timer(now, self.tx.in_flight() != 0);
+            self.look = look.again.then(|| now.after(LOOK_AFTER));
+            stuck = look.stuck;
+        }
+        Fault {
+            broken: self.granter.is_broken(),
+            stuck,
+        }
     }
 
     /// When the timer is to come.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let timers = [self.asker.poll_timeout(), self.granter.poll_timeout()];
+        let timers = [self.asker.poll_timeout(), self.granter.poll_timeout(), self.look];
         timers.into_iter().flatten().min()
     }
 

@@ -60,8 +60,8 @@ impl Qp {
         self.fill_queue(state, now, (netdev, runs), batch);
     }
 
-    /// As [`Self::fill`], by packets, or runs of them, for the netdev's queue. Not inlined, as [`Self::fill_lanes`]: the
-    /// stack is to have the one or the other, deep in softirqs.
+    /// As [`Self::fill`], by packets, or runs of them, for the netdev's queue. Not inlined, as [`Self::fill_lanes`]:
+    /// the stack is to have the one or the other, deep in softirqs.
     #[inline(never)]
     fn fill_queue(
         self: &Arc<Self>,
@@ -214,7 +214,9 @@ impl Qp {
             }
         }
         let sent = state.tally.sent_trains.saturating_sub(before);
-        self.device.ports.add_sent(sent);
+        if sent != 0 {
+            self.device.ports.add_sent(sent);
+        }
         for (at, port) in lanes.iter().enumerate() {
             if posted & 1_u64.checked_shl(at as u32).unwrap_or(0) != 0 {
                 port.ring();

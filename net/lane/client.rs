@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! What the client, whose trains go by the lane, asks of it, and what the lane tells it.
+
+use super::{mac_number, Lane, TxSide, REAP_BATCH};
+use crate::{
+    client::{Client, Held, NotSent, Outbound, Train},
+    kapi::{sync::BhLock, timer},
+};
+use core::sync::atomic::Ordering;
+use kernel::{prelude::*, sync::Arc};
+use tbip::{frame::Seq, reaper::LOOK_AFTER, share::Share, time::Instant};
+
+impl Lane {
+    /// The client's place.
+    pub(crate) fn client(&self) -> &BhLock<Option<Arc<dyn Client>>> {
+        &self.client
+    }
+
+    /// Whether trains may go to the host with this Ethernet address.
+    pub(crate) fn reaches(&self, mac: [u8; 6]) -> bool {
+        self.reaches.load(Ordering::Relaxed) == mac_number(mac)
+    }
+
+    /// Whether the client has other lanes beside this one.
+    pub(crate) fn set_several(&self, several: bool) {
+        let mut side = self.tx.lock();
+        side.several = several;
+        if let Some(tx) = &mut side.path {
+            tx.set_several(several);
+        }
+    }
+
+    /// Most page frames of a train.
+    pub(crate) fn most_pages(&self) -> usize {
+        usize::from(self.most_pages.load(Ordering::Relaxed))
+    }
+
+    /// Whether any train has room. If not, the client is told when it has; or when the peer is there again.
+    pub(crate) fn has_room(&self) -> bool {
+        let mut side = self.tx.lock();
+        let TxSide {
+            path,
+            live,
+            wanted,
+            counters,
+            ..
+        } = &mut *side;
+        let Some(tx) = path.as_mut().filter(|_| *live) else {
+            *wanted = true;
+            return false;
+        };
+        if tx.in_flight() >= REAP_BATCH {
+            tx.reap(&self.netdev, false);
+        }
+        if tx.has_train_room() {
+            return true;
+        }
+        *wanted = true;
+        tx.blocked(Instant(timer::now()), Share::NEEDED, counters);
+        if let Some(at) = tx.probe_at() {
+            self.timer.arm(at.0);
+        }
+        if tx.poll_timer(&self.netdev, true) {
+            self.timer.arm(timer::now() + LOOK_AFTER.0);
+        }
+        false
+    }
+
+    /// See [`crate::port::Port::post`].
+    pub(crate) fn post<E>(
+        &self,
+        train: &Outbound<'_>,
+        held: Option<KBox<dyn Held>>,
+        copy: impl FnMut(usize, &mut [u8]) -> Result<(), E>,
+    ) -> Result<(), NotSent<E>> {
+        let mut side = self.tx.lock();
+        let TxSide {
+            path, live, counters, ..
+        } = &mut *side;
+        let tx = path.as_mut().filter(|_| *live).ok_or(NotSent::Busy)?;
+        let credit = Seq(self.credit.load(Ordering::Relaxed));
+        let have = Seq(self.have.load(Ordering::Relaxed));
+        tx.send_train(train, held, (credit, have), copy, counters)
+    }
+
+    /// Tells the hardware of what the client has posted.
+    pub(crate) fn ring(&self) {
+        let mut side = self.tx.lock();
+        let TxSide {
+            path, wanted, counters, ..
+        } = &mut *side;
+        if let Some(tx) = path.as_mut() {
+            tx.doorbell(counters);
+            if tx.poll_timer(&self.netdev, *wanted) {
+                self.timer.arm(timer::now() + LOOK_AFTER.0);
+            }
+            if let Some(at) = tx.arm_to_ask() {
+                self.timer.arm(at.0);
+            }
+        }
+    }
+
+    /// Tells the client of the trains that are lost. No lock of the lane is held.
+    #[inline(never)]
+    pub(super) fn tell_lost(&self) {
+        // Each turn ends a train in flight.
+        loop {
+            let lost = {
+                let mut side = self.tx.lock();
+                let TxSide { path, counters, .. } = &mut *side;
+                path.as_mut().and_then(|tx| tx.take_lost(counters))
+            };
+            let Some(token) = lost else {
+                return;
+            };
+            if let Some(client) = &*self.client.lock() {
+                client.on_lost(token);
+            }
+        }
+    }
+
+    pub(super) fn hand_over(&self, train: &Arc<Train>) {
+        match &*self.client.lock() {
+            Some(client) => client.on_train(train),
+            None => self.rx.lock().counters.other_kind += 1,
+        }
+    }
+}
