@@ -32,14 +32,14 @@ pub trait Client: Send + Sync {
     /// The train with this token has not come to the peer ([`Outbound::token`]). As above, or in process context when
     /// the cable ends.
     fn on_lost(&self, token: u64);
-    /// A train has come whose payload is to go by a window ([`Train::meta`]). `post` has the DMA write the next frames to
-    /// the pages of the target that are given first, all of them, and holds on to what is given last until none is
+    /// A train has come whose payload is to go by a window ([`Train::meta`]). `post` has the DMA write the next frames
+    /// to the pages of the target that are given first, all of them, and holds on to what is given last until none is
     /// written any more. The rest of the target is given second: it is written when the train is carried out, and no
     /// later window may have been there before. False if it could not; then nothing is written. To be called once, or
     /// not at all; the client's locks may be held.
     fn on_ask(&self, train: &Arc<Train>, post: &mut Post<'_>);
-    /// The window of a train is over, and nothing is written to it any more; if it is `whole`, all of it is there. Whether
-    /// the train was carried out. As [`Self::on_lost`].
+    /// The window of a train is over, and nothing is written to it any more; if it is `whole`, all of it is there.
+    /// Whether the train was carried out. As [`Self::on_lost`].
     fn on_window(&self, train: &Arc<Train>, held: KBox<dyn Held>, whole: bool) -> bool;
     /// What became of a train that asked for a window. As [`Self::on_lost`].
     fn on_told(&self, told: Told<u64>);
@@ -56,8 +56,8 @@ pub trait Held: Send {}
 pub struct Outbound<'a> {
     /// Packets and ends; its headers are `front`. The lane puts its account in.
     pub meta: Roce,
-    /// What [`Client::on_lost`] is told if it is lost. None: nobody is told. So it is where more trains are on their way
-    /// than the lane keeps account of.
+    /// What [`Client::on_lost`] is told if it is lost. None: nobody is told. So it is where more trains are on their
+    /// way than the lane keeps account of.
     pub token: Option<u64>,
     /// Now, in nanoseconds.
     pub now: u64,

@@ -2,9 +2,9 @@
 //! Packets in: from descriptors to an skb.
 //!
 //! ```text
-//!   native   page frames -> held -> fragments of the skb, as they are      head frame -> copied, its page used again
+//!   native   page frames -> held -> fragments of the skb, as they are     head frame -> copied, its page posted again
 //!            of a train for queue pairs: frames -> held together, given to the lane's client, then to the ring again
-//!   stock    first frame: headers copied, the rest a fragment               later frames: fragments, behind their header
+//!   stock    first frame: headers copied, the rest a fragment           later frames: fragments, behind their header
 //! ```
 //!
 //! Short packets are copied whole, and their page goes back to the ring at once. All in the poll, under the lock of the

@@ -68,8 +68,9 @@ pub struct Net {
 
 impl Net {
     /// Takes the cables. End-to-end flow control is offered never (`e2e` 0), unless a host interface is AMD's (1), or
-    /// always (2): on AMD's a sender may stop for good. `trains`: runs of queue pairs may go past the stack; `direct`: and their payload by windows. `None` if
-    /// another driver has the cables: then the module goes on without, and nothing of ours shows on any cable.
+    /// always (2): on AMD's a sender may stop for good. `trains`: runs of queue pairs may go past the stack; `direct`:
+    /// and their payload by windows. `None` if another driver has the cables: then the module goes on without, and
+    /// nothing of ours shows on any cable.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Links, which are devices over netdevs: how they are made and ended, and the list of them.
 //!
-//! On unplug the cable's netdev loses its carrier, and the device's port is down. The netdev's end, as every other event
-//! of a netdev, comes to `netdev_event` here, and takes the device along. What happens to the cable itself is in
+//! On unplug the cable's netdev loses its carrier, and the device's port is down. The netdev's end, as every other
+//! event of a netdev, comes to `netdev_event` here, and takes the device along. What happens to the cable itself is in
 //! `net/link.rs`.
 //!
 //! The list holds the devices. An entry leaves it in `dealloc_driver`, where all ways of ending a device end, or when

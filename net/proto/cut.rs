@@ -52,8 +52,8 @@ impl Cut {
     }
 }
 
-/// Decide for a run of queue pairs' packets with `payload` bytes, of which `pieces` of memory can be read by the DMA, or
-/// 0 if all is copied: payload behind the headers in the head frame, and page frames. What is copied and short goes
+/// Decide for a run of queue pairs' packets with `payload` bytes, of which `pieces` of memory can be read by the DMA,
+/// or 0 if all is copied: payload behind the headers in the head frame, and page frames. What is copied and short goes
 /// with the headers.
 #[must_use]
 pub const fn cut_run(payload: usize, pieces: usize) -> (usize, usize) {

@@ -15,8 +15,8 @@
 //! The train that asks is the one whose payload goes by the window, but for what is not whole pages of the target: that
 //! comes along with it. It is delivered when the window is whole, so nothing else has to come after the frames.
 //!
-//! A [`Grant`] tells the whole state, of the last [`KNOWN`] requests. Any one of them may be lost: the next makes up for
-//! it, and whoever misses one asks ([`Ask`]).
+//! A [`Grant`] tells the whole state, of the last [`KNOWN`] requests. Any one of them may be lost: the next makes up
+//! for it, and whoever misses one asks ([`Ask`]).
 //!
 //! **A window granted is a debt.** Its descriptors are posted, and those of the next ones behind them. An asker who has
 //! nothing to send any more, because the queue pair is gone or gave up, sends void frames in its place.

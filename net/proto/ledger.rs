@@ -19,7 +19,8 @@
 //! receiver's `carried`, below which everything was delivered ([`crate::frame::Account`]). A [`Report`] tells the gaps
 //! too; it goes in a CTRL head at the end of a poll in which [`Record::is_due`]: for new gaps, and to answer. That all
 //! is well is said by heads that go anyway, for most trains are answered by one. A sender that hears nothing for two
-//! round trips sends a CTRL head with the probe flag, which shows the receiver a loss at the tail and asks for a report.
+//! round trips sends a CTRL head with the probe flag, which shows the receiver a loss at the tail and asks for a
+//! report.
 //!
 //! Each token is told once, in the order in which the trains were sent. A lane that dies tells what is in flight as
 //! lost. Trains of the Ethernet device have no token: they take sequences, and nobody is told about them.

@@ -44,8 +44,8 @@ pub const CREDIT_PROBE_MAX: Duration = Duration::from_millis(64);
 pub const REPORT_GAPS: usize = 8;
 
 /// Shortest time without a report after which a ledger asks for one. Ours: as often as the timer looks after the ring
-/// anyway ([`crate::reaper::LOOK_AFTER`]), which ticks while trains are in flight. Twice as often cost a stream of WRITEs
-/// a tenth in the lab.
+/// anyway ([`crate::reaper::LOOK_AFTER`]), which ticks while trains are in flight. Twice as often cost a stream of
+/// WRITEs a tenth in the lab.
 pub const LEDGER_PROBE_MIN: Duration = Duration::from_micros(1_000);
 
 /// Trains of a ledger that may be in flight; more go without a token. Ours: half of a ring of this driver, whose
@@ -69,12 +69,13 @@ pub const WINDOW_ASK_MAX: Duration = CREDIT_PROBE_MAX;
 /// many times over until then, and a deregistration that waits for the window is not noticed by a user.
 pub const WINDOW_STALL: Duration = Duration::from_millis(100);
 
-/// Time after which a train whose window nobody speaks of is sent otherwise: a stalled lane has been opened anew by then.
+/// Time after which a train whose window nobody speaks of is sent otherwise: a stalled lane has been opened anew by
+/// then.
 pub const WINDOW_LIMIT: Duration = Duration::from_millis(250);
 
 /// Time from a request to its grant from which on windows are not worth asking for: what is asked for waits behind
-/// others' packets, and eight windows in that time are less than trains would have had. Ours: many times what it takes on
-/// an idle lane, a fraction of what a ring full of TCP's packets takes on a slow cable.
+/// others' packets, and eight windows in that time are less than trains would have had. Ours: many times what it takes
+/// on an idle lane, a fraction of what a ring full of TCP's packets takes on a slow cable.
 pub const WINDOW_SLOW: Duration = Duration::from_millis(4);
 
 /// Time until one is asked for again then, doubling with each that is slow.
@@ -83,7 +84,8 @@ pub const WINDOW_PAUSE: Duration = Duration::from_millis(50);
 /// Longest such time: the few that are asked for in vain cost less than a thirtieth of it.
 pub const WINDOW_PAUSE_MAX: Duration = Duration::from_millis(1_000);
 
-/// Time after which a granter that waits for the first frame of a generation begins another, doubling: many round trips.
+/// Time after which a granter that waits for the first frame of a generation begins another, doubling: many round
+/// trips.
 pub const START_REPEAT: Duration = Duration::from_millis(8);
 
 /// Longest time between two of those.

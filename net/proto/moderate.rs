@@ -105,8 +105,8 @@ impl Load {
         self.due >= POLLS
     }
 
-    /// The interval from `now` on, in microseconds. `sent`: frames that the lane has sent, ever. `leaving`: some of them
-    /// were on their way when the poll began; what it has answered since does not count.
+    /// The interval from `now` on, in microseconds. `sent`: frames that the lane has sent, ever. `leaving`: some of
+    /// them were on their way when the poll began; what it has answered since does not count.
     pub fn decide(&mut self, now: Instant, sent: u64, leaving: bool) -> u32 {
         self.due = 0;
         self.looks = self.looks.saturating_add(1);

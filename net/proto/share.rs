@@ -2,25 +2,26 @@
 //! How queue pairs' trains and the stack's packets share a transmit ring.
 //!
 //! ```text
-//!   frames of trains in flight     at most half of the ring, and what one train more has; FEW in place of half where the
-//!                                  stack has a large packet on its way, or the client has other lanes
-//!   left free by a train           a packet of the stack of the largest size, descriptors and credit
+//!   frames of trains in flight   at most half of the ring, and what one train more has; FEW in place of half where the
+//!                                stack has a large packet on its way, or the client has other lanes
+//!   left free by a train         a packet of the stack of the largest size, descriptors and credit
 //! ```
 //!
 //! So trains never fill the ring: the stack has room for a packet unless it has filled the rest itself, which its own
 //! limit of bytes on their way keeps it from.
 //!
-//! Half of the ring is more than the stack ever has on its way, and frames go in turn: trains would have most of the line.
+//! Half of the ring is more than the stack ever has on its way, and frames go in turn: trains would have most of the
+//! line.
 //!
 //! Who has several lanes gives each the next train when one has gone: a slow lane has few. Were the ring of a slow lane
 //! full, all that comes by the others would wait for it.
 
 use crate::limits::MAX_TRAIN;
 
-/// Frames of trains in flight before one more, where there are others that they would hold back. Ours: four trains, 110 us at 20 Gb/s,
-/// long enough for an interrupt and a doorbell. Measured in virtual time, four cables of 20, 20, 10 and 5 Gb/s: 0.94 of
-/// the sum, where half of the ring gives 0.35; four of 20 Gb/s have 0.95 with either. One of 1 Gb/s: TCP beside WRITEs has
-/// 11 of 119 MiB/s with half of the ring.
+/// Frames of trains in flight before one more, where there are others that they would hold back. Ours: four trains, 110
+/// us at 20 Gb/s, long enough for an interrupt and a doorbell. Measured in virtual time, four cables of 20, 20, 10 and
+/// 5 Gb/s: 0.94 of the sum, where half of the ring gives 0.35; four of 20 Gb/s have 0.95 with either. One of 1 Gb/s:
+/// TCP beside WRITEs has 11 of 119 MiB/s with half of the ring.
 pub const FEW: usize = 4 * MAX_TRAIN;
 
 /// The trains on one ring.

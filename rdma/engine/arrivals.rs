@@ -233,8 +233,8 @@ impl Arrivals {
         self.patience = self.patience.max(patience.min(limits::MAX_PATIENCE));
     }
 
-    /// Whether the peer is told what is lost by who carries it, which may be several lanes at once: then what is missing
-    /// is late, unless it has come and could not be kept.
+    /// Whether the peer is told what is lost by who carries it, which may be several lanes at once: then what is
+    /// missing is late, unless it has come and could not be kept.
     pub(crate) fn set_told(&mut self, told: bool) {
         self.told = told;
     }

@@ -32,8 +32,8 @@ impl<S: Storage> Qp<S> {
         receives && writable && in_turn && !self.responder.is_quiet() && self.window_run(packet).is_some()
     }
 
-    /// Where the first bytes of the payload of `transmit`, polled last, go, and how many of them may go by a window: the
-    /// payload of a WRITE that begins with a page of the target, without the last piece of the message.
+    /// Where the first bytes of the payload of `transmit`, polled last, go, and how many of them may go by a window:
+    /// the payload of a WRITE that begins with a page of the target, without the last piece of the message.
     #[must_use]
     #[inline(never)]
     pub fn window_of(&self, transmit: &Transmit) -> Option<(Key, u64, u32)> {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! WRITEs whose payload the DMA puts into the target before their turn.
 //!
-//! A cable's direct lane (`tbip::direct`) writes the payload of a run to memory when its frames come; the packets of the
-//! run are carried out when the window is whole. What is written out of its turn must not be seen, nor be written over,
-//! by anything that has an earlier one. So of a queue pair
+//! A cable's direct lane (`tbip::direct`) writes the payload of a run to memory when its frames come; the packets of
+//! the run are carried out when the window is whole. What is written out of its turn must not be seen, nor be written
+//! over, by anything that has an earlier one. So of a queue pair
 //!
 //! ```text
 //!   expected                                      end
@@ -16,11 +16,11 @@
 //!   filled in that order. Nothing else is still to be written that a window could overtake.
 //! - While one is open, packets of those PSNs that come otherwise are dropped as if lost: what the window is to write
 //!   would be written after their turn, when the peer may have been told that they are done.
-//! - One that comes to nothing, or whose packets are not carried out in their turn (RNR, for instance), takes all behind
-//!   it along: they are dropped as their frames come in, and the sender sends them again, in order.
+//! - One that comes to nothing, or whose packets are not carried out in their turn (RNR, for instance), takes all
+//!   behind it along: they are dropped as their frames come in, and the sender sends them again, in order.
 //! - The last piece of a message never goes by a window. It comes with the train, and is placed in its turn: who polls
-//!   the last byte sees all others. Its turn may come when the frames of later windows are there; so none of their pages
-//!   may be the one of a last piece whose window is open. Which pages those are the caller knows.
+//!   the last byte sees all others. Its turn may come when the frames of later windows are there; so none of their
+//!   pages may be the one of a last piece whose window is open. Which pages those are the caller knows.
 //!
 //! Here is what is known of them; what a queue pair does about it is in `granted.rs`.
 //!

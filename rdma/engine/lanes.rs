@@ -2,7 +2,8 @@
 //! Which of the lanes to its peer takes a queue pair's next train.
 //!
 //! Each in its turn, if it has room: a slow lane is full the longer, and has the fewer. Short trains stay on one lane,
-//! where none overtakes another, but for the parts of a message that is spread. So do all of an unreliable connection, whose peer takes what is overtaken for lost.
+//! where none overtakes another, but for the parts of a message that is spread. So do all of an unreliable connection,
+//! whose peer takes what is overtaken for lost.
 
 use crate::attrs::QpKind;
 use crate::limits;
@@ -40,8 +41,8 @@ impl Turn {
         }
     }
 
-    /// A train of so many packets has gone by lane `at`; `ends`: it ends its message. What goes on, of a message that is
-    /// spread in short trains, goes by the next lane.
+    /// A train of so many packets has gone by lane `at`; `ends`: it ends its message. What goes on, of a message that
+    /// is spread in short trains, goes by the next lane.
     pub fn on_sent(&mut self, at: usize, packets: u32, ends: bool) {
         if self.spreads && (packets >= SPREAD || !ends) {
             self.next = at.wrapping_add(1);

@@ -6,8 +6,8 @@ use crate::time::Duration;
 /// A page of the target, which a frame of a direct lane fills.
 pub const WINDOW_PAGE: u32 = 4096;
 
-/// Fewest bytes that go by a window of a direct lane. Ours: a request, a grant and the round trip between them cost what
-/// half of a train does.
+/// Fewest bytes that go by a window of a direct lane. Ours: a request, a grant and the round trip between them cost
+/// what half of a train does.
 pub const MIN_WINDOW: u32 = 8 * WINDOW_PAGE;
 
 /// Shortest message of which something goes by a window. In the lab WRITEs of 64 KiB by windows cost both guests 1.0
@@ -45,9 +45,10 @@ pub const WINDOWS_PER_LANE: u32 = 2;
 /// Most windows that lanes in common give. Ours: all that is kept ahead of its turn ([`MAX_AHEAD`]).
 pub const MAX_WINDOWS: u32 = 8;
 
-/// Packets of a message that is spread over lanes in equal parts. Ours: below, a lane more saves less than its interrupt
-/// costs; a longer one has a train for each lane anyway, or nearly. Four cables of 20 Gb/s in virtual time: 16 KiB 0.74 of
-/// one cable's time, 64 KiB 0.40. Where a doorbell wakes a process, as in the lab in real time, it is 1.5 and 1.4.
+/// Packets of a message that is spread over lanes in equal parts. Ours: below, a lane more saves less than its
+/// interrupt costs; a longer one has a train for each lane anyway, or nearly. Four cables of 20 Gb/s in virtual time:
+/// 16 KiB 0.74 of one cable's time, 64 KiB 0.40. Where a doorbell wakes a process, as in the lab in real time, it is
+/// 1.5 and 1.4.
 pub const SPREAD: core::ops::RangeInclusive<u32> = 4..=16;
 
 /// Most request packets without an acknowledge request: as rxe (`verbs.md` section 4), which is
@@ -58,8 +59,8 @@ pub const MAX_PACKETS_PER_ACK: u32 = 64;
 /// loses. Ours: one ACK in sixteen costs little, and the send queue of no program fills up with them.
 pub const MAX_UNASKED: u32 = 16;
 
-/// After so long without another message the last one asks after all. Ours: nobody waits for it but who watches that the
-/// peer lives, and a stream of such messages has the timer come once in that time.
+/// After so long without another message the last one asks after all. Ours: nobody waits for it but who watches that
+/// the peer lives, and a stream of such messages has the timer come once in that time.
 pub const ASK_AFTER: Duration = Duration::from_millis(4);
 
 /// Most packets of a run. Ours: 64 KiB, which fill a train of the native wire, at the smallest path MTU.
@@ -89,7 +90,8 @@ pub const UNSENT_WAIT: Duration = Duration::from_micros(500);
 /// requests of four of 1 MiB, and eight windows of rxe's size. A multiple of 64.
 pub const MAX_AHEAD: u32 = 1024;
 
-/// Packets or runs kept for each half of a queue pair at most. Ours: all that [`MAX_AHEAD`] lets be kept, in runs of four.
+/// Packets or runs kept for each half of a queue pair at most. Ours: all that [`MAX_AHEAD`] lets be kept, in runs of
+/// four.
 pub const MAX_KEPT: u32 = MAX_AHEAD / 4;
 
 /// Packets that may overtake a late one at most before it counts as lost. Ours: more than two NAPI polls of 64 packets
@@ -110,9 +112,9 @@ pub const KEPT_FOR: Duration = Duration::from_millis(500);
 /// window of [`DEFAULT_WINDOW_PACKETS`] has in flight at the largest path MTU.
 pub const MAX_HOLES: usize = 8;
 
-/// How long a train may be late, overtaken by those of other lanes, before it is reported as missing. Ours: a lane whose
-/// host has no processor for a while is not to be taken for one that lost something, and where something is lost for
-/// which a lane gives no word, this is under the shortest local ACK timeouts that programs use.
+/// How long a train may be late, overtaken by those of other lanes, before it is reported as missing. Ours: a lane
+/// whose host has no processor for a while is not to be taken for one that lost something, and where something is lost
+/// for which a lane gives no word, this is under the shortest local ACK timeouts that programs use.
 pub const LANE_LATE: Duration = Duration::from_millis(12);
 
 /// How long the word of a lane, that keeps account of its trains, is waited for when the peer says that something is

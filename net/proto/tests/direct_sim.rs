@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Both sides of a direct lane over rings that lose, spoil and repeat frames, in virtual time.
 //!
-//! The receiving ring uses its descriptors up in order, as the hardware does, and writes each frame where the descriptor
-//! says: a page of a window, or one of the driver's own. For every seed:
+//! The receiving ring uses its descriptors up in order, as the hardware does, and writes each frame where the
+//! descriptor says: a page of a window, or one of the driver's own. For every seed:
 //!
 //! - nothing is written to a page whose window is not open, and a window that is over has no descriptor left;
 //! - a window that is told whole has every page of its own payload;

@@ -138,8 +138,8 @@ fn a_window_outlives_the_life_that_granted_it_and_carries_nothing_out() {
     assert_eq!(rig.expected(), at(1));
 }
 
-/// Eight pages that WRITEs of a packet each go to, and how they get there: two each, the second of which never goes by a
-/// window.
+/// Eight pages that WRITEs of a packet each go to, and how they get there: two each, the second of which never goes by
+/// a window.
 struct Pages {
     /// Which message wrote a page last.
     pages: [Option<u32>; 8],

@@ -215,7 +215,8 @@ impl Lane {
         self.frames.push((head, arrival(EOF_HEAD, len)));
     }
 
-    /// A frame comes. A train for a queue pair, if it is the last of one: its front, and how much each of its pieces has.
+    /// A frame comes. A train for a queue pair, if it is the last of one: its front, and how much each of its pieces
+    /// has.
     fn receive(&mut self, (bytes, arrival): &OnCable) -> Option<(Vec<u8>, Vec<usize>)> {
         let is_head = arrival.eof == EOF_HEAD && !arrival.spoiled;
         let verdict = self.inbound.handle_frame(if is_head { bytes } else { &[] }, *arrival);
@@ -421,7 +422,8 @@ fn report(input: &mut Input<'_>) {
 }
 
 impl Side {
-    /// A train arrives: what is behind the BTH's place in its pieces, `len` bytes in all, of which `front` has the first.
+    /// A train arrives: what is behind the BTH's place in its pieces, `len` bytes in all, of which `front` has the
+    /// first.
     fn receive_train(&mut self, now: Instant, front: &[u8], pieces: &[usize], len: usize, to: &mut Vec<OnWire>) {
         let Ok(parsed) = Packet::parse(front, len) else {
             return;

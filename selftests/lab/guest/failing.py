@@ -323,8 +323,8 @@ class Scene:
         two = self.pair()
         data = one.pattern(3, 3000)
         place = self.mr.buf
-        # Requests in the rings. librxe writes them there first, so one whose doorbell failed is posted all the same, and goes
-        # with the next.
+        # Requests in the rings. librxe writes them there first, so one whose doorbell failed is posted all the same,
+        # and goes with the next.
         owed = 0
 
         def receive():
@@ -466,8 +466,8 @@ class Scene:
                         end.qp()
                         end.accept()
                     except OSError:
-                        # No memory for it, or the caller is gone already. Its end refuses the connection; unanswered, the
-                        # caller would wait for minutes.
+                        # No memory for it, or the caller is gone already. Its end refuses the connection; unanswered,
+                        # the caller would wait for minutes.
                         taken.pop(raw).close()
                 elif what != cm.ESTABLISHED and what != cm.TIMEWAIT_EXIT and raw in taken:
                     taken.pop(raw).close()

@@ -18,15 +18,17 @@ KNOBS = {"failslab": {"ignore-gfp-wait": "N", "cache-filter": "N", "verbose": "0
 # What a healthy kernel does not say. A stack trace alone is what the allocators print when they fail.
 SIGNS = re.compile("BUG:|Oops|WARNING:|KASAN|UBSAN|hung task|blocked for more than|refcount_t|Kernel panic|leaked|"
                    "soft lockup|self-detected|general protection fault|kmemleak:|DMA-API:|locking dep|lock state|list_(add|del) corruption")
-# What the kernel says by itself, whoever asks, of: a program's own page fault that found no memory and is tried again; any exporter
-# of a dma-buf that has no memory for a mapping (dma_buf_vmap warns of every error of its `vmap`, once); the fields of any
-# module's trace events for which there is no memory (event_define_fields, once).
+# What the kernel says by itself, whoever asks, of: a program's own page fault that found no memory and is tried again;
+# any exporter of a dma-buf that has no memory for a mapping (dma_buf_vmap warns of every error of its `vmap`, once);
+# the fields of any module's trace events for which there is no memory (event_define_fields, once).
 FINE = re.compile(r"VM_FAULT_OOM leaked out to the #PF handler|WARNING: drivers/dma-buf/dma-buf\.c:\d+ at dma_buf_vmap\+|"
                   r"WARNING: kernel/trace/trace_events\.c:\d+ at event_define_fields\+")
-# The thunderbolt core frees its own answer while the answer's request is in its list still, and compares an arrival with it
-# (tb_xdp_handle_request, tb_xdomain_match). Ours are kept for longer (net/kapi/outbox): one that is freed by others counts.
+# The thunderbolt core frees its own answer while the answer's request is in its list still, and compares an arrival
+# with it (tb_xdp_handle_request, tb_xdomain_match). Ours are kept for longer (net/kapi/outbox): one that is freed by
+# others counts.
 MATCH, ITS_OWN = "KASAN: slab-use-after-free in tb_xdomain_match", "tb_xdp_handle_request"
-# What a failing allocation is; ENOBUFS, which the neighbour table says (net/core/neighbour.c), asked by the core for a path; and a failing copy from or to user space, which the kernel counts with them.
+# What a failing allocation is; ENOBUFS, which the neighbour table says (net/core/neighbour.c), asked by the core for a
+# path; and a failing copy from or to user space, which the kernel counts with them.
 CODES = (errno.ENOMEM, errno.ENOBUFS, errno.EFAULT)
 # An act that has more allocations is not one act.
 MOST = 4000
@@ -184,8 +186,8 @@ class Failing:
                 try:
                     end(made)
                 except Exception as again:
-                    # The old commands of uverbs end it first, and then copy out what they say of it. Kept, as Python's end of
-                    # it would end whatever has its number by then.
+                    # The old commands of uverbs end it first, and then copy out what they say of it. Kept, as Python's
+                    # end of it would end whatever has its number by then.
                     self.gone.append(made)
                     if (code_of(error), code_of(again)) != (errno.EFAULT, errno.ENOENT):
                         self.blame(name, number, f"the next time: {again!r}")

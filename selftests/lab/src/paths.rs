@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Where the project's built things and the labs' state live.
 //!
-//! Everything has a default under `build/` of the checkout and an environment variable that
-//! overrides it: `USB4_ROOT`, `USB4_ROOT_WORKLOADS`, `USB4_KERNEL`, `USB4_MODULE`, `USB4_STOCK`, `USB4_LAB_DIR`, `USB4_FABRICD`.
+//! Everything has a default under `build/` of the checkout and an environment variable that overrides it: `USB4_ROOT`,
+//! `USB4_ROOT_WORKLOADS`, `USB4_KERNEL`, `USB4_MODULE`, `USB4_STOCK`, `USB4_LAB_DIR`, `USB4_FABRICD`.
 
 use crate::spec::{Kernel, Root, Tier};
 use anyhow::{bail, Context, Result};

@@ -191,8 +191,8 @@ impl Plan {
         Ok(outcome)
     }
 
-    /// Ends every program and link, and what the kernels keep of them for a time. `ip neigh flush` lists entries and then
-    /// deletes them, and fails if their device goes in between; what stays counts as held.
+    /// Ends every program and link, and what the kernels keep of them for a time. `ip neigh flush` lists entries and
+    /// then deletes them, and fails if their device goes in between; what stays counts as held.
     fn clear(&self, lab: &Lab) -> Result<()> {
         for host in 0..2 {
             lab.sh(

@@ -62,8 +62,8 @@ impl Link {
         }
     }
 
-    /// Put `bytes` on the wire at `now`; what arrives, and when, goes to `deliver`. Returns when they would have arrived
-    /// that are lost or spoiled.
+    /// Put `bytes` on the wire at `now`; what arrives, and when, goes to `deliver`. Returns when they would have
+    /// arrived that are lost or spoiled.
     pub fn send(&mut self, now: u64, mut bytes: Vec<u8>, mut deliver: impl FnMut(u64, Vec<u8>)) -> Option<u64> {
         let start = self.busy_until.max(now);
         self.busy_until = start + 1 + bytes.len() as u64 * self.spec.ns_per_kb / 1000;

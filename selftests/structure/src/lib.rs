@@ -12,6 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 use syn::visit::{self, Visit};
 
@@ -19,6 +20,30 @@ use syn::visit::{self, Visit};
 #[must_use]
 pub fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The files of the checkout that git knows, by path from its top.
+///
+/// # Panics
+///
+/// If there is no git, or no checkout.
+#[must_use]
+pub fn files() -> Vec<String> {
+    let listed = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(top())
+        .output()
+        .expect("git");
+    assert!(
+        listed.status.success(),
+        "git ls-files: {}",
+        String::from_utf8_lossy(&listed.stderr)
+    );
+    String::from_utf8_lossy(&listed.stdout)
+        .split_terminator('\0')
+        .filter(|file| top().join(file).is_file())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The files of one crate and the arrows between them, by path from the top of the checkout.

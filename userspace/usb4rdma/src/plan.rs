@@ -79,8 +79,8 @@ impl Wanted {
     }
 }
 
-/// Gives the cables to the module: loads it, in place of the stock driver if `take_over`. What the stock driver's devices
-/// had is put aside first, and comes back when this is undone.
+/// Gives the cables to the module: loads it, in place of the stock driver if `take_over`. What the stock driver's
+/// devices had is put aside first, and comes back when this is undone.
 pub fn modules(facts: &Facts, take_over: bool) -> Vec<Planned> {
     let mut steps = vec![];
     if !facts.host.bus {

@@ -221,8 +221,8 @@ fn ask(facts: &Facts) -> Result<bool> {
     }
 }
 
-/// Waits a little for a first cable, which takes its time at boot and after a plug, and until each host at the end of one
-/// has said its name.
+/// Waits a little for a first cable, which takes its time at boot and after a plug, and until each host at the end of
+/// one has said its name.
 fn wait_for_a_cable(net: &Net, wanted: &Wanted, how: &How) -> Result<Facts> {
     let start = Instant::now();
     loop {

@@ -79,9 +79,9 @@ const CABLE_NS: u64 = 500;
 /// A bare round trip takes at most so much of the cable's own, there and back: any interval between interrupts shows.
 /// Measured: 1.28.
 const BARE: f64 = 1.5;
-/// A round of small messages takes at most so many round trips of a bare frame. What it takes beyond one is no wire: each
-/// reading of the clock by a process takes 256 ns of virtual time, so one more in the post at each end shows. Measured:
-/// 1.64.
+/// A round of small messages takes at most so many round trips of a bare frame. What it takes beyond one is no wire:
+/// each reading of the clock by a process takes 256 ns of virtual time, so one more in the post at each end shows.
+/// Measured: 1.64.
 const ROUND: f64 = 1.75;
 /// Least part of the rate that long messages carry, one way at a time. Measured: 0.950.
 const GOODPUT: f64 = 0.94;
@@ -293,7 +293,8 @@ fn unequal(context: &Context) -> Result<()> {
 }
 
 /// Bytes of the messages that go there and back, and what a round over four cables takes at most of one cable's.
-/// Measured: 1.00 to 1.42, 0.74, 0.40. Each lane's interrupt costs its poll a register write, which is waited for 500 ns.
+/// Measured: 1.00 to 1.42, 0.74, 0.40. Each lane's interrupt costs its poll a register write, which is waited for 500
+/// ns.
 const SPREAD: [(u32, f64); 3] = [(64, 1.6), (16384, 0.8), (65536, 0.5)];
 /// And a round of the first over one cable, us: an interval between interrupts, on either lane, shows. Measured: 2.1.
 const PROMPT: f64 = 2.5;

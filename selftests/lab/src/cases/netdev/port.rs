@@ -45,8 +45,9 @@ pub const CASES: &[Case] = &[
     ),
 ];
 
-/// Cable 0 has addresses and an RDMA link, cable 1 is in a bond that has both. Not an active-backup bond: when its active
-/// cable changes the core lists the GIDs of its RDMA link anew, whoever made that, and an index may become another.
+/// Cable 0 has addresses and an RDMA link, cable 1 is in a bond that has both. Not an active-backup bond: when its
+/// active cable changes the core lists the GIDs of its RDMA link anew, whoever made that, and an index may become
+/// another.
 const TWO: NetLab = NetLab { cables: 2, ..BOTH };
 /// Rounds that fill caches before the count of memory begins.
 const WARM: usize = 3;
@@ -309,7 +310,8 @@ fn round(context: &Context, lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Sets hosts up that have lost everything, and looks that they are who they were, and that the others are as they were.
+/// Sets hosts up that have lost everything, and looks that they are who they were, and that the others are as they
+/// were.
 fn came_back(lab: &Lab, lost: &[usize], before: &[String; 2], identities: &[Vec<String>; 2]) -> Result<()> {
     // Each waits for the other's carrier.
     match lost {

@@ -133,8 +133,8 @@ pub(super) fn counter(lab: &Lab, host: usize, device: &str, name: &str) -> Resul
     lab.ok(host, &["cat", &path])?.trim().parse().context(path)
 }
 
-/// Packets after which a program's traffic is under way: its queue pairs are connected. Of a stream of WRITEs the sender
-/// receives one ACK in 16 trains.
+/// Packets after which a program's traffic is under way: its queue pairs are connected. Of a stream of WRITEs the
+/// sender receives one ACK in 16 trains.
 pub(super) const FLOWS: u64 = 20;
 
 /// Waits until host 0's device has received so many packets. How long a program takes until it sends is the machine's
@@ -437,8 +437,8 @@ fn stuck(context: &Context) -> Result<()> {
     pair.delete(lab)
 }
 
-/// Lets `act` act while a stream of WRITEs runs, for six seconds in all. What the stream says of its own speed is not heard:
-/// perftest says 0 where a busy machine spoils its estimate of the clock.
+/// Lets `act` act while a stream of WRITEs runs, for six seconds in all. What the stream says of its own speed is not
+/// heard: perftest says 0 where a busy machine spoils its estimate of the clock.
 fn beside(lab: &Lab, pair: &Pair, act: impl FnOnce() -> Result<()>) -> Result<()> {
     let before = counter(lab, 0, &pair.client.name, "rcvd_pkts")?;
     thread::scope(|scope| {

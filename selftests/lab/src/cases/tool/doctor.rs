@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! `usb4rdma doctor`: each fault is made, found by its code, mended by the command that was printed, and then nothing is
-//! found any more.
+//! `usb4rdma doctor`: each fault is made, found by its code, mended by the command that was printed, and then nothing
+//! is found any more.
 
 use super::{codes, json, json_and_status};
 use crate::cases::netdev::BOTH;
