@@ -241,10 +241,18 @@ fn settings(facts: &Facts, recipe: &Recipe, peer: &Peer) -> Option<Settings> {
             .collect(),
         on_peer: all(recipe.there),
         here: all(recipe.here),
-        notes: all(recipe.notes),
+        notes: notes(recipe, all(recipe.notes)),
         address: address.clone(),
         peer_address: peer_address.clone(),
     })
+}
+
+/// The notes of a recipe, and that it was not tried, where it was not.
+fn notes(recipe: &Recipe, mut notes: Vec<String>) -> Vec<String> {
+    if !recipe.tried {
+        notes.push(recipes::UNTRIED.into());
+    }
+    notes
 }
 
 /// What is said of something that is not here; None if it is.

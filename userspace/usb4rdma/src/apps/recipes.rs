@@ -10,6 +10,11 @@ type Variables = &'static [(&'static str, &'static str)];
 /// Settings of a program.
 pub struct Recipe {
     pub name: &'static str,
+    /// What it is for, as docs/recipes.md says it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test makes the page"))]
+    pub about: &'static str,
+    /// Whether the lab's case `tool_app` runs the commands as they are printed, and judges what goes over.
+    pub tried: bool,
     pub needs: &'static [Need],
     /// Names and values, in groups that several programs share.
     pub environment: &'static [Variables],
@@ -55,6 +60,8 @@ const ALL: &[(App, Recipe)] = &[
         App::Perftest,
         Recipe {
             name: "perftest",
+            about: "`ib_write_bw` and its kin: the first thing to run",
+            tried: true,
             needs: &[Need::Program("ib_write_bw", "Debian: perftest")],
             environment: &[],
             there: &["ib_write_bw -F --report_gbits"],
@@ -66,6 +73,8 @@ const ALL: &[(App, Recipe)] = &[
         App::Ucx,
         Recipe {
             name: "ucx",
+            about: "Whatever goes by UCX",
+            tried: true,
             needs: &[Need::Program("ucx_perftest", "Debian: ucx-utils")],
             environment: &[UCX],
             there: &["ucx_perftest"],
@@ -81,6 +90,8 @@ const ALL: &[(App, Recipe)] = &[
         App::Libfabric,
         Recipe {
             name: "libfabric",
+            about: "Whatever goes by libfabric, by its providers `verbs` and `ofi_rxm`",
+            tried: true,
             needs: &[Need::Program("fi_pingpong", "Debian: libfabric-bin")],
             environment: &[&[("FI_PROVIDER", "verbs;ofi_rxm"), ("FI_VERBS_IFACE", "{netdev}")]],
             there: &["fi_pingpong -p 'verbs;ofi_rxm' -e rdm"],
@@ -92,6 +103,8 @@ const ALL: &[(App, Recipe)] = &[
         App::Mpi,
         Recipe {
             name: "mpi",
+            about: "Open MPI over UCX; `make bench-apps` runs it in the lab with UCX's settings from here",
+            tried: false,
             needs: &[Need::Program("mpirun", "Debian: openmpi-bin")],
             environment: &[
                 &[
@@ -115,6 +128,8 @@ const ALL: &[(App, Recipe)] = &[
         App::Nccl,
         Recipe {
             name: "nccl",
+            about: "NVIDIA's NCCL and AMD's RCCL by themselves, as nccl-tests and rccl-tests use them",
+            tried: false,
             needs: &[Need::Library(&["libnccl.so", "librccl.so"], "NVIDIA's NCCL or ROCm's RCCL")],
             environment: &[NCCL],
             there: &[],
@@ -127,6 +142,8 @@ const ALL: &[(App, Recipe)] = &[
         App::Torch,
         Recipe {
             name: "torch",
+            about: "PyTorch, distributed, with the back end `nccl`",
+            tried: false,
             needs: &[Need::Python("torch", "pip install torch")],
             environment: &[NCCL, &[("GLOO_SOCKET_IFNAME", "{netdev}")]],
             there: &["torchrun --nnodes 2 --node-rank 1 --nproc-per-node 1 --master-addr {own} PROGRAM"],
@@ -142,6 +159,8 @@ const ALL: &[(App, Recipe)] = &[
         App::Vllm,
         Recipe {
             name: "vllm",
+            about: "vLLM with one model over two hosts",
+            tried: false,
             needs: &[Need::Python("vllm", "pip install vllm")],
             environment: &[NCCL, &[("GLOO_SOCKET_IFNAME", "{netdev}"), ("VLLM_HOST_IP", "{own}")]],
             there: &["ray start --address {own}:6379 --block"],
@@ -153,6 +172,8 @@ const ALL: &[(App, Recipe)] = &[
         App::Llama,
         Recipe {
             name: "llama",
+            about: "llama.cpp with its RPC server on the other host",
+            tried: false,
             needs: &[Need::Program("llama-cli", "llama.cpp, built with GGML_RPC and GGML_RPC_RDMA")],
             environment: &[&[("GGML_RDMA_DEV", "{dev}"), ("GGML_RDMA_GID", "{gid}")]],
             there: &["rpc-server -H {peer} -p 50052"],
@@ -164,6 +185,8 @@ const ALL: &[(App, Recipe)] = &[
         App::Gufo,
         Recipe {
             name: "gufo",
+            about: "gufo, tensor parallel over two hosts",
+            tried: false,
             needs: &[Need::Program("gufo", "its own repository")],
             environment: &[],
             there: &[],
@@ -175,6 +198,8 @@ const ALL: &[(App, Recipe)] = &[
         App::Ds4,
         Recipe {
             name: "ds4",
+            about: "ds4 with its transport `rdma`",
+            tried: false,
             needs: &[Need::Library(&["libibverbs.so.1"], "Debian: libibverbs1")],
             environment: &[],
             there: &[],
@@ -187,6 +212,8 @@ const ALL: &[(App, Recipe)] = &[
         App::Jaccl,
         Recipe {
             name: "jaccl",
+            about: "JACCL, the collectives of MLX",
+            tried: false,
             needs: &[Need::Library(&["libibverbs.so.1"], "Debian: libibverbs1")],
             environment: &[&[("JACCL_IBV_DEVICES", "jaccl.json"), ("JACCL_COORDINATOR", "{own}:32323")]],
             there: &["export JACCL_COORDINATOR={own}:32323 JACCL_RANK=1"],
@@ -198,6 +225,8 @@ const ALL: &[(App, Recipe)] = &[
         App::Nfs,
         Recipe {
             name: "nfs",
+            about: "NFS over RDMA, this host being the client ([storage](storage.md))",
+            tried: false,
             needs: &[
                 Need::Module("rpcrdma", "a kernel with CONFIG_SUNRPC_XPRT_RDMA"),
                 Need::Program("mount.nfs", "Debian: nfs-common"),
@@ -209,6 +238,11 @@ const ALL: &[(App, Recipe)] = &[
         },
     ),
 ];
+
+/// What is said of a recipe that the lab does not run.
+pub const UNTRIED: &str =
+    "printed only: nobody has tried these settings with this driver yet; `-- COMMAND` behind this \
+                           command tells whether they use RDMA";
 
 /// The recipe of an app.
 pub fn of(app: App) -> &'static Recipe {

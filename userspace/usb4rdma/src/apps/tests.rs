@@ -19,13 +19,79 @@ fn each_program_has_its_own_settings_with_no_place_left_open() {
         assert_eq!(report.app, name.get_name());
         let text = report.text(&healthy(), Paint::none());
         assert!(!text.contains('{') && !text.contains("ADDRESS-OF"), "{text}");
-        let page = include_str!("../../../../docs/tool.md");
-        assert!(
-            page.contains(&format!("`{}`", report.app)),
-            "docs/tool.md lacks {}",
-            report.app
-        );
     }
+}
+
+/// Lines of at most 120 columns, the second and those after it behind two blanks.
+fn item(text: &str) -> String {
+    let mut lines = vec!["-".to_string()];
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= 120 => *line += &format!(" {word}"),
+            _ => lines.push(format!("  {word}")),
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+/// The part of docs/recipes.md about one program.
+fn on_the_page(app: App) -> String {
+    let recipe = recipes::of(app);
+    let report = AppReport::of(&healthy(), app, None).unwrap();
+    let pair = &report.pairs[0];
+    let tried = if recipe.tried {
+        "Run and judged in the lab."
+    } else {
+        "Printed only, not tried here."
+    };
+    let mut text = format!("## {}\n\n", recipe.name);
+    let first = format!("{}. {tried}", recipe.about);
+    text += &item(&first)[2..].replace("\n  ", "\n");
+    let fence = if recipe.tried {
+        "sh printed tool_app"
+    } else {
+        "sh not-run"
+    };
+    let exports = pair.environment.iter();
+    let exports: Vec<String> = exports
+        .map(|v| format!("export {}={}", v.name, quoted(&v.value)))
+        .collect();
+    let on = |host: &str, line: &String| format!("{line:<60} # on {host}");
+    let there = pair.on_peer.iter().map(|line| on(&pair.peer, line));
+    let here = pair.here.iter().map(|line| on("this host", line));
+    let lines: Vec<String> = exports.into_iter().chain(there).chain(here).collect();
+    if !lines.is_empty() {
+        text += &format!("\n```{fence}\n{}\n```\n", lines.join("\n"));
+    }
+    let needs = recipe.needs.iter().map(|need| match need {
+        Need::Program(name, from) => format!("needs the program `{name}` ({from})"),
+        Need::Library(names, from) => format!("needs the library `{}` ({from})", names.join("` or `")),
+        Need::Python(name, from) => format!("needs the Python module `{name}` ({from})"),
+        Need::Module(name, from) => format!("needs the kernel module `{name}` ({from})"),
+    });
+    let notes = pair.notes.iter().filter(|note| *note != recipes::UNTRIED).cloned();
+    let items: String = needs.chain(notes).map(|text| item(&text)).collect();
+    format!("{text}\n{items}")
+}
+
+#[test]
+fn the_page_of_recipes_is_made_of_them() {
+    const BEGIN: &str =
+        "<!-- begin recipes: made by `USB4RDMA_BLESS=1 cargo test -p usb4rdma recipes`, edits are lost -->\n";
+    const END: &str = "<!-- end recipes -->";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/recipes.md");
+    let kept = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = kept.split_once(BEGIN).expect("a place for the recipes");
+    let (_, after) = rest.split_once(END).expect("an end of the recipes");
+    let parts: Vec<String> = App::value_variants().iter().map(|app| on_the_page(*app)).collect();
+    let made = format!("{before}{BEGIN}\n{}\n{END}{after}", parts.join("\n"));
+    if std::env::var_os("USB4RDMA_BLESS").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    assert!(
+        made == kept,
+        "docs/recipes.md: USB4RDMA_BLESS=1 cargo test -p usb4rdma recipes"
+    );
 }
 
 #[test]
