@@ -180,6 +180,23 @@ bench-apps: | build/root-workloads ## all_reduce of Open MPI over our RDMA, our 
 	@$(MAKE) --no-print-directory programs module
 	target/release/usb4lab bench --suite apps --json build/bench-apps.json --write
 
+# mdBook, of this version, in the cache that all checkouts share.
+mdbook-version := 0.5.4
+mdbook := $${XDG_CACHE_HOME:-$$HOME/.cache}/usb4-rdma/mdbook-$(mdbook-version)
+
+setup-docs: ## mdBook, which makes the book of docs/ (Rust 1.88 or later, 5 minutes on two cores once)
+	@test -x "$(mdbook)/bin/mdbook" || $(CARGO) install --quiet --locked --no-default-features --features search \
+		--root "$(mdbook)" --version $(mdbook-version) mdbook
+	@mkdir -p build && ln -sfn "$(mdbook)" build/mdbook
+
+docs: ## the book, into build/book; checks its pages (part of check too), and every link of what was made
+	@$(MAKE) --no-print-directory setup-docs
+	$(CARGO) test --quiet -p structure
+	$(CARGO) build --quiet -p structure
+	@rm -rf build/book
+	build/mdbook/bin/mdbook build docs
+	$(CARGO) run --quiet -p structure --bin book check build/book
+
 fuzz: ## search for inputs that break the packet and request parsers, the engine, the cable protocols and the way between, an hour each
 	for target in wire wqe tbip native; do selftests/fuzz/run $$target; done
 
@@ -216,4 +233,4 @@ clean: ## remove build/ and target/ (the cache stays)
 clean-cache: ## empty the cache of lab roots and kernels that all checkouts share
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/usb4-rdma"
 
-.PHONY: help install uninstall print-cargo module-lint setup setup-smp setup-kasan setup-stock setup-workloads programs module module-smp module-kasan module-stock demo check check-smp check-kasan check-deep check-long check-stock bench bench-ours bench-apps bench-net benchmarks pyverbs fuzz fmt clean clean-cache
+.PHONY: help docs setup-docs install uninstall print-cargo module-lint setup setup-smp setup-kasan setup-stock setup-workloads programs module module-smp module-kasan module-stock demo check check-smp check-kasan check-deep check-long check-stock bench bench-ours bench-apps bench-net benchmarks pyverbs fuzz fmt clean clean-cache

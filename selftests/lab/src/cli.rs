@@ -667,6 +667,7 @@ fn fault_set(faults: &[String]) -> Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::error::ErrorKind;
 
     #[test]
     fn quantities_have_units() {
@@ -686,5 +687,41 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    /// Something that may stand where the book says NAME and the like.
+    fn example(word: &str) -> &str {
+        match word {
+            "target/release/usb4lab" => "usb4lab",
+            "N" | "n" | "S" => "3",
+            "K" => "smp",
+            "COMMAND" => "up",
+            word => word,
+        }
+    }
+
+    #[test]
+    fn every_command_of_the_book_is_one_that_is_taken() {
+        let mut faults = vec![];
+        let mut count = 0;
+        for page in structure::pages::pages() {
+            for (line, command) in page.commands(&["usb4lab", "target/release/usb4lab"]) {
+                // The name alone, or one of several words in a place.
+                if command == "usb4lab" || command.contains("\\|") || command.contains('|') {
+                    continue;
+                }
+                count += 1;
+                match Cli::try_parse_from(structure::pages::typed(&command).map(example)) {
+                    // A verb that is spoken of.
+                    Err(error) if error.kind() == ErrorKind::MissingRequiredArgument && !command.contains('-') => {}
+                    Err(error) if error.use_stderr() => {
+                        faults.push(format!("{}:{line}: `{command}`: {error}", page.path))
+                    }
+                    _ => {}
+                }
+            }
+        }
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+        assert!(count > 20, "only {count} commands were read");
     }
 }

@@ -7,6 +7,7 @@
 //! has it. A *circle* is a set of files each of which leads to every other: a strongly connected component.
 
 pub mod calls;
+pub mod pages;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -279,4 +279,38 @@ mod tests {
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn every_command_of_the_book_is_one_that_is_taken() {
+        let mut faults = vec![];
+        let mut count = 0;
+        for page in structure::pages::pages() {
+            for (line, command) in page.commands(&["usb4rdma"]) {
+                // The name alone.
+                if command == "usb4rdma" {
+                    continue;
+                }
+                count += 1;
+                match Cli::try_parse_from(structure::pages::typed(&command).map(example)) {
+                    Err(error) if error.use_stderr() => {
+                        faults.push(format!("{}:{line}: `{command}`: {error}", page.path))
+                    }
+                    _ => {}
+                }
+            }
+        }
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+        assert!(count > 40, "only {count} commands were read");
+    }
+
+    /// Something that may stand where the book says NAME and the like.
+    fn example(word: &str) -> &str {
+        match word {
+            "NAME" => "ucx",
+            "SECONDS" => "1",
+            "BYTES" => "64",
+            "ADDRESS/LENGTH" => "10.0.0.1/24",
+            word => word,
+        }
+    }
 }

@@ -173,7 +173,8 @@ fn says(lab: &Lab, line: &str, status: i32, said: &str) -> Result<()> {
     Ok(())
 }
 
-/// The boxes of a page: for whom, and the lines.
+/// The boxes of a page that are typed in: for whom, and the lines. Others are somebody else's, or nobody's
+/// (docs/CONTRIBUTING.md, "The book").
 fn boxes(page: &str) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = vec![];
     let mut open = false;
@@ -193,6 +194,7 @@ fn boxes(page: &str) -> Vec<(String, String)> {
             None => {}
         }
     }
+    found.retain(|(who, _)| ["both", "first", "second"].contains(&who.as_str()));
     found
 }
 
@@ -337,7 +339,7 @@ mod tests {
 
     #[test]
     fn the_boxes_of_a_page_are_found() {
-        let page = "a\n```sh both\nx y\n```\n1. b\n\n   ```sh first\n   z\n   ```\n";
+        let page = "a\n```sh both\nx y\n```\n1. b\n\n   ```sh first\n   z\n   ```\n```sh not-run\nn\n```\n";
         let found = boxes(page);
         assert_eq!(found, [("both".into(), "x y\n".into()), ("first".into(), "z\n".into())]);
     }
