@@ -46,6 +46,12 @@ setup-workloads: ## the lab root with MPI on top, for guests that run workloads
 	$(setup)/setup workloads
 	$(MAKE) --no-print-directory programs
 
+setup-kernels: ## the distro's newest kernel of each 7.x series, with Rust metadata, for modules as packages
+	$(setup)/setup kernels
+
+setup-packages: ## the lab root with Debian's packaging tools on top
+	$(setup)/setup packages
+
 programs: ## usb4lab, fabricd, and the programs that run in guests: usb4rdma, usb4fuzz, usb4stress
 	$(CARGO) build --release --quiet -p lab -p fabricd -p fuzz-guest -p usb4rdma
 	$(STRESS-CARGO) build --release --quiet -p stress
@@ -64,6 +70,9 @@ build/kernel/kasan/linux:
 build/stock/vmlinuz:
 	@$(MAKE) --no-print-directory setup-stock
 
+build/root-packages:
+	@$(MAKE) --no-print-directory setup-packages
+
 build/root-workloads:
 	@$(MAKE) --no-print-directory setup-workloads
 
@@ -80,12 +89,7 @@ module: | build/kernel/lab/linux
 endif
 module: ## usb4_rdma.ko for the lab kernel; KDIR=<build directory> for another kernel that ships Rust metadata
 ifdef KDIR
-	@test -e $(KDIR)/rust/libkernel.rmeta || { \
-		echo "error: $(KDIR) has no rust/libkernel.rmeta: its kernel was built without Rust, or its headers package leaves the metadata out." >&2; \
-		echo "Install the distro's package of it (Ubuntu: linux-lib-rust-*; Arch and Fedora ship it with the headers), or see docs/lab.md for making it." >&2; exit 1; }
-	@mkdir -p build/module/host
-	$(MAKE) -s -C $(KDIR) M=$(CURDIR) MO=$(CURDIR)/build/module/host modules
-	@echo build/module/host/usb4_rdma.ko
+	@userspace/packages/module-for --make-metadata build/metadata $(KDIR) build/module/host
 else
 	$(call module-in-root,lab,$(call cached,kernel/lab-src),$(call cached,kernel/lab)/obj,ARCH=um $(KFLAGS))
 endif
@@ -140,10 +144,40 @@ ifdef KDIR
 	[ -n "$(DESTDIR)" ] || depmod $$($(MAKE) -s --no-print-directory -C $(KDIR) kernelrelease)
 endif
 
+# For packages, which are given what is built and say their version.
+VERSION ?= $(shell userspace/packages/version | head -n 1)
+dkms = $(DESTDIR)/usr/src/usb4-rdma-$(VERSION)
+lab = $(DESTDIR)$(PREFIX)/lib/usb4lab
+
+install-dkms: ## the module's source for DKMS; DESTDIR=, VERSION=
+	mkdir -p $(dkms)
+	find Kbuild net rdma \( -name '*.rs' -o -name '*.[ch]' -o -name Kbuild -o -name bindgen_parameters \) \
+		! -path '*/tests/*' ! -name tests.rs | cpio --quiet -pdm $(dkms)
+	install -m 755 userspace/packages/module-for $(dkms)/
+	sed 's/#MODULE_VERSION#/$(VERSION)/' userspace/packages/dkms.conf > $(dkms)/dkms.conf
+
+install-lab: ## usb4lab with what sets it up; what that makes lies in /var/lib/usb4lab; DESTDIR=
+	$(CARGO) build --release --quiet -p lab -p fabricd -p fuzz-guest
+	$(STRESS-CARGO) build --release --quiet -p stress
+	mkdir -p $(lab)/selftests $(DESTDIR)$(bindir) $(DESTDIR)$(man) $(DESTDIR)/var/lib/usb4lab
+	install -m 755 $(addprefix $(release)/,usb4lab fabricd usb4fuzz) $(stress-release)/usb4stress $(lab)
+	cp -r $(setup) $(lab)/selftests/
+	ln -sfn /var/lib/usb4lab $(lab)/build
+	ln -sfn ../lib/usb4lab/usb4lab $(DESTDIR)$(bindir)/usb4lab
+	$(release)/usb4lab man $(DESTDIR)$(man)
+
 uninstall: ## remove what `make install` installed, the module from all kernels
 	rm -f $(addprefix $(DESTDIR),$(installed)) $(DESTDIR)$(man)/usb4rdma.1 $(DESTDIR)$(man)/usb4rdma-*.1
 	rm -f $(DESTDIR)/lib/modules/*/updates/usb4_rdma.ko
 	[ -n "$(DESTDIR)" ] || depmod
+
+packages: | build/root-packages build/stock/vmlinuz ## Debian packages of the last commit, lintian-clean, into build/packages/debs; MODULE_KEY= MODULE_CERT= sign modules
+	userspace/packages/build
+
+licences: ## the crates' licences and where they come from, by cargo-deny
+	@$(CARGO) deny --version >/dev/null 2>&1 || \
+		{ echo "error: there is no cargo-deny: 'cargo install --locked cargo-deny' gets it" >&2; exit 1; }
+	$(CARGO) deny --offline --config userspace/packages/deny.toml --target x86_64-unknown-linux-gnu check licenses bans sources
 
 demo: | build/kernel/lab/linux ## two hosts, a USB4 cable, unmodified verbs programs: our device beside stock rxe, in one table
 	@$(MAKE) --no-print-directory programs module
@@ -233,4 +267,4 @@ clean: ## remove build/ and target/ (the cache stays)
 clean-cache: ## empty the cache of lab roots and kernels that all checkouts share
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/usb4-rdma"
 
-.PHONY: help docs setup-docs install uninstall print-cargo module-lint setup setup-smp setup-kasan setup-stock setup-workloads programs module module-smp module-kasan module-stock demo check check-smp check-kasan check-deep check-long check-stock bench bench-ours bench-apps bench-net benchmarks pyverbs fuzz fmt clean clean-cache
+.PHONY: help packages licences setup-kernels setup-packages docs setup-docs install install-dkms install-lab uninstall print-cargo module-lint setup setup-smp setup-kasan setup-stock setup-workloads programs module module-smp module-kasan module-stock demo check check-smp check-kasan check-deep check-long check-stock bench bench-ours bench-apps bench-net benchmarks pyverbs fuzz fmt clean clean-cache

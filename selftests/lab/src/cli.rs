@@ -10,6 +10,7 @@ use crate::holder;
 use crate::lab::Lab;
 use crate::matrix;
 use crate::netbench;
+use crate::paths;
 use crate::runner::{self, Plan, Which};
 use crate::soak;
 use crate::spec::{Kernel, LabSpec, NetDriver, Profile, Root, Tier, Topology};
@@ -20,7 +21,7 @@ use crate::sweep::Sweep;
 use crate::verbs::Kind;
 use crate::yardstick::Yardstick;
 use anyhow::{bail, Context, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde_json::{json, Map, Value};
 use std::io::Write;
 use std::path::PathBuf;
@@ -37,6 +38,12 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Make what labs need, once: a Debian root and a kernel. As root, on Debian 12 or 13, about 20 minutes
+    Setup {
+        /// lab is what every lab needs; the others are further kernels, and a root with MPI
+        #[arg(value_parser = ["lab", "smp", "kasan", "stock", "workloads"], default_value = "lab")]
+        part: String,
+    },
     /// Start a lab
     Up(Up),
     /// Run a command in a guest; output and exit status are passed through
@@ -269,6 +276,9 @@ enum Command {
         #[command(flatten)]
         name: Name,
     },
+    /// Write the man pages into a directory
+    #[command(hide = true)]
+    Man { dir: PathBuf },
     #[command(hide = true)]
     Hold { state: PathBuf },
 }
@@ -554,6 +564,16 @@ impl Cli {
                 if !Lab::down_named(&name.name)? {
                     println!("lab {} is not running", name.name);
                 }
+            }
+            Command::Setup { part } => {
+                let status = paths::setup_script(&part)?.status().context("the set-up's script")?;
+                if !status.success() {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+            Command::Man { dir } => {
+                clap_mangen::generate_to(Cli::command(), &dir)
+                    .with_context(|| format!("man pages into {}", dir.display()))?;
             }
             Command::Hold { state } => holder::hold(&state)?,
         }

@@ -8,17 +8,45 @@ use crate::spec::{Kernel, Root, Tier};
 use anyhow::{bail, Context, Result};
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-/// The checkout: the nearest directory above the working directory, or above this program, with our sources.
+/// What sets the lab up, in a checkout and beside an installed program: both are known by it.
+const SETUP: &str = "selftests/setup/setup";
+
+/// The checkout, or where the package has put this program: the nearest directory above the working directory, or above
+/// the program, with the scripts that set a lab up.
 pub fn project() -> Result<PathBuf> {
     let here = env::current_dir().context("no working directory")?;
     let program = env::current_exe().context("cannot find this program's own path")?;
     for start in [here.as_path(), program.as_path()] {
-        if let Some(found) = start.ancestors().find(|d| d.join("selftests/lab/Cargo.toml").is_file()) {
+        if let Some(found) = start.ancestors().find(|d| d.join(SETUP).is_file()) {
             return Ok(found.to_path_buf());
         }
     }
     bail!("not inside a usb4-rdma checkout: change into it, or run the usb4lab under its target directory")
+}
+
+/// The command that makes a part of the set-up; `lab` is what every lab needs. A checkout has `make`, which builds the
+/// programs as well; a package has them.
+pub fn setting_up(part: &str) -> String {
+    let checkout = project().is_ok_and(|dir| dir.join("Makefile").is_file());
+    match (checkout, part) {
+        (true, "lab") => "make setup".to_string(),
+        (true, part) => format!("make setup-{part}"),
+        (false, part) => format!("usb4lab setup {part}"),
+    }
+}
+
+/// The script that makes a part of the set-up, ready to run. What an installed one makes is in /var/cache, not in the
+/// home of whoever ran it.
+pub fn setup_script(part: &str) -> Result<Command> {
+    let project = project()?;
+    let mut command = Command::new(project.join(SETUP));
+    command.arg(part);
+    if !project.join("Makefile").is_file() {
+        command.env("XDG_CACHE_HOME", "/var/cache");
+    }
+    Ok(command)
 }
 
 /// Parent of all labs' state directories.
@@ -31,17 +59,17 @@ pub fn labs() -> Result<PathBuf> {
 
 /// The Debian tree the guests run on.
 pub fn root(root: Root) -> Result<PathBuf> {
-    let (variable, default, what, target) = match root {
-        Root::Lab => ("USB4_ROOT", "build/root", "the lab's root tree", "make setup"),
+    let (variable, default, what, part) = match root {
+        Root::Lab => ("USB4_ROOT", "build/root", "the lab's root tree", "lab"),
         Root::Workloads => (
             "USB4_ROOT_WORKLOADS",
             "build/root-workloads",
             "the workloads' root tree",
-            "make setup-workloads",
+            "workloads",
         ),
     };
     let path = chosen(variable, default)?;
-    present(&path.join("usr/bin"), what, target)?;
+    present(&path.join("usr/bin"), what, &setting_up(part))?;
     path.canonicalize().with_context(|| format!("{}", path.display()))
 }
 
@@ -54,14 +82,14 @@ pub struct UmlKernel {
 
 /// The fast tier's kernel of the given build.
 pub fn uml_kernel(kernel: Kernel) -> Result<UmlKernel> {
-    let (variable, target) = match kernel {
-        Kernel::Lab => ("USB4_KERNEL", "make setup"),
-        Kernel::Smp => ("USB4_KERNEL_SMP", "make setup-smp"),
-        Kernel::Kasan => ("USB4_KERNEL_KASAN", "make setup-kasan"),
+    let variable = match kernel {
+        Kernel::Lab => "USB4_KERNEL",
+        Kernel::Smp => "USB4_KERNEL_SMP",
+        Kernel::Kasan => "USB4_KERNEL_KASAN",
     };
     let dir = chosen(variable, &format!("build/kernel/{}", kernel.name()))?;
     let binary = dir.join("linux");
-    present(&binary, "the User-mode Linux kernel", target)?;
+    present(&binary, "the User-mode Linux kernel", &setting_up(kernel.name()))?;
     let modules = dir.join("lib/modules");
     let modules = modules.is_dir().then_some(modules);
     Ok(UmlKernel { binary, modules })
@@ -70,7 +98,7 @@ pub fn uml_kernel(kernel: Kernel) -> Result<UmlKernel> {
 /// Directory with the distribution's kernel and modules.
 pub fn stock() -> Result<PathBuf> {
     let dir = chosen("USB4_STOCK", "build/stock")?;
-    present(&dir, "the distribution kernel's directory", "make setup-stock")?;
+    present(&dir, "the distribution kernel's directory", &setting_up("stock"))?;
     Ok(dir)
 }
 

@@ -27,7 +27,7 @@ pub fn prepare(spec: &LabSpec, mnt: &Path) -> Result<()> {
     }
     let lower = paths::root(spec.root)?;
     if !lower.join("usr/bin/qemu-system-x86_64").exists() {
-        bail!("the lab root has no QEMU: run `make setup-stock` first");
+        bail!("the lab root has no QEMU: run `{}` first", paths::setting_up("stock"));
     }
     let own = upper.join("usb4lab");
     write_scripts(&own)?;
