@@ -54,8 +54,6 @@ const PROGRAMS: [&str; 30] = [
 ];
 /// Targets of the kernel's Makefile.
 const KERNEL_TARGETS: [&str; 3] = ["olddefconfig", "prepare", "modules"];
-/// Width of the text.
-const COLUMNS: usize = 120;
 /// Words of the field, and names, that the dictionary takes for a slip.
 const OUR_WORDS: [&str; 2] = ["upto", "syndrom"];
 
@@ -321,25 +319,6 @@ fn make_has_every_target_that_a_page_names() {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
-}
-
-#[test]
-fn text_is_no_wider_than_the_page() {
-    let mut faults = vec![];
-    for page in pages::pages() {
-        let (mut fenced, mut made) = (false, false);
-        for (number, line) in page.text.lines().enumerate() {
-            fenced ^= line.trim_start().starts_with("```");
-            // What a program has written is as wide as it is.
-            made = (made || line.starts_with("<!-- begin")) && !line.starts_with("<!-- end");
-            let columns = line.chars().count();
-            // A row of a table, and what is code, cannot be wrapped.
-            if columns > COLUMNS && !fenced && !made && !line.starts_with('|') && !line.starts_with("    ") {
-                faults.push(format!("{}:{}: {columns} columns", page.path, number + 1));
-            }
-        }
-    }
-    assert!(faults.is_empty(), "more than {COLUMNS} columns:\n{}", faults.join("\n"));
 }
 
 /// What the dictionary has in place of a word that is a known slip.
