@@ -103,6 +103,16 @@ module-kasan: | build/kernel/kasan/linux ## usb4_rdma.ko for the kasan kernel
 module-stock: | build/stock/vmlinuz ## usb4_rdma.ko for the distro's kernel
 	$(call module-in-root,stock,$(call cached,stock)/common,$(call cached,stock)/sdk,KBUILD_OUTPUT=/build/$(call cached,stock)/sdk)
 
+# Of each kernel that `make setup-kernels` has set up: stocks/ABI here is the cache's directory of the same name there.
+module-kernels: ## usb4_rdma.ko for the distro's newest kernel of each 7.x series
+	@test -e build/kernels || $(MAKE) --no-print-directory setup-kernels
+	@for stock in build/stocks/*; do abi=$$(basename $$stock); there=/build/$$(basename $$(realpath $$stock)); \
+		mkdir -p build/module/$$abi; \
+		$(in-root) make --no-print-directory -s -j2 -C $$there/common O=$$there/sdk KBUILD_OUTPUT=$$there/sdk $(gcc) \
+			M=/project MO=/project/build/module/$$abi modules; \
+		echo build/module/$$abi/usb4_rdma.ko; \
+	done
+
 module-lint: | build/kernel/lab/linux ## clippy over the module as Kbuild builds it
 	@rm -rf build/module/lint
 	$(call module-in-root,lint,$(call cached,kernel/lab-src),$(call cached,kernel/lab)/obj,ARCH=um CLIPPY=1)
@@ -174,6 +184,16 @@ uninstall: ## remove what `make install` installed, the module from all kernels
 packages: | build/root-packages build/stock/vmlinuz ## Debian packages of the last commit, lintian-clean, into build/packages/debs; MODULE_KEY= MODULE_CERT= sign modules
 	userspace/packages/build
 
+packages-rpm: | build/root-packages ## the tool and the DKMS package for Fedora, as far as Debian's rpmbuild goes
+	userspace/packages/foreign rpm
+
+packages-arch: | build/root-packages ## the same for Arch, by makepkg
+	userspace/packages/foreign arch
+
+check-packages: | build/root-packages build/stock/vmlinuz ## those packages installed, loaded by the stock kernel, upgraded and removed on a clean Debian (20 minutes)
+	@$(MAKE) --no-print-directory programs
+	userspace/packages/check
+
 licences: ## the crates' licences and where they come from, by cargo-deny
 	@$(CARGO) deny --version >/dev/null 2>&1 || \
 		{ echo "error: there is no cargo-deny: 'cargo install --locked cargo-deny' gets it" >&2; exit 1; }
@@ -201,6 +221,12 @@ check-deep: | build/kernel/lab/linux build/kernel/smp/linux build/kernel/kasan/l
 check-stock: | build/stock/vmlinuz ## smoke, and load on two processors, on the distro's unmodified kernel under QEMU
 	@$(MAKE) --no-print-directory programs module-stock
 	target/release/usb4lab test --tier stock
+
+check-kernels: ## the same on the distro's newest kernel of each 7.x series
+	@$(MAKE) --no-print-directory programs module-kernels
+	@for stock in build/stocks/*; do abi=$$(basename $$stock); echo "$$abi"; \
+		USB4_STOCK=$$stock USB4_MODULE=build/module/$$abi/usb4_rdma.ko target/release/usb4lab test --tier stock; \
+	done
 
 bench: ## the rdma benchmark suite, side by side with stock rxe, into build/bench.json
 	@$(MAKE) --no-print-directory programs module
@@ -267,4 +293,4 @@ clean: ## remove build/ and target/ (the cache stays)
 clean-cache: ## empty the cache of lab roots and kernels that all checkouts share
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/usb4-rdma"
 
-.PHONY: help packages licences setup-kernels setup-packages docs setup-docs install install-dkms install-lab uninstall print-cargo module-lint setup setup-smp setup-kasan setup-stock setup-workloads programs module module-smp module-kasan module-stock demo check check-smp check-kasan check-deep check-long check-stock bench bench-ours bench-apps bench-net benchmarks pyverbs fuzz fmt clean clean-cache
+.PHONY: help packages packages-rpm packages-arch check-packages licences setup-kernels setup-packages docs setup-docs install install-dkms install-lab uninstall print-cargo module-lint setup setup-smp setup-kasan setup-stock setup-workloads programs module module-smp module-kasan module-stock module-kernels check-kernels demo check check-smp check-kasan check-deep check-long check-stock bench bench-ours bench-apps bench-net benchmarks pyverbs fuzz fmt clean clean-cache

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Safe wrappers of the kernel interfaces that the cables need and `rust/kernel` does not have.
 
+pub mod kernels;
 pub(crate) mod napi;
 pub mod ndo;
 pub(crate) mod netdev;

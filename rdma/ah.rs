@@ -23,6 +23,7 @@ use roce::{
     keys::Pd,
     wire::udp::Path,
 };
+use tbnet::kapi::kernels::not_supported;
 use usb4_bindings as c;
 
 /// Handles have it in their number, so that none is 0, which means "none".
@@ -106,7 +107,7 @@ impl Ah {
         }
         let number = match reply {
             Some(_) if sleeps => Ahs::number(ahs.reserve(random())?, random()) | NUMBER_FLAG,
-            Some(_) => return Err(EOPNOTSUPP),
+            Some(_) => return Err(not_supported()),
             None => 0,
         };
         let made = Arc::pin_init(

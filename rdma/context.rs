@@ -10,6 +10,7 @@ use crate::{
     memory::Keyed,
 };
 use roce::limits;
+use tbnet::kapi::kernels::limit;
 use usb4_bindings as c;
 
 /// Answers `query_device`. `guid` is in wire order.
@@ -20,8 +21,9 @@ pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
     attr.page_size_cap = 0xffff_f000;
     attr.vendor_id = 0x00ff_ffff;
     attr.hw_ver = 1;
-    attr.max_qp = u32::try_from(Qps::CAPACITY).unwrap_or(u32::MAX);
-    attr.max_qp_wr = caps::MAX_WR;
+    let max_qp = u32::try_from(Qps::CAPACITY).unwrap_or(u32::MAX);
+    attr.max_qp = limit(max_qp);
+    attr.max_qp_wr = limit(caps::MAX_WR);
     attr.device_cap_flags = (c::ib_device_cap_flags_IB_DEVICE_RC_RNR_NAK_GEN
         | c::ib_device_cap_flags_IB_DEVICE_SYS_IMAGE_GUID
         | c::ib_device_cap_flags_IB_DEVICE_SRQ_RESIZE
@@ -35,26 +37,26 @@ pub(crate) fn query_device(attr: &mut c::ib_device_attr, guid: u64) {
         attr.kernel_cap_flags |= u64::from(c::ib_kernel_cap_flags_IBK_ON_DEMAND_PAGING);
         attr.odp_caps = odp_caps();
     }
-    attr.max_send_sge = caps::MAX_SGE;
-    attr.max_recv_sge = caps::MAX_SGE;
-    attr.max_sge_rd = caps::MAX_SGE;
+    attr.max_send_sge = limit(caps::MAX_SGE);
+    attr.max_recv_sge = limit(caps::MAX_SGE);
+    attr.max_sge_rd = limit(caps::MAX_SGE);
     attr.max_cq = 1 << 20;
-    attr.max_cqe = caps::MAX_CQE;
-    attr.max_mr = u32::try_from(Keyed::MAX_REGIONS).unwrap_or(u32::MAX);
+    attr.max_cqe = limit(caps::MAX_CQE);
+    attr.max_mr = limit(u32::try_from(Keyed::MAX_REGIONS).unwrap_or(u32::MAX));
     attr.max_pd = 1 << 20;
-    attr.max_ah = u32::from(i16::MAX.unsigned_abs());
-    attr.max_mw = u32::try_from(Keyed::MAX_WINDOWS).unwrap_or(u32::MAX);
+    attr.max_ah = limit(u32::from(i16::MAX.unsigned_abs()));
+    attr.max_mw = limit(u32::try_from(Keyed::MAX_WINDOWS).unwrap_or(u32::MAX));
     attr.atomic_cap = c::ib_atomic_cap_IB_ATOMIC_HCA;
     attr.max_srq = 1 << 20;
-    attr.max_srq_wr = caps::MAX_SRQ_WR;
-    attr.max_srq_sge = caps::MAX_SRQ_SGE;
+    attr.max_srq_wr = limit(caps::MAX_SRQ_WR);
+    attr.max_srq_sge = limit(caps::MAX_SRQ_SGE);
     let rd_atomic = u32::try_from(limits::MAX_RD_ATOMIC).unwrap_or(u32::MAX);
-    attr.max_qp_rd_atom = rd_atomic;
-    attr.max_qp_init_rd_atom = rd_atomic;
-    attr.max_res_rd_atom = rd_atomic.saturating_mul(attr.max_qp);
-    attr.max_mcast_grp = count(mcast::MAX_GROUPS);
-    attr.max_mcast_qp_attach = count(mcast::MAX_ATTACH);
-    attr.max_total_mcast_qp_attach = count(mcast::MAX_TOTAL);
+    attr.max_qp_rd_atom = limit(rd_atomic);
+    attr.max_qp_init_rd_atom = limit(rd_atomic);
+    attr.max_res_rd_atom = limit(rd_atomic.saturating_mul(max_qp));
+    attr.max_mcast_grp = limit(count(mcast::MAX_GROUPS));
+    attr.max_mcast_qp_attach = limit(count(mcast::MAX_ATTACH));
+    attr.max_total_mcast_qp_attach = limit(count(mcast::MAX_TOTAL));
     attr.max_fast_reg_page_list_len = fast::MAX_PAGES;
     attr.max_pkeys = 1;
     attr.local_ca_ack_delay = 15;

@@ -19,6 +19,7 @@ use roce::{
     abi::{cqe, cqe_tail, KernelCqe, CQE_LEN, KERNEL_CQE_LEN},
     completion::{retain, Completion, WcStatus},
 };
+use tbnet::kapi::kernels::not_supported;
 
 /// How the last datagram came.
 #[derive(Clone, Copy, Default)]
@@ -207,7 +208,7 @@ impl Cq {
     pub(crate) fn poll(&self) -> Result<Option<KernelCqe>> {
         let mut state = self.state.lock();
         if state.is_shared {
-            return Err(EOPNOTSUPP);
+            return Err(not_supported());
         }
         if state.consumer == state.producer {
             return Ok(None);

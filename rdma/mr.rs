@@ -29,6 +29,7 @@ use roce::{
     fault::Fault,
     keys::{self, Access, Key, Pd, RegionView},
 };
+use tbnet::kapi::kernels::not_supported;
 use usb4_bindings as c;
 
 /// Rights that mean something to us. Optional ones (relaxed ordering) may be asked for and change nothing.
@@ -79,7 +80,7 @@ pub(crate) struct Change {
 fn rights(access: i32) -> Result<Access> {
     let asked = u32::from_ne_bytes(access.to_ne_bytes());
     if asked & !(RIGHTS | c::ib_access_flags_IB_ACCESS_OPTIONAL) != 0 {
-        return Err(EOPNOTSUPP);
+        return Err(not_supported());
     }
     Ok(Access(asked & RIGHTS))
 }
@@ -146,7 +147,7 @@ impl Region {
     fn changed(&self, ib: &IbDev, wanted: &Change) -> Result<Arc<Self>> {
         let held = self.memory.enter().ok_or(EINVAL)?;
         if matches!(*held, Backing::Paged(_)) {
-            return Err(EOPNOTSUPP);
+            return Err(not_supported());
         }
         let access = wanted.access.map_or(Ok(self.view.access), rights)?;
         let mut view = RegionView {
@@ -162,11 +163,11 @@ impl Region {
         } else {
             match &*held {
                 Backing::Pinned(_) if access.0 & WRITES != 0 && self.view.access.0 & WRITES == 0 => {
-                    return Err(EOPNOTSUPP)
+                    return Err(not_supported())
                 }
                 Backing::Pinned(umem) => Backing::Pinned(umem.clone()),
                 Backing::Dmabuf(buffer) => Backing::Dmabuf(buffer.clone()),
-                Backing::Paged(_) => return Err(EOPNOTSUPP),
+                Backing::Paged(_) => return Err(not_supported()),
                 Backing::Kernel(_) | Backing::Fast(_) => return Err(EINVAL),
             }
         };
@@ -200,7 +201,7 @@ impl Region {
         let asked = u32::from_ne_bytes(access.to_ne_bytes());
         if asked & !c::ib_access_flags_IB_ACCESS_OPTIONAL & !c::ib_access_flags_IB_ACCESS_LOCAL_WRITE != 0 {
             // A key for all of this host's memory is not given to peers.
-            return Err(EOPNOTSUPP);
+            return Err(not_supported());
         }
         let access = Access(asked & RIGHTS);
         Self::new(view(key, pd, (0, u64::MAX), access), Backing::Kernel(memory))
@@ -260,7 +261,7 @@ impl Region {
     pub(crate) fn advise(&self, pd: Pd, va: u64, len: u32, write: bool, fault: bool) -> Result {
         let memory = self.memory.enter().ok_or(EINVAL)?;
         let Backing::Paged(paged) = &*memory else {
-            return Err(EOPNOTSUPP);
+            return Err(not_supported());
         };
         let at = self.offset_of(va, len).filter(|_| self.view.pd == pd).ok_or(EFAULT)?;
         if write && !self.view.access.allows(Access::LOCAL_WRITE) {

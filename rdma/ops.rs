@@ -40,6 +40,7 @@ use kernel::{
     sync::Arc,
 };
 use roce::{keys::Pd, qp::QpKind};
+use tbnet::kapi::kernels::not_supported;
 use usb4_bindings as c;
 
 /// A call from outside, on the stack of the function that was called. What is borrowed of the objects that came with it
@@ -286,7 +287,7 @@ unsafe extern "C" fn usb4_op_create_cq(
         return EINVAL.to_errno();
     };
     if attr.flags != 0 {
-        return EOPNOTSUPP.to_errno();
+        return not_supported().to_errno();
     }
     // SAFETY: `usb4_op_destroy_cq` closes the queue, which drops the handle.
     match Cq::create(unsafe { CqHandle::new(handle) }, attr.cqe, udata.as_ref()) {
@@ -326,7 +327,7 @@ unsafe extern "C" fn usb4_op_resize_cq(cq: *mut c::ib_cq, cqe: c_uint, udata: *m
     // SAFETY: The core passes a CQ of ours and the caller's data.
     let (ours, udata) = unsafe { (&mut *cq.cast::<c::usb4_cq>(), Udata::new(udata)) };
     let Some(udata) = udata else {
-        return EOPNOTSUPP.to_errno();
+        return not_supported().to_errno();
     };
     // SAFETY: Attached by `usb4_op_create_cq`.
     match unsafe { call.attached::<Cq>(ours.inner) }.resize(cqe, &udata) {
@@ -372,14 +373,14 @@ unsafe extern "C" fn usb4_op_create_qp(
         return EINVAL.to_errno();
     };
     if init.send_cq.is_null() || init.recv_cq.is_null() || ours.ib.pd.is_null() {
-        return EOPNOTSUPP.to_errno();
+        return not_supported().to_errno();
     }
     let other = !init.xrcd.is_null() || !init.rwq_ind_tbl.is_null();
     if other || init.create_flags != 0 {
-        return EOPNOTSUPP.to_errno();
+        return not_supported().to_errno();
     }
     let Some(kind) = kind(init.qp_type) else {
-        return EOPNOTSUPP.to_errno();
+        return not_supported().to_errno();
     };
     // SAFETY: The parents are alive, and stay so while the QP is. `usb4_op_destroy_qp` closes the QP, which drops
     // the handle.

@@ -20,6 +20,7 @@ use kernel::{
     sync::{Arc, Mutex},
 };
 use roce::{keys::Pd, wqe::RecvWqe};
+use tbnet::kapi::kernels::not_supported;
 use usb4_bindings as c;
 
 /// Guarded by the queue's lock, which is taken under a QP's.
@@ -146,7 +147,7 @@ impl Srq {
             return Err(EINVAL);
         }
         if resize {
-            let udata = udata.ok_or(EOPNOTSUPP)?;
+            let udata = udata.ok_or_else(not_supported)?;
             let mut place = [0; 8];
             udata.read(&mut place)?;
             let mut capacity = room;

@@ -19,6 +19,7 @@
 //! slots, the device's netdev, a timer's state. docs/locking.md has them all.
 
 use kernel::prelude::*;
+use tbnet::kapi::kernels::plain;
 
 mod kapi;
 
@@ -86,9 +87,9 @@ impl kernel::Module for Usb4Rdma {
         Ok(Self {
             _presence: link::Presence::new()?,
             _net: tbnet::Net::start(
-                module_parameters::e2e.value(),
-                module_parameters::trains.value() != 0,
-                module_parameters::direct.value() != 0,
+                plain(module_parameters::e2e.value()),
+                plain(module_parameters::trains.value()) != 0,
+                plain(module_parameters::direct.value()) != 0,
             )?,
         })
     }

@@ -2,7 +2,11 @@
 //! Round trips over the bare rings, for `ethtool -t`.
 
 use super::{Lane, TxSide};
-use crate::kapi::{random::random_u64, timer};
+use crate::kapi::{
+    kernels::{net_down, not_supported},
+    random::random_u64,
+    timer,
+};
 use core::sync::atomic::Ordering;
 use kernel::{
     prelude::*,
@@ -43,9 +47,9 @@ impl Lane {
                 let TxSide {
                     path, live, counters, ..
                 } = &mut *side;
-                let tx = path.as_mut().filter(|_| *live).ok_or(ENETDOWN)?;
+                let tx = path.as_mut().filter(|_| *live).ok_or_else(net_down)?;
                 if !self.is_native() {
-                    return Err(EOPNOTSUPP);
+                    return Err(not_supported());
                 }
                 let begun = match &mut *self.trial.lock() {
                     Some(trial) => trial.begin(Instant(timer::now())),

@@ -11,6 +11,7 @@
 #include <linux/pci.h>
 
 #include "bindings.h"
+#include "compat.h"
 
 /* ---- presence on the bus ---- */
 
@@ -23,7 +24,7 @@ static atomic_t usb4_tb_inside;
 static const struct usb4_tb_calls *usb4_tb_calls;
 static void *usb4_tb_context;
 
-static int usb4_tb_probe(struct tb_service *svc) { return usb4_tb_calls->probe(usb4_tb_context, svc); }
+static int usb4_tb_probe(USB4_TB_PROBE_ARGS) { return usb4_tb_calls->probe(usb4_tb_context, svc); }
 static void usb4_tb_remove(struct tb_service *svc) { usb4_tb_calls->remove(usb4_tb_context, svc); }
 static void usb4_tb_shutdown(struct tb_service *svc) { usb4_tb_calls->suspend(usb4_tb_context, svc); }
 

@@ -9,6 +9,7 @@ use kernel::{
     error::{from_err_ptr, to_result},
     prelude::*,
 };
+use tbnet::kapi::kernels::not_supported;
 use usb4_bindings as c;
 
 /// A counted reference to a dma-buf.
@@ -88,7 +89,7 @@ impl Dmabuf {
         }
         // SAFETY: As above.
         if unsafe { !c::usb4_dmabuf_has_vmap(buffer.0.as_ptr()) } {
-            return Err(EOPNOTSUPP);
+            return Err(not_supported());
         }
         let (first, len) = (usize::try_from(offset)?, usize::try_from(len)?);
         let buffer = Accessed::begin(buffer)?;

@@ -22,6 +22,7 @@ use kernel::{
     prelude::*,
     workqueue::{impl_has_work, Queue, Work, WorkItem},
 };
+use tbnet::kapi::kernels::not_supported;
 use usb4_bindings as c;
 
 const PAGE_SHIFT: usize = kernel::page::PAGE_SHIFT;
@@ -120,7 +121,7 @@ impl PagedMemory {
     pub(crate) fn register(dev: &IbDev, start: u64, len: u64, access: i32) -> Result<Self> {
         let huge = access & c::ib_access_flags_IB_ACCESS_HUGETLB as i32 != 0;
         if huge || (start == 0 && len == u64::MAX) {
-            return Err(EOPNOTSUPP);
+            return Err(not_supported());
         }
         let pages = usize::try_from(len)?.div_ceil(PAGE).saturating_add(1);
         let held = Held::take(pages.saturating_mul(EACH))?;

@@ -9,6 +9,7 @@ use kernel::{
     ffi::{c_int, c_uint},
     prelude::*,
 };
+use tbnet::kapi::kernels::not_supported;
 use usb4_bindings as c;
 
 #[no_mangle]
@@ -18,7 +19,7 @@ unsafe extern "C" fn usb4_op_alloc_mr(pd: *mut c::ib_pd, kind: c::ib_mr_type, pa
     let (device, number) = unsafe { call.domain(pd) };
     new_mr(|| {
         if kind != c::ib_mr_type_IB_MR_TYPE_MEM_REG {
-            return Err(EOPNOTSUPP);
+            return Err(not_supported());
         }
         let make = |key| Region::for_fast(key, number, pages);
         Ok((device.keyed.publish(make)?, (0, 0)))

@@ -21,6 +21,7 @@ use roce::{
     keys::{Access, Key},
     psn::Qpn,
 };
+use tbnet::kapi::kernels::not_supported;
 use usb4_bindings as c;
 
 /// The scatter list of a request.
@@ -97,7 +98,7 @@ unsafe fn send<'a>(wr: &'a c::ib_send_wr, is_datagram: bool) -> Result<Send<'a>>
                 access: Access(u32::from_ne_bytes(reg.access.to_ne_bytes())),
             })
         }
-        _ => return Err(EOPNOTSUPP),
+        _ => return Err(not_supported()),
     };
     let flags = u32::from_ne_bytes(wr.send_flags.to_ne_bytes());
     // SAFETY: The list is the caller's.

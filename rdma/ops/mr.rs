@@ -10,6 +10,7 @@ use crate::{
 };
 use kernel::{ffi::c_int, prelude::*, sync::Arc};
 use roce::keys::{Key, Pd};
+use tbnet::kapi::kernels::not_supported;
 use usb4_bindings as c;
 
 /// An object of the core with the region that `make` makes, at `(iova, length)` for whom the core tells that; or why
@@ -65,7 +66,7 @@ unsafe fn register(
     let (device, number) = unsafe { call.domain(pd) };
     new_mr(|| {
         if !dmah.is_null() {
-            return Err(EOPNOTSUPP);
+            return Err(not_supported());
         }
         let region = device.keyed.publish(|key| make(device.ib(), key, number))?;
         Ok((region, told))
@@ -87,7 +88,7 @@ unsafe extern "C" fn usb4_op_advise_mr(
         c::ib_uverbs_advise_mr_advice_IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH => (false, true),
         c::ib_uverbs_advise_mr_advice_IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_WRITE => (true, true),
         c::ib_uverbs_advise_mr_advice_IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT => (false, false),
-        _ => return EOPNOTSUPP.to_errno(),
+        _ => return not_supported().to_errno(),
     };
     // SAFETY: The core passes a PD of ours, and a list of so many entries.
     let ((device, number), list) = unsafe { (call.domain(pd), core::slice::from_raw_parts(list, count as usize)) };

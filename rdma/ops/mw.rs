@@ -7,6 +7,7 @@ use crate::{
     window::{Kind, Window},
 };
 use kernel::{ffi::c_int, prelude::*};
+use tbnet::kapi::kernels::not_supported;
 use usb4_bindings as c;
 
 #[no_mangle]
@@ -20,7 +21,7 @@ unsafe extern "C" fn usb4_op_alloc_mw(mw: *mut c::ib_mw, udata: *mut c::ib_udata
     let kind = match ours.ib.type_ {
         c::ib_mw_type_IB_MW_TYPE_1 => Kind::Type1,
         c::ib_mw_type_IB_MW_TYPE_2 => Kind::Type2,
-        _ => return EOPNOTSUPP.to_errno(),
+        _ => return not_supported().to_errno(),
     };
     // SAFETY: As above.
     let (device, pd) = unsafe { call.domain(ours.ib.pd) };

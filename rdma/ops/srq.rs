@@ -8,6 +8,7 @@ use crate::{
 };
 use core::ptr::NonNull;
 use kernel::{ffi::c_int, prelude::*};
+use tbnet::kapi::kernels::not_supported;
 use usb4_bindings as c;
 
 #[no_mangle]
@@ -23,7 +24,7 @@ unsafe extern "C" fn usb4_op_create_srq(
         return EINVAL.to_errno();
     };
     if init.srq_type != c::ib_srq_type_IB_SRQT_BASIC {
-        return EOPNOTSUPP.to_errno();
+        return not_supported().to_errno();
     }
     // SAFETY: The PD is alive while the SRQ is. `usb4_op_destroy_srq` closes the SRQ, which drops the handle.
     let ((device, pd), handle) = unsafe { (call.domain(ours.ib.pd), SrqHandle::new(handle)) };

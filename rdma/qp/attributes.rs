@@ -26,6 +26,7 @@ use roce::{
     time::Instant,
     wire::udp::Path,
 };
+use tbnet::kapi::kernels::not_supported;
 use usb4_bindings as c;
 
 impl Qp {
@@ -44,7 +45,7 @@ impl Qp {
                 this.number,
                 mask
             );
-            return Err(EOPNOTSUPP);
+            return Err(not_supported());
         }
         let refuse = |why: &str| {
             hint!(this.device.ib(), "QP {:#x}: {}", this.number, why);

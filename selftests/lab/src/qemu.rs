@@ -90,8 +90,10 @@ pub fn launch(spec: &LabSpec, host: usize, mnt: &Path, console: &Path) -> Result
     let kvm = root.join("tmp/kvm").exists();
     let mut command = qemu(kvm, spec.memory_mib.max(1024));
     command.args(["-smp", &spec.processors().to_string()]);
+    // no_timer_check: while it boots the kernel counts the timer's ticks in a loop, and panics ("IO-APIC + timer
+    // doesn't work") if they are late, as they are where the emulator does not get the processor in that very moment.
     let mut append = format!(
-        "console=ttyS0 loglevel=7 nokaslr mitigations=off tsc=reliable panic=-1 rdinit=/usb4lab/init \
+        "console=ttyS0 loglevel=7 no_timer_check nokaslr mitigations=off tsc=reliable panic=-1 rdinit=/usb4lab/init \
          usb4lab_agent=virtio usb4lab_host={host} usb4lab_net={} {}",
         spec.net_of(host).name(),
         spec.append
