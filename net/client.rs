@@ -180,8 +180,7 @@ impl Train {
     /// The bytes that go by a window: where they begin, from the BTH on, and how many they are.
     pub fn by_window(&self) -> (usize, usize) {
         self.meta.window.as_ref().map_or((0, 0), |window| {
-            let start = usize::from(self.meta.header_len) + usize::from(window.before);
-            (start, window.byte_len())
+            (usize::from(self.meta.header_len), window.byte_len())
         })
     }
 

@@ -12,14 +12,14 @@
 //!                                         <------------------  Grant: whole, or void
 //! ```
 //!
-//! The train that asks is the one whose payload goes by the window, but for what is not whole pages of the target: that
+//! The train that asks is the one whose payload begins with the window; what follows is not whole pages of the target, and
 //! comes along with it. It is delivered when the window is whole, so nothing else has to come after the frames.
 //!
 //! A [`Grant`] tells the whole state, of the last [`KNOWN`] requests. Any one of them may be lost: the next makes up
 //! for it, and whoever misses one asks ([`Ask`]).
 //!
 //! **A window granted is a debt.** Its descriptors are posted, and those of the next ones behind them. An asker who has
-//! nothing to send any more, because the queue pair is gone or gave up, sends void frames in its place.
+//! nothing to send any more, because he gave up waiting for it, sends void frames in its place.
 //!
 //! **Where a frame lands.** SOF is 1. EOF of frame n since the lane was opened is 3 + n mod 4, of the last frame of
 //! window w it is 7 + w mod 9; a void frame has 2. Nothing on a ring overtakes. If the last frame of a window is in its
@@ -35,7 +35,7 @@ mod asker;
 mod granter;
 
 pub use asker::{Asker, Fate, Heard, Told, Window};
-pub use granter::{Frame, Granter};
+pub use granter::{Frame, Granter, Part};
 
 use crate::limits::{MAX_FRAME, MAX_WINDOWS};
 use crate::wire::{Reader, WireError};
@@ -75,7 +75,7 @@ pub(crate) const fn marker(frame: u32, last: Option<u32>) -> u8 {
 /// | 0 | 4 | number: one more than that of the request before |
 /// | 4 | 4 | generation of the lane, as the granter has told it |
 /// | 8 | 2 | frames of the window, at most 64 |
-/// | 10 | 2 | bytes of the payload before the window, which come with the train; the rest follows the window |
+/// | 10 | 2 | 0 |
 /// | 12 | 4 | key of the target |
 /// | 16 | 8 | address of the window's first byte, a multiple of 4096 |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,8 +86,6 @@ pub struct Request {
     pub generation: u32,
     /// Of the window.
     pub frames: u16,
-    /// Bytes of the payload before the window.
-    pub before: u16,
     /// Key of the target.
     pub key: u32,
     /// Of the window's first byte.
@@ -124,8 +122,10 @@ impl Request {
             number: r.u32()?,
             generation: r.u32()?,
             frames: r.u16()?,
-            before: r.u16()?,
-            key: r.u32()?,
+            key: {
+                let _: [u8; 2] = r.bytes()?;
+                r.u32()?
+            },
             address: r.u64()?,
         };
         if request.frames == 0 || request.frames > Self::MAX_FRAMES {
@@ -144,10 +144,9 @@ impl Request {
         let [a, b, c, d] = self.number.to_le_bytes();
         let [e, f, g, h] = self.generation.to_le_bytes();
         let [i, j] = self.frames.to_le_bytes();
-        let [k, l] = self.before.to_le_bytes();
         let [m, n, o, p] = self.key.to_le_bytes();
         let [q, r, s, t, u, v, w, x] = self.address.to_le_bytes();
-        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x]
+        [a, b, c, d, e, f, g, h, i, j, 0, 0, m, n, o, p, q, r, s, t, u, v, w, x]
     }
 }
 

@@ -476,8 +476,7 @@ impl Roce {
     ///
     /// # Errors
     ///
-    /// [`WireError::Length`] if the transport headers are not inline, the payload is not that of
-    /// so many packets, or less of it has come than is said to be before the window.
+    /// [`WireError::Length`] if the transport headers are not inline, or the payload is not that of so many packets.
     pub fn parse(bytes: &[u8; Self::LEN], window: Option<Request>, header: &Header) -> Result<Self, WireError> {
         let mut r = Reader::new(bytes);
         let (packets, mtu, header_len, flags) = (r.u16()?, r.u16()?, r.u16()?, r.u16()?);
@@ -486,9 +485,9 @@ impl Roce {
             floor: Seq(r.u32()?),
             carried: Seq(r.u32()?),
         };
-        let (asked, before, by_window) = match &window {
-            Some(window) => (Request::LEN, usize::from(window.before), window.byte_len()),
-            None => (0, 0, 0),
+        let (asked, by_window) = match &window {
+            Some(window) => (Request::LEN, window.byte_len()),
+            None => (0, 0),
         };
         let front = Self::LEN.saturating_add(asked);
         let inline = usize::from(header.inline_len).saturating_sub(front);
@@ -497,9 +496,6 @@ impl Roce {
             return Err(WireError::Length);
         }
         let come = header.total().saturating_sub(front).saturating_sub(headers);
-        if before > come {
-            return Err(WireError::Length);
-        }
         let payload = come.saturating_add(by_window) as u64;
         let (k, mtu_len) = (u64::from(packets), u64::from(mtu));
         let full = k.saturating_sub(1).saturating_mul(mtu_len);

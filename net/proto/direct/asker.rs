@@ -6,7 +6,6 @@ use crate::limits::{
     MAX_WINDOWS, START_REPEAT, WINDOW_ASK, WINDOW_ASK_MAX, WINDOW_LIMIT, WINDOW_PAUSE, WINDOW_PAUSE_MAX, WINDOW_SLOW,
 };
 use crate::time::{Duration, Instant};
-use crate::wire::bump;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -23,7 +22,7 @@ enum Stage {
 struct Entry<T> {
     number: u32,
     frames: u16,
-    /// What its owner calls it; none once the owner has been told, or wants no more of it.
+    /// What its owner calls it; none once the owner has been told.
     token: Option<T>,
     stage: Stage,
     fate: Option<Fate>,
@@ -44,6 +43,8 @@ pub enum Fate {
 /// A fate, told once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told<T> {
+    /// Of the request.
+    pub number: u32,
     /// What the owner called the train.
     pub token: T,
     /// What became of it.
@@ -89,29 +90,8 @@ pub enum Heard {
     News,
     /// The lane has been opened anew: nothing of a window from before is to be sent any more.
     Reset,
-    /// It makes no sense, and was ignored.
+    /// It makes no sense. What was not asked for was ignored; a window that it lies about is lost.
     Excess,
-}
-
-/// What an asker counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Requests.
-    pub asked: u64,
-    /// Trains told as carried.
-    pub carried: u64,
-    /// Trains told as denied.
-    pub denied: u64,
-    /// Trains told as lost.
-    pub lost: u64,
-    /// Windows filled with void frames.
-    pub void: u64,
-    /// Times an answer was missed.
-    pub asks: u64,
-    /// Times the peer has opened the lane.
-    pub resets: u64,
-    /// Grants that made no sense.
-    pub excess: u64,
 }
 
 /// The asking side.
@@ -140,7 +120,6 @@ pub struct Asker<T> {
     /// For how long the next time.
     pauses: Duration,
     dead: bool,
-    counters: Counters,
 }
 
 impl<T: Copy + PartialEq> Default for Asker<T> {
@@ -166,23 +145,7 @@ impl<T: Copy + PartialEq> Asker<T> {
             pause: Instant(0),
             pauses: WINDOW_PAUSE,
             dead: false,
-            counters: Counters {
-                asked: 0,
-                carried: 0,
-                denied: 0,
-                lost: 0,
-                void: 0,
-                asks: 0,
-                resets: 0,
-                excess: 0,
-            },
         }
-    }
-
-    /// What happened so far.
-    #[must_use]
-    pub const fn counters(&self) -> &Counters {
-        &self.counters
     }
 
     /// Requests that are not over.
@@ -219,7 +182,7 @@ impl<T: Copy + PartialEq> Asker<T> {
     }
 
     /// A request for a window of so many frames is about to be sent; it belongs to `token`. `None` where
-    /// [`Asker::has_room`] says no. Key, address and what is before the window are the caller's.
+    /// [`Asker::has_room`] says no. Key and address are the caller's.
     pub fn request(&mut self, now: Instant, frames: u16, token: T) -> Option<Request> {
         let generation = self.generation.filter(|_| self.has_room())?;
         let place = self.entries.get_mut(self.count)?;
@@ -234,12 +197,10 @@ impl<T: Copy + PartialEq> Asker<T> {
         });
         self.count = self.count.saturating_add(1);
         self.ask.get_or_insert((now.after(WINDOW_ASK), WINDOW_ASK));
-        bump(&mut self.counters.asked);
         Some(Request {
             number: self.newest,
             generation,
             frames,
-            before: 0,
             key: 0,
             address: 0,
         })
@@ -264,14 +225,6 @@ impl<T: Copy + PartialEq> Asker<T> {
         entries.any(|entry| entry.number == number && entry.token.is_some() && entry.fate.is_none())
     }
 
-    /// The owner of these trains wants no more of them, and is not told. What is granted to them is filled with void
-    /// frames; what has been posted is on its way.
-    pub fn forget(&mut self, mut which: impl FnMut(T) -> bool) {
-        for entry in self.entries.iter_mut().flatten() {
-            entry.token = entry.token.filter(|token| !which(*token));
-        }
-    }
-
     /// A grant has come. Then poll what is told, and windows to be filled.
     pub fn handle_grant(&mut self, now: Instant, grant: &Grant) -> Heard {
         if self.dead {
@@ -279,11 +232,10 @@ impl<T: Copy + PartialEq> Asker<T> {
         }
         // Nothing is decided that was not asked.
         if (self.newest.wrapping_sub(grant.answered) as i32) < 0 {
-            bump(&mut self.counters.excess);
             return Heard::Excess;
         }
         let anew = self.generation != Some(grant.generation);
-        let mut changed = false;
+        let (mut changed, mut lies) = (false, false);
         for entry in self.entries.iter_mut().flatten().filter(|entry| entry.fate.is_none()) {
             let fate = match (grant.state(entry.number), entry.stage) {
                 (Some(State::Denied), Stage::Asked) => Some(Fate::Denied),
@@ -305,7 +257,7 @@ impl<T: Copy + PartialEq> Asker<T> {
                 (None | Some(State::Open), _) => None,
                 // No window can be over that was not filled, nor was one denied that was granted.
                 (Some(State::Denied | State::Whole | State::Void), _) => {
-                    bump(&mut self.counters.excess);
+                    lies = true;
                     Some(Fate::Lost)
                 }
             };
@@ -323,11 +275,10 @@ impl<T: Copy + PartialEq> Asker<T> {
             self.ask.get_or_insert((now.after(START_REPEAT), START_REPEAT));
         }
         if !anew {
-            return Heard::News;
+            return if lies { Heard::Excess } else { Heard::News };
         }
         self.generation = Some(grant.generation);
         (self.frame, self.window) = (0, 0);
-        bump(&mut self.counters.resets);
         Heard::Reset
     }
 
@@ -364,9 +315,6 @@ impl<T: Copy + PartialEq> Asker<T> {
         entry.stage = Stage::Sent;
         self.frame = self.frame.wrapping_add(u32::from(window.frames));
         self.window = self.window.wrapping_add(1);
-        if window.token.is_none() {
-            bump(&mut self.counters.void);
-        }
     }
 
     /// The next train whose fate is known.
@@ -382,7 +330,11 @@ impl<T: Copy + PartialEq> Asker<T> {
             rest.rotate_left(1);
             self.count = self.count.saturating_sub(1);
             if let (Some(token), Some(fate)) = (entry.token, entry.fate) {
-                return Some(self.tell(token, fate));
+                return Some(Told {
+                    number: entry.number,
+                    token,
+                    fate,
+                });
             }
         }
         if !self.misses() {
@@ -396,15 +348,6 @@ impl<T: Copy + PartialEq> Asker<T> {
         !self.is_empty() || self.generation.is_some() && !self.runs
     }
 
-    fn tell(&mut self, token: T, fate: Fate) -> Told<T> {
-        bump(match fate {
-            Fate::Carried => &mut self.counters.carried,
-            Fate::Denied => &mut self.counters.denied,
-            Fate::Lost => &mut self.counters.lost,
-        });
-        Told { token, fate }
-    }
-
     /// The next train of which nothing was heard for so long that its owner is to send it otherwise. Its window, if it
     /// gets one, is filled with void frames.
     pub fn poll_late(&mut self, now: Instant) -> Option<Told<T>> {
@@ -413,8 +356,12 @@ impl<T: Copy + PartialEq> Asker<T> {
             let waits = entry.fate.is_none() && entry.token.is_some();
             waits && now.since(entry.at) >= WINDOW_LIMIT
         });
-        let token = late?.token.take()?;
-        Some(self.tell(token, Fate::Lost))
+        let entry = late?;
+        Some(Told {
+            number: entry.number,
+            token: entry.token.take()?,
+            fate: Fate::Lost,
+        })
     }
 
     /// The lane is dead: what is not over is lost, and nothing can be sent.
@@ -428,11 +375,12 @@ impl<T: Copy + PartialEq> Asker<T> {
 
     /// When [`Asker::take_ask`] and [`Asker::poll_late`] are to be called.
     #[must_use]
-    pub const fn poll_timeout(&self) -> Option<Instant> {
-        match self.ask {
-            Some((at, _)) => Some(at),
-            None => None,
-        }
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let ask = self.ask.map(|(at, _)| at);
+        let mut entries = self.entries.iter().flatten();
+        let oldest = entries.find(|entry| entry.fate.is_none() && entry.token.is_some());
+        let late = oldest.map(|entry| entry.at.after(WINDOW_LIMIT));
+        ask.into_iter().chain(late).min()
     }
 
     /// What is to be asked, if it is time: it is taken to be sent.
@@ -443,7 +391,6 @@ impl<T: Copy + PartialEq> Asker<T> {
         }
         let wait = Duration(wait.0.saturating_mul(2)).min(WINDOW_ASK_MAX);
         self.ask = Some((now.after(wait), wait));
-        bump(&mut self.counters.asks);
         Some(Ask {
             generation: self.generation?,
             asked: self.newest,

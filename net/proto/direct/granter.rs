@@ -6,13 +6,23 @@ use crate::frame::SOF;
 use crate::limits::{MAX_FRAME, MAX_WINDOWS, START_REPEAT, START_REPEAT_MAX, WINDOW_STALL};
 use crate::time::{Duration, Instant};
 use crate::train::Arrival;
-use crate::wire::bump;
 
 /// A window that is open: its descriptors are posted.
 #[derive(Clone, Copy, Debug, Default)]
 struct Open {
     number: u32,
     frames: u16,
+    /// The page that its train writes when it is carried out, if there is one.
+    tail: Option<u64>,
+}
+
+/// A piece of the target's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The page that it is in, by any number that no other page has.
+    pub page: u64,
+    /// Bytes of it.
+    pub len: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,25 +52,6 @@ pub enum Frame {
     },
 }
 
-/// What a granter counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Windows granted.
-    pub granted: u64,
-    /// Requests refused, by whoever.
-    pub denied: u64,
-    /// Requests that did not come.
-    pub missed: u64,
-    /// Windows that came whole.
-    pub whole: u64,
-    /// Windows that came to nothing.
-    pub void: u64,
-    /// Frames out of place.
-    pub misplaced: u64,
-    /// Windows that made no progress.
-    pub stalled: u64,
-}
-
 /// The granting side.
 ///
 /// # Invariants
@@ -82,10 +73,10 @@ pub struct Granter {
     /// Frames and windows of this generation that are over.
     frame: u32,
     window: u32,
-    /// When the oldest window must have made progress.
+    /// When the oldest window must be over. Not put off by its frames: a peer that sends one now and then would hold the
+    /// pages for ever.
     stalls: Option<Instant>,
     due: bool,
-    counters: Counters,
 }
 
 impl Granter {
@@ -100,7 +91,11 @@ impl Granter {
             },
             answered: 0,
             states: 0,
-            open: [Open { number: 0, frames: 0 }; MAX_WINDOWS],
+            open: [Open {
+                number: 0,
+                frames: 0,
+                tail: None,
+            }; MAX_WINDOWS],
             count: 0,
             come: 0,
             void: false,
@@ -109,28 +104,7 @@ impl Granter {
             window: 0,
             stalls: None,
             due: true,
-            counters: Counters {
-                granted: 0,
-                denied: 0,
-                missed: 0,
-                whole: 0,
-                void: 0,
-                misplaced: 0,
-                stalled: 0,
-            },
         }
-    }
-
-    /// What happened so far.
-    #[must_use]
-    pub const fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// Windows that are open.
-    #[must_use]
-    pub const fn open(&self) -> usize {
-        self.count
     }
 
     /// Whether a page of the driver's own is to be posted, one at a time: for frames of a former life, and the one that
@@ -147,48 +121,68 @@ impl Granter {
     }
 
     /// A request has come. Whether a window may be granted; then the caller looks whether it can be, and calls
-    /// [`Granter::grant`] or [`Granter::deny`]. If not, it has been refused, and the train is to be dropped.
+    /// [`Granter::grant`]. If not, or if he does not, it has been refused, and the train is to be dropped.
     #[must_use]
     pub fn handle_request(&mut self, request: &Request) -> bool {
         self.due = true;
         if !self.advance(request.number) {
             return false;
         }
-        let may = self.phase == Phase::Runs && request.generation == self.generation && self.count < MAX_WINDOWS;
-        if !may {
-            self.deny();
-        }
-        may
+        // After 2^32 requests, which questions pass over as well, a number comes again. Two windows of one number could
+        // not be told apart by whoever holds their pages.
+        let is_new = self.windows().all(|open| open.number != request.number);
+        let runs = self.phase == Phase::Runs && request.generation == self.generation;
+        runs && is_new && self.count < MAX_WINDOWS
     }
 
-    /// The window of the request just handled has been posted.
-    pub fn grant(&mut self, now: Instant, request: &Request) {
+    fn windows(&self) -> impl Iterator<Item = &Open> {
+        self.open.iter().take(self.count)
+    }
+
+    /// Whether the window of the request just handled may be these `parts` of the target, where so many descriptors are
+    /// free; `tail` is written when its train is carried out.
+    ///
+    /// That may be after the frames of later windows have come, and must not write over them: no page of a window is the
+    /// tail of one that is open. Pages are compared, as one may have several keys and addresses.
+    pub fn fits(
+        &self,
+        request: &Request,
+        parts: impl Iterator<Item = Part>,
+        tail: impl Iterator<Item = Part>,
+        room: usize,
+    ) -> bool {
+        let mut frames = 0usize;
+        let mut pages = parts.inspect(|_| frames = frames.saturating_add(1));
+        let whole = pages.all(|part| {
+            let free = self.windows().all(|open| open.tail != Some(part.page));
+            free && part.len == MAX_FRAME
+        });
+        drop(pages);
+        // The window ends with a page, and what is behind it is less than one.
+        whole && frames == usize::from(request.frames) && frames <= room && tail.count() <= 1
+    }
+
+    /// The window of the request just handled has been posted; the page of its tail, if it has one, is `tail`.
+    pub fn grant(&mut self, now: Instant, request: &Request, tail: Option<u64>) {
         let Some(place) = self.open.get_mut(self.count) else {
             return;
         };
         *place = Open {
             number: request.number,
             frames: request.frames,
+            tail,
         };
         if self.count == 0 {
             self.stalls = Some(now.after(WINDOW_STALL));
         }
         self.count = self.count.saturating_add(1);
         self.set(request.number, State::Open);
-        bump(&mut self.counters.granted);
-    }
-
-    /// The request just handled has no window; its train is to be dropped.
-    pub fn deny(&mut self) {
-        bump(&mut self.counters.denied);
     }
 
     /// The asker misses an answer.
     pub fn handle_ask(&mut self, ask: &Ask) {
         self.due = true;
-        if self.advance(ask.asked) {
-            bump(&mut self.counters.missed);
-        }
+        self.advance(ask.asked);
     }
 
     /// A descriptor of the direct lane is complete; `frame` has its bytes if the page was the driver's own.
@@ -205,7 +199,7 @@ impl Granter {
             Phase::Runs => {}
         }
         let Some(open) = self.open.first().copied().filter(|_| self.count != 0) else {
-            self.misplaced();
+            self.phase = Phase::Broken;
             return Frame::Other;
         };
         let come = self.come.saturating_add(1);
@@ -220,19 +214,18 @@ impl Granter {
                     false => arrival.eof == wanted && arrival.len == MAX_FRAME && !self.void,
                 };
         if !in_place {
-            self.misplaced();
+            self.phase = Phase::Broken;
             return Frame::Other;
         }
         self.spoiled |= arrival.spoiled;
         self.void |= void && !arrival.spoiled;
         self.come = come;
         self.frame = self.frame.wrapping_add(1);
-        self.stalls = Some(now.after(WINDOW_STALL));
         if !last {
             return Frame::Page;
         }
         let whole = !self.void && !self.spoiled;
-        self.over(whole);
+        self.over(now, whole);
         Frame::Last {
             number: open.number,
             whole,
@@ -249,7 +242,7 @@ impl Granter {
     /// any more. They are void, and the lane begins again with the next generation.
     pub fn handle_reset(&mut self, now: Instant) {
         while self.count != 0 {
-            self.over(false);
+            self.over(now, false);
         }
         self.generation = self.generation.wrapping_add(1);
         self.phase = Phase::Waits {
@@ -281,7 +274,6 @@ impl Granter {
                 self.due = true;
             }
             Phase::Runs if self.stalls.is_some_and(|at| now >= at) => {
-                bump(&mut self.counters.stalled);
                 self.phase = Phase::Broken;
             }
             _ => {}
@@ -314,11 +306,6 @@ impl Granter {
         let shift = ahead.unsigned_abs().saturating_mul(2);
         self.states = self.states.checked_shl(shift).unwrap_or(0);
         self.answered = number;
-        self.counters.missed = self
-            .counters
-            .missed
-            .wrapping_add(ahead.unsigned_abs().into())
-            .wrapping_sub(1);
         true
     }
 
@@ -333,26 +320,16 @@ impl Granter {
     }
 
     /// The oldest window is over.
-    fn over(&mut self, whole: bool) {
+    fn over(&mut self, now: Instant, whole: bool) {
         let Some(Open { number, .. }) = self.open.first().copied() else {
             return;
         };
         self.open.rotate_left(1);
         self.count = self.count.saturating_sub(1);
         self.set(number, if whole { State::Whole } else { State::Void });
-        bump(if whole {
-            &mut self.counters.whole
-        } else {
-            &mut self.counters.void
-        });
         (self.come, self.void, self.spoiled) = (0, false, false);
         self.window = self.window.wrapping_add(1);
-        self.stalls = self.stalls.filter(|_| self.count != 0);
+        self.stalls = (self.count != 0).then_some(now.after(WINDOW_STALL));
         self.due = true;
-    }
-
-    fn misplaced(&mut self) {
-        bump(&mut self.counters.misplaced);
-        self.phase = Phase::Broken;
     }
 }
