@@ -39,9 +39,11 @@ pub trait Client: Send + Sync {
     /// not at all; the client's locks may be held.
     fn on_ask(&self, train: &Arc<Train>, post: &mut Post<'_>);
     /// The window of a train is over, and nothing is written to it any more; if it is `whole`, all of it is there.
-    /// Whether the train was carried out. As [`Self::on_lost`].
+    /// Whether the train was carried out. As [`Self::on_lost`]; whoever let it be posted is told, though he has left
+    /// the lane.
     fn on_window(&self, train: &Arc<Train>, held: KBox<dyn Held>, whole: bool) -> bool;
-    /// What became of a train that asked for a window. As [`Self::on_lost`].
+    /// What became of a train that asked for a window. As [`Self::on_lost`]; whoever asked is told, though he has left
+    /// the lane.
     fn on_told(&self, told: Told<u64>);
     /// Trains that it has sent by all its lanes, ever. As `on_train`.
     fn sent(&self) -> u64;
@@ -82,6 +84,8 @@ pub struct WindowOut<'a> {
     pub pieces: &'a [Piece],
     /// What it reads until it has gone.
     pub held: KBox<dyn Held>,
+    /// Who is told what became of it, whoever is the lane's client by then.
+    pub client: Arc<dyn Client>,
 }
 
 impl WindowOut<'_> {
@@ -93,6 +97,8 @@ impl WindowOut<'_> {
 pub enum NotSent<E> {
     /// No room, no credit, no peer; or memory that the device cannot be shown.
     Busy,
+    /// The pieces of its window are not whole pages, as many as a window has.
+    Unfit,
     /// Its payload could not be copied.
     Uncopied(E),
 }

@@ -12,7 +12,7 @@
 //! client is never called under it.
 
 use crate::{
-    client::{Held, NotSent, Outbound, Train, WindowOut},
+    client::{Client, Held, NotSent, Outbound, Train, WindowOut},
     counters::{RxCounters, TxCounters},
     kapi::{
         napi::RawNapi,
@@ -61,38 +61,40 @@ enum Posted {
     Own(RxPage),
 }
 
-/// The payload of a request that may be granted.
+/// A request whose client has not been told what became of it.
 struct Asked {
     number: u32,
+    /// Its payload, until that has been posted.
     pieces: [Option<Piece>; WindowOut::MOST],
     held: Option<KBox<dyn Held>>,
-}
-
-impl Asked {
-    const EMPTY: Self = Self {
-        number: 0,
-        pieces: [None; WindowOut::MOST],
-        held: None,
-    };
+    client: Arc<dyn Client>,
 }
 
 /// A train whose window is open.
 struct Parked {
     number: u32,
     train: Arc<Train>,
-    /// What is written of its target when it is carried out: at most a page, as the window ends with one.
-    tail: Option<Piece>,
     held: KBox<dyn Held>,
+    /// Who let it be posted, and is to be told: a queue pair that did not hear of it would wait for it for ever.
+    client: Arc<dyn Client>,
 }
 
 /// A window that is over.
 pub(crate) struct Over {
     pub(crate) number: u32,
-    pub(crate) train: Arc<Train>,
-    /// What keeps the pages.
-    pub(crate) held: KBox<dyn Held>,
     /// All of it is there.
     pub(crate) whole: bool,
+    train: Arc<Train>,
+    /// What keeps the pages.
+    held: KBox<dyn Held>,
+    client: Arc<dyn Client>,
+}
+
+impl Over {
+    /// Tells the client. Whether the train was carried out. The client's locks are taken.
+    pub(crate) fn tell(self) -> bool {
+        self.client.on_window(&self.train, self.held, self.whole)
+    }
 }
 
 /// What is wrong with a direct lane.
@@ -173,9 +175,15 @@ impl Direct {
             return Err(NotSent::Busy);
         };
         if frames == 0 || frames > WindowOut::MOST || !window.pieces.iter().all(Piece::is_page) {
-            return Err(NotSent::Busy);
+            return Err(NotSent::Unfit);
         }
-        let Ok(mut asked) = KBox::new(Asked::EMPTY, GFP_ATOMIC | __GFP_NOWARN) else {
+        let asked = Asked {
+            number: 0,
+            pieces: [None; WindowOut::MOST],
+            held: Some(window.held),
+            client: window.client,
+        };
+        let Ok(mut asked) = KBox::new(asked, GFP_ATOMIC | __GFP_NOWARN) else {
             return Err(NotSent::Busy);
         };
         for (to, piece) in asked.pieces.iter_mut().zip(window.pieces) {
@@ -200,7 +208,6 @@ impl Direct {
             return Err(why);
         }
         asked.number = request.number;
-        asked.held = Some(window.held);
         *place = Some(asked);
         Ok(())
     }
@@ -209,22 +216,20 @@ impl Direct {
     pub(crate) fn hear(&mut self, now: Instant, grant: &tbip::direct::Grant) {
         if self.asker.handle_grant(now, grant) == Heard::Reset {
             // What is on the ring goes to a page that nobody reads.
-            self.asked.iter_mut().for_each(|place| *place = None);
+            self.asked.iter_mut().flatten().for_each(|asked| asked.held = None);
         }
     }
 
-    /// The next train that asked and whose fate is known.
-    pub(crate) fn told(&mut self, now: Instant) -> Option<Told<u64>> {
-        let told = self.asker.poll_told().or_else(|| self.asker.poll_late(now));
-        if told.is_some() {
-            let asker = &self.asker;
-            for place in &mut self.asked {
-                if place.as_ref().is_some_and(|asked| !asker.wants(asked.number)) {
-                    *place = None;
-                }
-            }
-        }
-        told
+    fn asked(&mut self, number: u32) -> Option<&mut Option<KBox<Asked>>> {
+        let is_it = |place: &&mut Option<KBox<Asked>>| place.as_ref().is_some_and(|asked| asked.number == number);
+        self.asked.iter_mut().find(is_it)
+    }
+
+    /// The next train that asked and whose fate is known, and who is to be told.
+    pub(crate) fn told(&mut self, now: Instant) -> Option<(Told<u64>, Arc<dyn Client>)> {
+        let told = self.asker.poll_told().or_else(|| self.asker.poll_late(now))?;
+        let asked = self.asked(told.number)?.take()?;
+        Some((told, asked.client.clone()))
     }
 
     /// Sends what has been granted.
@@ -262,22 +267,21 @@ impl Direct {
     }
 
     fn fill_one(&mut self, window: Window<u64>, counters: &mut TxCounters) {
-        let is_it =
-            |place: &&mut Option<KBox<Asked>>| place.as_ref().is_some_and(|asked| asked.number == window.number);
-        let asked = self.asked.iter_mut().find(is_it).and_then(Option::take);
-        let asked = asked.filter(|_| window.token.is_some());
+        let dma = self.dma;
+        // None once its client has been told.
+        let asked = self.asked(window.number).and_then(Option::as_mut);
+        let mut held = None;
         let mut mappings = [const { None::<Mapping> }; WindowOut::MOST];
         let mut mapped = 0;
-        for (to, piece) in mappings
-            .iter_mut()
-            .zip(asked.iter().flat_map(|asked| asked.pieces.iter().flatten()))
-        {
-            *to = piece.map(self.dma);
-            mapped += u16::from(to.is_some());
+        if let Some(asked) = asked {
+            held = asked.held.take();
+            for (to, piece) in mappings.iter_mut().zip(asked.pieces.iter().flatten()) {
+                *to = piece.map(dma);
+                mapped += u16::from(to.is_some());
+            }
         }
-        let whole = mapped == window.frames;
+        let whole = held.is_some() && mapped == window.frames;
         let window = if whole { window } else { window.void() };
-        let mut held = asked.and_then(|mut asked| asked.held.take());
         for index in 0..window.frames {
             let mapping = mappings
                 .get_mut(usize::from(index))
@@ -307,23 +311,19 @@ impl Direct {
     /// Refuses what `train` asks for, if that has not been decided.
     pub(crate) fn refuse(&mut self, train: &Train) {
         if let Some(request) = &train.meta().window {
-            if self.granter.handle_request(request) {
-                self.granter.deny();
-            }
+            let _ = self.granter.handle_request(request);
         }
     }
 
     /// Grants what `train` asks for: the DMA writes the next frames to `pieces`; `tail` is written when the train is
-    /// carried out. False, and nothing has changed, if it cannot be.
-    ///
-    /// What is carried out after the frames of a later window have come must not write over them: no page of a window
-    /// is the tail of one that is open. Pages are compared, as one may have several keys and addresses.
+    /// carried out, by `client`. False, and nothing has changed, if it cannot be.
     pub(crate) fn grant(
         &mut self,
         now: Instant,
         train: &Arc<Train>,
         (pieces, tail): (&[Piece], &[Piece]),
         held: KBox<dyn Held>,
+        client: &Arc<dyn Client>,
     ) -> bool {
         let Some(request) = train.meta().window else {
             return false;
@@ -331,18 +331,10 @@ impl Direct {
         if !self.granter.handle_request(&request) {
             return false;
         }
-        let mut tails = self.parked.iter().flatten().filter_map(|parked| parked.tail);
-        let free = !tails.any(|tail| pieces.iter().any(|piece| piece.meets(&tail)));
+        let room = self.rx.room().min(WindowOut::MOST);
+        let fits = self.granter.fits(&request, pieces.iter().map(Piece::part), tail.iter().map(Piece::part), room);
         let place = self.parked.iter_mut().find(|place| place.is_none());
-        let fits = free
-            && tail.len() <= 1
-            && pieces.len() == usize::from(request.frames)
-            && pieces.len() <= WindowOut::MOST
-            && pieces.iter().all(Piece::is_page)
-            && request.before == 0
-            && self.rx.room() >= pieces.len();
         let (Some(place), true) = (place, fits) else {
-            self.granter.deny();
             return false;
         };
         // All that can fail comes first.
@@ -350,7 +342,6 @@ impl Direct {
         for (to, piece) in targets.iter_mut().zip(pieces) {
             *to = piece.map_target(self.dma);
             if to.is_none() {
-                self.granter.deny();
                 return false;
             }
         }
@@ -364,10 +355,11 @@ impl Direct {
         *place = Some(Parked {
             number: request.number,
             train: train.clone(),
-            tail: tail.first().copied(),
             held,
+            client: client.clone(),
         });
-        self.granter.grant(now, &request);
+        let tail = tail.first().map(|piece| piece.part().page);
+        self.granter.grant(now, &request, tail);
         self.rx.doorbell();
         true
     }
@@ -409,12 +401,15 @@ impl Direct {
 
     fn unpark(&mut self, number: u32, whole: bool) -> Option<Over> {
         let is_it = |place: &&mut Option<Parked>| place.as_ref().is_some_and(|parked| parked.number == number);
-        let Parked { train, held, .. } = self.parked.iter_mut().find(is_it)?.take()?;
+        let Parked {
+            train, held, client, ..
+        } = self.parked.iter_mut().find(is_it)?.take()?;
         Some(Over {
             number,
+            whole,
             train,
             held,
-            whole,
+            client,
         })
     }
 

@@ -34,17 +34,12 @@ impl Port {
         drop(before);
     }
 
-    /// And to nobody any more: on return nobody is in a call of the client. Process context.
+    /// And to nobody any more: on return nobody is in a call of the client. But it is still told what becomes of the
+    /// windows that it has granted, or asked for. Process context.
     pub fn detach(&self) {
         let before = self.0.client().lock().take();
         drop(before);
         self.0.set_several(false);
-    }
-
-    /// Whether the client has other lanes beside this one: then it has fewer trains of each at a time
-    /// (`tbip::share`). Any context.
-    pub fn set_several(&self, several: bool) {
-        self.0.set_several(several);
     }
 
     /// Whether the peer takes trains and has this Ethernet address. Any context.
@@ -57,9 +52,10 @@ impl Port {
         self.0.most_pages().saturating_sub(1) * MAX_FRAME
     }
 
-    /// Whether any train has room now. If not, [`Client::on_room`] is called when it has. Softirqs off or on.
-    pub fn has_room(&self) -> bool {
-        self.0.has_room()
+    /// Whether any train has room now. If not, [`Client::on_room`] is called when it has. `several`: other lanes lead
+    /// where it does, and it has fewer trains at a time (`tbip::share`). Softirqs off or on.
+    pub fn has_room(&self, several: bool) -> bool {
+        self.0.has_room(several)
     }
 
     /// Posts a train; `copy` copies payload from an offset, if it is copied. The hardware is told by [`Self::ring`].

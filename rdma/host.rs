@@ -116,20 +116,11 @@ impl Host for Lent<'_> {
         let mut done = 0u32;
         let mut payload = payload;
         if let Some(window) = source.window() {
-            // It is there already, if this is what was asked for then.
-            let Target::Region { rkey, va } = to else {
-                return Err(Fault::RemoteInvalid);
-            };
-            let is_it = (rkey, va, payload.offset) == (window.key, window.address, window.start);
-            let rest = payload.len.checked_sub(window.len).filter(|_| is_it);
-            let rest = rest.ok_or(Fault::RemoteInvalid)?;
-            self.memory.check(rkey, va, window.len, Access::REMOTE_WRITE)?;
+            payload = window.rest(to, payload)?;
+            self.memory
+                .check(window.key, window.address, window.len, Access::REMOTE_WRITE)?;
             done = window.len;
-            payload = Span {
-                offset: payload.offset.wrapping_add(done),
-                len: rest,
-            };
-            if rest == 0 {
+            if payload.len == 0 {
                 return Ok(());
             }
         }

@@ -5,6 +5,7 @@ use crate::kapi::netdev::{KeptFrame, RxFrame};
 use kernel::sync::Arc;
 use roce::{
     ends::Ends,
+    grants::Brought,
     keys::Key,
     limits::GRH_LEN,
     wire::{
@@ -47,16 +48,6 @@ impl Kept {
             Self::Train(train) => Self::Train(train.clone()),
         }
     }
-}
-
-/// What of a payload was written to its target before its turn.
-pub(crate) struct Window {
-    /// Where it begins, from the BTH on.
-    pub(crate) start: u32,
-    pub(crate) len: u32,
-    /// Where it was written.
-    pub(crate) key: Key,
-    pub(crate) address: u64,
 }
 
 /// The payload of the packet being handled.
@@ -121,13 +112,13 @@ impl<'a> Payload<'a> {
     }
 
     /// What of it a window has brought.
-    pub(crate) fn window(&self) -> Option<Window> {
+    pub(crate) fn window(&self) -> Option<Brought> {
         let Bearer::Train(train) = &self.0 else {
             return None;
         };
         let window = train.meta().window.as_ref()?;
         let (start, len) = train.by_window();
-        Some(Window {
+        Some(Brought {
             start: u32::try_from(start).ok()?,
             len: u32::try_from(len).ok()?,
             key: Key(window.key),

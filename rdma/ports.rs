@@ -85,9 +85,6 @@ impl Ports {
                 fresh.push(port.clone(), GFP_KERNEL)?;
             }
         }
-        for port in &now {
-            port.set_several(now.len() > 1);
-        }
         let lanes = match now.is_empty() {
             true => None,
             false => Some(Arc::pin_init(Revocable::new(now), GFP_KERNEL)?),

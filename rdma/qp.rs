@@ -41,7 +41,7 @@ use crate::{
     window::Life,
     wire::{
         udp::{send::Batch, Flight},
-        Loan, Wire,
+        Credit, Loan, Wire,
     },
 };
 use kernel::{
@@ -300,8 +300,8 @@ impl Qp {
         if !lend(0, window.len, &mut pieces) || !lend(window.len, rest, &mut tail) {
             return;
         }
-        this.flight.on_built(&this.device.in_flight);
-        loan.credit = Some(this.clone());
+        // It is no frame of the queue pair's, which its share of the stack or the ring would be less for.
+        loan.credit = Some(Credit::Window(this.clone()));
         let Ok(held) = KBox::new(loan, GFP_ATOMIC | __GFP_NOWARN) else {
             return;
         };
@@ -369,6 +369,8 @@ impl Qp {
         if state.phase.is_closed() {
             let outcome = match event {
                 Event::Post { .. } => Outcome::Refused,
+                // Nobody carries it out any more.
+                Event::Window(..) => Outcome::Undone,
                 _ => Outcome::Done,
             };
             return (outcome, Sends::No);
@@ -719,6 +721,13 @@ impl FrameDone for Qp {
         // The count above is a full barrier after the frame's loan has ended: see `is_read`.
         let completes = self.awaits.load(Relaxed) != 0 && self.awaits.xchg(0, Full) != 0;
         if sends || completes {
+            self.after.schedule();
+        }
+    }
+
+    fn on_window_done(&self) {
+        // A full barrier after the window's loan has ended: see `is_read`.
+        if self.awaits.xchg(0, Full) != 0 {
             self.after.schedule();
         }
     }

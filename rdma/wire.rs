@@ -61,7 +61,15 @@ pub(crate) struct Loan<C: FrameDone> {
     /// Of the life of the QP that has sent it.
     life: Option<Lease<Gate>>,
     /// Who is told then, once it is complete.
-    pub(crate) credit: Option<Arc<C>>,
+    pub(crate) credit: Option<Credit<C>>,
+}
+
+/// What a [`Loan`] is for, and who is told of its end.
+pub(crate) enum Credit<C: FrameDone> {
+    /// A frame that is sent.
+    Frame(Arc<C>),
+    /// A window that has been granted.
+    Window(Arc<C>),
 }
 
 impl<C: FrameDone> Loan<C> {
@@ -85,8 +93,10 @@ impl<C: FrameDone> Drop for Loan<C> {
         // Whoever hears of it finds the memory given back.
         self.lenders = Lenders::default();
         self.life = None;
-        if let Some(credit) = &self.credit {
-            credit.on_frame_done();
+        match &self.credit {
+            Some(Credit::Frame(owner)) => owner.on_frame_done(),
+            Some(Credit::Window(owner)) => owner.on_window_done(),
+            None => {}
         }
     }
 }

@@ -6,6 +6,7 @@
 use super::{napi::RawNapi, xdomain::Device};
 use core::{ptr::NonNull, slice};
 use kernel::{page::PAGE_SIZE, prelude::*};
+use tbip::direct::Part;
 use usb4_bindings as c;
 
 /// A pool of pages that the device writes to. Dropping it is not the end of the pages that the stack still has.
@@ -182,9 +183,12 @@ impl Piece {
         Self { page, offset, len }
     }
 
-    /// Whether it is in the same page.
-    pub(crate) fn meets(&self, other: &Self) -> bool {
-        self.page == other.page
+    /// As what decides about windows knows it.
+    pub(crate) fn part(&self) -> Part {
+        Part {
+            page: self.page.as_ptr() as u64,
+            len: self.len(),
+        }
     }
 
     /// Whether it is all of a page.

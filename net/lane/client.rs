@@ -35,16 +35,24 @@ impl Lane {
         usize::from(self.most_pages.load(Ordering::Relaxed))
     }
 
-    /// Whether any train has room. If not, the client is told when it has; or when the peer is there again.
-    pub(crate) fn has_room(&self) -> bool {
+    /// Whether any train has room; `of_several`: the client has other lanes beside this one. If not, the client is told
+    /// when it has; or when the peer is there again.
+    pub(crate) fn has_room(&self, of_several: bool) -> bool {
         let mut side = self.tx.lock();
         let TxSide {
             path,
             live,
             wanted,
+            several,
             counters,
             ..
         } = &mut *side;
+        if *several != of_several {
+            *several = of_several;
+            if let Some(tx) = path {
+                tx.set_several(of_several);
+            }
+        }
         let Some(tx) = path.as_mut().filter(|_| *live) else {
             *wanted = true;
             return false;

@@ -20,7 +20,9 @@ impl Lane {
     pub(crate) fn prepare(&self, rings: Rings, direct: Option<&Rings>, wire: Wire, kick: &Arc<dyn Kick>) -> Result {
         let dma = self.dma;
         let direct = match direct {
-            Some(rings) => Some(Direct::new(rings, dma, self.napi.raw(), random_u64() as u32)?),
+            // Without memory for it the cable goes on by trains: the peer, which is told of no generation, asks for
+            // nothing.
+            Some(rings) => Direct::new(rings, dma, self.napi.raw(), random_u64() as u32).ok(),
             None => None,
         };
         let tx = Tx::new(rings.tx.clone(), &wire, dma)?;

@@ -51,9 +51,8 @@ impl Lane {
             let Some(over) = over else {
                 return;
             };
-            if let Some(client) = &*self.client.lock() {
-                client.on_window(&over.train, over.held, false);
-            }
+            let _calls = self.client.lock();
+            over.tell();
         }
     }
 
@@ -65,12 +64,11 @@ impl Lane {
                 let mut side = self.direct.lock();
                 side.path.as_mut().and_then(|direct| direct.told(Instant(timer::now())))
             };
-            let Some(told) = told else {
+            let Some((told, client)) = told else {
                 return;
             };
-            if let Some(client) = &*self.client.lock() {
-                client.on_told(told);
-            }
+            let _calls = self.client.lock();
+            client.on_told(told);
         }
     }
 
@@ -127,14 +125,14 @@ impl Lane {
     #[inline(never)]
     pub(super) fn asked(&self, train: &Arc<Train>) {
         let mut decided = false;
-        let mut post = |pieces: &[Piece], tail: &[Piece], held: KBox<dyn Held>| {
-            decided = true;
-            let mut side = self.direct.lock();
-            let runs = side.runs;
-            let direct = side.path.as_mut().filter(|_| runs);
-            direct.is_some_and(|direct| direct.grant(Instant(timer::now()), train, (pieces, tail), held))
-        };
         if let Some(client) = &*self.client.lock() {
+            let mut post = |pieces: &[Piece], tail: &[Piece], held: KBox<dyn Held>| {
+                decided = true;
+                let mut side = self.direct.lock();
+                let runs = side.runs;
+                let direct = side.path.as_mut().filter(|_| runs);
+                direct.is_some_and(|direct| direct.grant(Instant(timer::now()), train, (pieces, tail), held, client))
+            };
             client.on_ask(train, &mut post);
         }
         if !decided {
@@ -179,13 +177,14 @@ impl Lane {
                 break;
             };
             // Not under the lock, as with trains.
-            let done = match &*self.client.lock() {
-                Some(client) => client.on_window(&over.train, over.held, over.whole),
-                None => false,
+            let (number, whole) = (over.number, over.whole);
+            let done = {
+                let _calls = self.client.lock();
+                over.tell()
             };
-            if over.whole && !done {
+            if whole && !done {
                 if let Some(direct) = &mut self.direct.lock().path {
-                    direct.handle_undelivered(over.number);
+                    direct.handle_undelivered(number);
                 }
             }
         }

@@ -3,7 +3,8 @@
 
 use crate::attrs::{QpKind, State};
 use crate::counters::Counters;
-use crate::keys::{Access, Key};
+use crate::grants::Part;
+use crate::keys::Access;
 use crate::limits;
 use crate::opcode::{Class, Opcode};
 use crate::qp::{Qp, Storage};
@@ -36,7 +37,7 @@ impl<S: Storage> Qp<S> {
     /// the payload of a WRITE that begins with a page of the target, without the last piece of the message.
     #[must_use]
     #[inline(never)]
-    pub fn window_of(&self, transmit: &Transmit) -> Option<(Key, u64, u32)> {
+    pub fn window_of(&self, transmit: &Transmit) -> Option<Part> {
         let (Class::Rc, Opcode::Write { place, .. }) = transmit.opcode()? else {
             return None;
         };
@@ -50,7 +51,11 @@ impl<S: Storage> Qp<S> {
         let whole = len.wrapping_sub(len % limits::WINDOW_PAGE);
         let aligned = address & u64::from(limits::WINDOW_PAGE.wrapping_sub(1)) == 0;
         let large = slot.wqe.length >= limits::MIN_WINDOW_MESSAGE;
-        (aligned && large && whole >= limits::MIN_WINDOW).then_some((slot.wqe.rkey, address, whole))
+        (aligned && large && whole >= limits::MIN_WINDOW).then_some(Part {
+            key: slot.wqe.rkey,
+            address,
+            len: whole,
+        })
     }
 
     /// A window has been granted for `packet`: its pages may be written from now on.

@@ -2,16 +2,41 @@
 //! Which of the lanes to its peer takes a queue pair's next train.
 //!
 //! Each in its turn, if it has room: a slow lane is full the longer, and has the fewer. Short trains stay on one lane,
-//! where none overtakes another, but for the parts of a message that is spread. So do all of an unreliable connection,
-//! whose peer takes what is overtaken for lost.
+//! where none overtakes another, but for the parts of a message that is spread ([`limits::IN_PARTS`]). So do all of an
+//! unreliable connection, whose peer takes what is overtaken for lost.
 
 use crate::attrs::QpKind;
 use crate::limits;
 
 /// Packets of a train from which on the next lane has the next train. A peer keeps [`crate::limits::MAX_KEPT`] trains
 /// ahead of their turn, and so many of them have the packets of all windows ([`crate::limits::MAX_WINDOWS`]).
-pub const SPREAD: u32 = 4;
-const _: () = assert!(limits::DEFAULT_WINDOW_PACKETS * limits::MAX_WINDOWS / SPREAD <= limits::MAX_KEPT);
+pub const LONG: u32 = 4;
+const _: () = assert!(limits::DEFAULT_WINDOW_PACKETS * limits::MAX_WINDOWS / LONG <= limits::MAX_KEPT);
+
+/// How many lanes lead to a queue pair's peer now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leading(u32);
+
+impl Leading {
+    /// Of the device's lanes, each of which `leads` there or not. One that is unplugged leads nowhere, and is none of
+    /// them, though the device keeps it.
+    pub fn of(leads: impl Iterator<Item = bool>) -> Self {
+        Self(leads.filter(|leads| *leads).fold(0, |count, _| count.saturating_add(1)))
+    }
+
+    /// How many.
+    #[must_use]
+    pub const fn count(self) -> u32 {
+        self.0
+    }
+
+    /// Whether a train that goes by one of them might hold back what goes by another: then each has few at a time
+    /// (`tbip::share`).
+    #[must_use]
+    pub const fn are_several(self) -> bool {
+        self.0 > 1
+    }
+}
 
 /// The turn of a queue pair among the lanes, which are numbered from 0 on.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +69,7 @@ impl Turn {
     /// A train of so many packets has gone by lane `at`; `ends`: it ends its message. What goes on, of a message that
     /// is spread in short trains, goes by the next lane.
     pub fn on_sent(&mut self, at: usize, packets: u32, ends: bool) {
-        if self.spreads && (packets >= SPREAD || !ends) {
+        if self.spreads && (packets >= LONG || !ends) {
             self.next = at.wrapping_add(1);
         }
     }
@@ -58,7 +83,7 @@ mod tests {
     fn long_trains_go_round_and_short_ones_stay() {
         let mut turn = Turn::new(6, QpKind::Rc);
         let mut lanes = Vec::new();
-        for packets in [16, 16, 1, SPREAD - 1, SPREAD, 2, 2, 16, 16] {
+        for packets in [16, 16, 1, LONG - 1, LONG, 2, 2, 16, 16] {
             let at = turn.pick(4, |_| true, |_| true).unwrap();
             turn.on_sent(at, packets, packets != 2);
             lanes.push(at);
@@ -73,6 +98,14 @@ mod tests {
         assert_eq!(turn.pick(4, |_| true, |_| false), None);
         assert_eq!(turn.pick(4, |_| false, |_| true), None);
         assert_eq!(turn.pick(0, |_| true, |_| true), None);
+    }
+
+    #[test]
+    fn a_cable_that_is_out_is_none_of_several() {
+        assert!(Leading::of([true, false, true].into_iter()).are_several());
+        let one = Leading::of([false, true, false].into_iter());
+        assert_eq!((one.count(), one.are_several()), (1, false));
+        assert_eq!(Leading::of([false].into_iter()).count(), 0);
     }
 
     #[test]

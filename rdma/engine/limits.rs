@@ -17,6 +17,9 @@ pub const MIN_WINDOW_MESSAGE: u32 = 128 << 10;
 /// Time for which a queue pair asks for no window after one was denied: the target is likely to be the same.
 pub const WINDOW_DENIED: Duration = Duration::from_millis(100);
 
+/// The same after a source that is not whole pages.
+pub const WINDOW_UNFIT: Duration = WINDOW_DENIED;
+
 /// The same after one came to nothing: what is sent again goes the other way.
 pub const WINDOW_LOST: Duration = Duration::from_millis(5);
 
@@ -49,7 +52,7 @@ pub const MAX_WINDOWS: u32 = 8;
 /// interrupt costs; a longer one has a train for each lane anyway, or nearly. Four cables of 20 Gb/s in virtual time:
 /// 16 KiB 0.74 of one cable's time, 64 KiB 0.40. Where a doorbell wakes a process, as in the lab in real time, it is
 /// 1.5 and 1.4.
-pub const SPREAD: core::ops::RangeInclusive<u32> = 4..=16;
+pub const IN_PARTS: core::ops::RangeInclusive<u32> = 4..=16;
 
 /// Most request packets without an acknowledge request: as rxe (`verbs.md` section 4), which is
 /// also half of the default window.

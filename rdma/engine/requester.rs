@@ -252,7 +252,7 @@ impl<S: Storage> Qp<S> {
     /// nothing under way, so that it takes the time of its longest part. In a stream whole trains keep the lanes busy.
     fn piece_of(&self, packets: u32, lanes: u32) -> u8 {
         let alone = self.requester.nxt == self.requester.una;
-        match self.config.kind == QpKind::Rc && alone && lanes > 1 && limits::SPREAD.contains(&packets) {
+        match self.config.kind == QpKind::Rc && alone && lanes > 1 && limits::IN_PARTS.contains(&packets) {
             true => u8::try_from(packets.div_ceil(lanes)).unwrap_or(0),
             false => 0,
         }

@@ -406,6 +406,8 @@ impl To {
 pub(crate) trait FrameDone: Send + Sync + 'static {
     /// The stack has let go of a frame. Any context but hard interrupts.
     fn on_frame_done(&self);
+    /// No page of a window is written any more. Any context but hard interrupts.
+    fn on_window_done(&self) {}
 }
 
 /// Nobody.

@@ -10,7 +10,7 @@ use crate::{
     ports::Lanes,
     watch,
     wire::{
-        native,
+        native::{self, WindowsOf},
         udp::{
             run,
             send::{self, Batch, NotBuilt, Way, BATCH},
@@ -24,14 +24,14 @@ use kernel::sync::{
     Arc,
 };
 use roce::{
-    lanes::Turn,
-    limits,
+    grants::Went,
+    lanes::{Leading, Turn},
     qp::QpKind,
     time::Instant,
     wire::udp::Path,
     wqe::{Fault, Room, Route, Transmit},
 };
-use tbnet::Port;
+use tbnet::{Client, Port};
 
 /// Packets asked of the engine under one taking of the lock: with paths that cannot be built nothing else ends it.
 const TURNS: usize = 4 * BATCH;
@@ -142,7 +142,8 @@ impl Qp {
         let needs = state.paging.needs();
         let mtu = state.engine.path_mtu().bytes();
         let mac = wire.path.dst_mac;
-        let count = lanes.iter().filter(|port| port.reaches(mac)).count() as u32;
+        let leading = Leading::of(lanes.iter().map(|port| port.reaches(mac)));
+        let count = leading.count();
         let (mut posted, before) = (0_u64, state.tally.sent_trains);
         for turn in 0.. {
             if turn == BATCH {
@@ -150,11 +151,10 @@ impl Qp {
                 self.after.schedule();
                 break;
             }
-            let free = self.free_lane(lanes, mac, &state.turn);
-            let free = free.filter(|at| {
-                // A stream of windows waits for the next one, rather than being mixed.
-                let port = lanes.get(*at).filter(|_| count == 1 && state.asks.waits(now));
-                port.is_none_or(|port| !port.has_windows() || port.has_window_room() || self.waits_in_vain(port))
+            let free = self.free_lane(|| {
+                let at = pick(&state.turn, lanes, mac, |port| port.has_room(leading.are_several()))?;
+                let windows = WindowsOf(lanes.get(at)?);
+                (!state.asks.must_wait(now, count, &windows)).then_some(at)
             });
             // Acknowledgements go past the limit: else a QP that waits for room would stop its peer.
             let at = free.or_else(|| pick(&state.turn, lanes, mac, |_| true));
@@ -179,10 +179,11 @@ impl Qp {
                 self.flight.on_built(&self.device.in_flight);
                 self.clone()
             };
-            // Windows of one queue pair keep their order on one lane only.
-            let large = transmit.payload.byte_len() >= limits::MIN_WINDOW;
-            let asks = large && count == 1 && free.is_some() && state.asks.may(now) && port.has_windows();
-            let window = if asks { state.engine.window_of(&transmit) } else { None };
+            let size = (transmit.payload.byte_len(), native::MOST_PAGES);
+            let by = (count, &WindowsOf(port));
+            let part = state.asks.part(now, by, size, || state.engine.window_of(&transmit));
+            let client = || -> Arc<dyn Client> { self.device.clone() };
+            let window = part.map(|part| (part, client()));
             let built = native::post(
                 port,
                 &transmit,
@@ -194,13 +195,9 @@ impl Qp {
             );
             state.runs.handle_built(!matches!(built, Err(NotBuilt::Lost)));
             match built {
-                Ok((len, by_window)) => {
-                    if by_window {
-                        state.asks.on_asked();
-                        state.tally.sent_windows += 1;
-                    } else if transmit.request_psn().is_some() {
-                        state.asks.on_other();
-                    }
+                Ok((len, went)) => {
+                    state.asks.on_sent(now, went, transmit.request_psn().is_some());
+                    state.tally.sent_windows += u64::from(went == Went::Asking);
                     posted |= 1_u64.checked_shl(at as u32).unwrap_or(0);
                     state.tally.sent_runs += 1;
                     state.tally.sent_trains += 1;
@@ -253,10 +250,10 @@ impl Qp {
         true
     }
 
-    /// The lane to the peer that has the next train. If none has room, [`Self::on_room`] is called when one does.
+    /// The lane to the peer that has the next train, as `free` says. If none may, [`Self::on_room`] is called when one
+    /// may.
     #[inline(never)]
-    fn free_lane(&self, lanes: &[Port], mac: [u8; 6], turn: &Turn) -> Option<usize> {
-        let free = || pick(turn, lanes, mac, Port::has_room);
+    fn free_lane(&self, free: impl Fn() -> Option<usize>) -> Option<usize> {
         free().or_else(|| {
             if self.queued.xchg(1, Full) == 0 && !self.device.waiting.push(self.number) {
                 self.queued.store(0, Relaxed);
@@ -265,16 +262,6 @@ impl Qp {
             // There may have been some since, and all been told but this one.
             free()
         })
-    }
-
-    /// Stands in the queue for room: no window may be asked for now. Whether one may be since.
-    #[inline(never)]
-    fn waits_in_vain(&self, port: &Port) -> bool {
-        if self.queued.xchg(1, Full) == 0 && !self.device.waiting.push(self.number) {
-            self.queued.store(0, Relaxed);
-            self.timer.arm(now().saturating_add(TRY_AGAIN));
-        }
-        port.has_window_room()
     }
 
     /// The cable's lane has room again.

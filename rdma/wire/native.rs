@@ -11,27 +11,40 @@
 
 mod recv;
 
-use super::{udp::send::NotBuilt, Bytes, Loan};
+use super::{udp::send::NotBuilt, Bytes, Credit, Loan};
 use crate::kapi::{
     netdev::{FrameDone, Pieces},
     revoke::Gate,
 };
 use kernel::{prelude::*, sync::Arc};
 use roce::{
-    keys::Key,
+    grants::{Part, Went, Windows},
     lost::Sent,
     psn::Qpn,
     time::Instant,
     wire::Bth,
     wqe::{Room, Transmit},
 };
-use tbnet::{NotSent, Outbound, Port, Roce, WindowOut};
+use tbnet::{Client, NotSent, Outbound, Port, Roce, WindowOut};
 
-/// What a frame of a window carries.
-const PAGE: usize = 4096;
+/// Most pages of a window.
+pub(crate) const MOST_PAGES: u32 = WindowOut::MOST as u32;
 
 /// Most bytes of transport headers.
 const FRONT: usize = 64;
+
+/// A lane's windows, as the engine asks for them.
+pub(crate) struct WindowsOf<'a>(pub(crate) &'a Port);
+
+impl Windows for WindowsOf<'_> {
+    fn is_worth(&self) -> bool {
+        self.0.has_windows()
+    }
+
+    fn has_room(&self) -> bool {
+        self.0.has_window_room()
+    }
+}
 
 /// How much a train may have on one of so many lanes.
 pub(crate) fn room(port: &Port, lanes: u32) -> Room {
@@ -43,8 +56,8 @@ pub(crate) fn room(port: &Port, lanes: u32) -> Room {
 }
 
 /// Posts a train of the queue pair `from` at `now`, for packets of `mtu` between the ends `ends`; `credit` is told its
-/// end, if it borrows its payload, which it may where `life` is given. The first bytes of it may go by a window to the
-/// key and address of `window`. Returns its bytes, and whether they do.
+/// end, if it borrows its payload, which it may where `life` is given. For the first bytes of it a window is asked for
+/// if there is one in `window`, with who is told of it. Returns its bytes, and how it has gone.
 #[inline(never)]
 pub(crate) fn post<C: FrameDone>(
     port: &Port,
@@ -53,16 +66,17 @@ pub(crate) fn post<C: FrameDone>(
     bytes: &impl Bytes,
     life: Option<&Arc<Gate>>,
     credit: impl Fn() -> Arc<C>,
-    window: Option<(Key, u64, u32)>,
-) -> Result<(u64, bool), NotBuilt> {
+    window: Option<(Part, Arc<dyn Client>)>,
+) -> Result<(u64, Went), NotBuilt> {
     let mut front = [0; FRONT];
     let headers = transmit.header.as_bytes();
     let front = front.get_mut(..headers.len()).ok_or(NotBuilt::Lost)?;
     front.copy_from_slice(headers);
     Bth::mark_run(front);
     let all = transmit.payload.byte_len() as usize;
+    let mut went = Went::Plain;
     if let (Some(window), Some(life)) = (window, life) {
-        let asked = ask(
+        went = ask(
             port,
             transmit,
             (now, from, mtu, ends),
@@ -72,8 +86,8 @@ pub(crate) fn post<C: FrameDone>(
             window,
             front,
         )?;
-        if asked {
-            return Ok(((headers.len() + all) as u64, true));
+        if went == Went::Asking {
+            return Ok(((headers.len() + all) as u64, went));
         }
     }
     let payload = all;
@@ -82,7 +96,7 @@ pub(crate) fn post<C: FrameDone>(
     if let Some(life) = life.filter(|_| payload > Outbound::SHORT) {
         let mut open = Loan::new(life);
         if open.is_open() && bytes.lend(&mut pieces, &mut open.lenders).map_err(NotBuilt::Fault)? {
-            open.credit = Some(credit());
+            open.credit = Some(Credit::Frame(credit()));
             loan = Some(KBox::new(open, GFP_ATOMIC | __GFP_NOWARN).map_err(|_| NotBuilt::Lost)?);
         }
     }
@@ -97,8 +111,8 @@ pub(crate) fn post<C: FrameDone>(
     };
     let held = loan.map(|loan| -> KBox<dyn tbnet::Held> { loan });
     match port.post(&out, held, |at, to: &mut [u8]| bytes.gather(at, to)) {
-        Ok(()) => Ok(((headers.len() + payload) as u64, false)),
-        Err(NotSent::Busy) => Err(NotBuilt::Lost),
+        Ok(()) => Ok(((headers.len() + payload) as u64, went)),
+        Err(NotSent::Busy | NotSent::Unfit) => Err(NotBuilt::Lost),
         Err(NotSent::Uncopied(fault)) => Err(NotBuilt::Fault(fault)),
     }
 }
@@ -118,8 +132,8 @@ fn meta(transmit: &Transmit, mtu: u32, ends: u64) -> Result<Roce, NotBuilt> {
 /// Pieces and what keeps them, if they can be lent.
 type Lent<C> = Option<(Pieces, KBox<Loan<C>>)>;
 
-/// Posts a train that asks for a window for the first bytes of its payload. False if it cannot go so: memory that is
-/// not whole pages here, or no room for a window now.
+/// Posts a train that asks for a window for the first bytes of its payload. If it cannot go so nothing is posted: memory
+/// that is not whole pages here, or no room for a window now.
 #[inline(never)]
 #[expect(clippy::too_many_arguments, reason = "those of its caller")]
 fn ask<C: FrameDone>(
@@ -129,13 +143,13 @@ fn ask<C: FrameDone>(
     bytes: &impl Bytes,
     life: &Arc<Gate>,
     credit: &impl Fn() -> Arc<C>,
-    (key, address, len): (Key, u64, u32),
+    (part, client): (Part, Arc<dyn Client>),
     front: &[u8],
-) -> Result<bool, NotBuilt> {
+) -> Result<Went, NotBuilt> {
     let all = transmit.payload.byte_len() as usize;
-    let len = (len as usize).min(WindowOut::MOST * PAGE);
+    let len = part.len as usize;
     let Some(rest) = all.checked_sub(len) else {
-        return Ok(false);
+        return Ok(Went::Unfit);
     };
     let lend = |at, len| -> Result<Lent<C>, NotBuilt> {
         let mut pieces = Pieces::new();
@@ -145,11 +159,11 @@ fn ask<C: FrameDone>(
             return Ok(None);
         }
         let mut open = KBox::new(open, GFP_ATOMIC | __GFP_NOWARN).map_err(|_| NotBuilt::Lost)?;
-        open.credit = Some(credit());
+        open.credit = Some(Credit::Frame(credit()));
         Ok(Some((pieces, open)))
     };
     let Some((pages, pages_held)) = lend(0, len)? else {
-        return Ok(false);
+        return Ok(Went::Unfit);
     };
     let (tail, tail_held) = match rest > Outbound::SHORT {
         true => lend(len, rest)?,
@@ -165,14 +179,16 @@ fn ask<C: FrameDone>(
         pieces: tail.as_ref().map_or(&[], Pieces::get),
     };
     let window = WindowOut {
-        target: (key.0, address),
+        target: (part.key.0, part.address),
         pieces: pages.get(),
         held: pages_held,
+        client,
     };
     let held = tail_held.map(|loan| -> KBox<dyn tbnet::Held> { loan });
     match port.post_window(&out, window, held, |at, to: &mut [u8]| bytes.gather(len + at, to)) {
-        Ok(()) => Ok(true),
-        Err(NotSent::Busy) => Ok(false),
+        Ok(()) => Ok(Went::Asking),
+        Err(NotSent::Busy) => Ok(Went::Plain),
+        Err(NotSent::Unfit) => Ok(Went::Unfit),
         Err(NotSent::Uncopied(fault)) => Err(NotBuilt::Fault(fault)),
     }
 }

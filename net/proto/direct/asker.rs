@@ -218,13 +218,6 @@ impl<T: Copy + PartialEq> Asker<T> {
         }
     }
 
-    /// Whether payload for this request may still be sent.
-    #[must_use]
-    pub fn wants(&self, number: u32) -> bool {
-        let mut entries = self.entries.iter().flatten();
-        entries.any(|entry| entry.number == number && entry.token.is_some() && entry.fate.is_none())
-    }
-
     /// A grant has come. Then poll what is told, and windows to be filled.
     pub fn handle_grant(&mut self, now: Instant, grant: &Grant) -> Heard {
         if self.dead {

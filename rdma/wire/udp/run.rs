@@ -10,7 +10,7 @@ use crate::{
         netdev::{FrameDone, Lent, To, TxFrame},
         revoke::Gate,
     },
-    wire::{Bytes, Loan},
+    wire::{Bytes, Credit, Loan},
 };
 use kernel::sync::Arc;
 use roce::{
@@ -44,7 +44,7 @@ pub(crate) fn build<C: FrameDone>(
         if loan.is_open() && bytes.lend(&mut frame, &mut loan.lenders).map_err(NotBuilt::Fault)? {
             let (network, transport) = offsets(&way.path)?;
             let mut loan = Lent::new(loan).ok_or(NotBuilt::Lost)?;
-            loan.kept.credit = Some(credit);
+            loan.kept.credit = Some(Credit::Frame(credit));
             return Ok(Frame::new(frame.finish_lent(network, transport, loan), To::Wire));
         }
     }
