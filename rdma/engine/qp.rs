@@ -299,6 +299,9 @@ impl<S: Storage> Qp<S> {
             self.responder.arrivals.take(expected);
             return Some(Early::Request(expected));
         }
+        if self.responder.grants.misses(expected) {
+            self.report_missing();
+        }
         let psn = self.early_response()?;
         self.requester.arrivals.take(psn);
         Some(Early::Response(psn))

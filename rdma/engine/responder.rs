@@ -320,7 +320,11 @@ impl<S: Storage> Qp<S> {
         }
         responder.arrivals.set_told(self.requester.is_told());
         let keep = || host.keep(Early::Request(psn));
-        if responder.arrivals.on_ahead(now, responder.expected, psn, keep) {
+        let is_due = responder.arrivals.on_ahead(now, responder.expected, psn, keep);
+        if !responder.arrivals.has(psn) {
+            responder.grants.on_dropped(psn);
+        }
+        if is_due {
             self.report_missing();
         }
     }

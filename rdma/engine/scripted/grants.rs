@@ -38,6 +38,27 @@ fn at(n: u32) -> u32 {
     Psn::new(RQ_PSN).plus(2 * n).value()
 }
 
+/// The lane carried it, so the peer does not send it again by itself.
+#[test]
+fn what_came_behind_a_window_and_was_not_kept_is_reported_when_the_window_is_over() {
+    let mut rig = Rig::new();
+    rig.grant(&run(0));
+    rig.handle(&run(1));
+    assert_eq!((rig.qp.poll_early(), rig.qp.counters().sent_seq_naks), (None, 0));
+    assert!(rig.window(&run(0)));
+    assert_eq!((rig.qp.poll_early(), rig.qp.counters().sent_seq_naks), (None, 1));
+    assert_eq!((rig.qp.poll_early(), rig.qp.counters().sent_seq_naks), (None, 1));
+    rig.handle(&run(1));
+    // What has been sent again meanwhile is not reported.
+    rig.grant(&run(2));
+    rig.handle(&run(3));
+    rig.qp.handle_void_window();
+    rig.handle(&run(2));
+    rig.handle(&run(3));
+    assert_eq!((rig.qp.poll_early(), rig.expected()), (None, at(4)));
+    assert_eq!(rig.qp.counters().sent_seq_naks, 1);
+}
+
 #[test]
 fn windows_follow_one_another_and_are_carried_out_in_order() {
     let mut rig = Rig::new();

@@ -3,6 +3,7 @@
 
 use crate::scenario::{Bad, EndPlan, Op, Recv, Region, CELL, QKEY, SHARED, STALE};
 use roce::completion::{Completion, Event};
+use roce::grants::{Asks, Brought};
 use roce::keys::{self, Access, Key};
 use roce::limits;
 use roce::psn::Qpn;
@@ -29,8 +30,10 @@ pub struct User {
     /// Taken by the engine so far.
     pub taken_sends: usize,
     pub taken_recvs: usize,
-    /// The packet being handled, from its BTH on.
+    /// The packet being handled, from its BTH on, but for what a window has brought.
     pub packet: Vec<u8>,
+    /// That, and where it was written.
+    pub brought: Option<Brought>,
     /// Packets that came before their turn, and for how many there is room.
     pub early: Vec<(Early, Vec<u8>)>,
     pub room: usize,
@@ -58,6 +61,8 @@ pub struct User {
 pub struct Endpoint {
     pub engine: Engine,
     pub user: User,
+    /// The windows that it asks for.
+    pub asks: Asks,
     /// Index of the host it lives on, and of the link towards its peer.
     pub host: usize,
     pub link: usize,
@@ -87,6 +92,7 @@ impl User {
             taken_sends: 0,
             taken_recvs: 0,
             packet: Vec::new(),
+            brought: None,
             early: Vec::new(),
             room: usize::MAX,
             send_completions: Vec::new(),
@@ -128,7 +134,8 @@ impl User {
         }
     }
 
-    fn resolve(&self, rkey: Key, va: u64, len: u32, access: Access) -> Result<usize, Fault> {
+    /// Where in the memory a range of a region is.
+    pub(crate) fn resolve(&self, rkey: Key, va: u64, len: u32, access: Access) -> Result<usize, Fault> {
         let regions = self.plan.regions();
         let region = regions.iter().find(|r| r.key == rkey).ok_or(Fault::RemoteAccess)?;
         keys::check(region, rkey, crate::scenario::PD, va, len, access).map(|offset| offset as usize)
@@ -212,6 +219,9 @@ impl Host for Lent<'_> {
 
     fn keep(&mut self, early: Early) -> bool {
         let user = &mut *self.user;
+        if user.brought.is_some() {
+            return false;
+        }
         if user.early.iter().any(|(other, _)| *other == early) {
             user.broke(format!("{early:?} is kept twice"));
         }
@@ -230,10 +240,23 @@ impl Host for Lent<'_> {
     fn place(&mut self, to: Target, payload: Span) -> Result<(), Fault> {
         self.page()?;
         let user = &mut *self.user;
-        let len = payload.len as usize;
-        if len == 0 {
+        if payload.len == 0 {
             user.broke("an empty payload was placed".into());
         }
+        let (mut to, mut payload) = (to, payload);
+        if let (Some(brought), Target::Region { rkey, va }) = (user.brought, to) {
+            payload = brought.rest(to, payload)?;
+            user.resolve(rkey, va, brought.len, Access::REMOTE_WRITE)?;
+            payload.offset -= brought.len;
+            to = Target::Region {
+                rkey,
+                va: va + u64::from(brought.len),
+            };
+            if payload.len == 0 {
+                return Ok(());
+            }
+        }
+        let len = payload.len as usize;
         let at = match to {
             Target::Recv { slot, offset } => {
                 let recv = user.recv(slot as usize);

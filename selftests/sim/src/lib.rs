@@ -20,6 +20,7 @@
 //!
 //! A failure prints its seed and the command that replays it.
 
+pub mod direct;
 pub mod endpoint;
 pub mod link;
 pub mod oracle;
@@ -27,7 +28,9 @@ pub mod rng;
 pub mod scenario;
 pub mod world;
 
+use direct::Tally;
 use oracle::Failure;
+use scenario::Scenario;
 
 /// Figures of one run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub struct Outcome {
     pub told_timeouts: u64,
     /// Work requests completed.
     pub completions: u64,
+    /// What became of windows.
+    pub windows: Tally,
 }
 
 /// Run one seed.
@@ -56,8 +61,20 @@ pub struct Outcome {
 ///
 /// What did not hold.
 pub fn run(seed: u64) -> Result<Outcome, Failure> {
-    let scenario = scenario::Scenario::from_seed(seed);
-    let mut world = world::World::new(&scenario);
+    run_scenario(&Scenario::from_seed(seed))
+}
+
+/// Run one seed with direct lanes.
+///
+/// # Errors
+///
+/// What did not hold.
+pub fn run_windows(seed: u64) -> Result<Outcome, Failure> {
+    run_scenario(&Scenario::with_windows(seed))
+}
+
+fn run_scenario(scenario: &Scenario) -> Result<Outcome, Failure> {
+    let mut world = world::World::new(scenario);
     world.run()?;
     oracle::verdict(&mut world)?;
     Ok(world.outcome())
@@ -70,6 +87,15 @@ const SHOWN: usize = 8;
 ///
 /// `SIM_SEED` in the environment runs that seed alone, `SIM_SEEDS` overrides `count`.
 pub fn run_seeds(first: u64, count: u64) -> Outcome {
+    run_all("seeds", first, count, run)
+}
+
+/// The same with direct lanes.
+pub fn run_windows_seeds(first: u64, count: u64) -> Outcome {
+    run_all("windows", first, count, run_windows)
+}
+
+fn run_all(test: &str, first: u64, count: u64, run: fn(u64) -> Result<Outcome, Failure>) -> Outcome {
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     let (first, count) = match number("SIM_SEED") {
         Some(seed) => (seed, 1),
@@ -88,9 +114,10 @@ pub fn run_seeds(first: u64, count: u64) -> Outcome {
                 total.told += outcome.told;
                 total.told_timeouts += outcome.told_timeouts;
                 total.completions += outcome.completions;
+                total.windows.add(&outcome.windows);
             }
             Err(failure) => failures.push(format!(
-                "seed {seed}: {failure}\n  replay: SIM_SEED={seed} cargo test -p sim --test seeds -- --nocapture"
+                "seed {seed}: {failure}\n  replay: SIM_SEED={seed} cargo test -p sim --test {test} -- --nocapture"
             )),
         }
     }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use crate::direct::Lane;
 use crate::endpoint::{Endpoint, User, GRH};
 use crate::scenario::{Bad, Connection, Op, Region, Twist, CELL};
 use crate::world::{World, FIRST_QPN};
@@ -328,6 +329,10 @@ pub fn verdict(world: &mut World) -> Result<(), Failure> {
         }
     }
     sums(world)?;
+    let open = world.direct.iter().flatten().position(|lane| !lane.is_idle());
+    ensure(open.is_none(), || {
+        format!("link of lane {open:?}: windows or requests are not over")
+    })?;
     punctuality(world, finished)
 }
 
@@ -380,7 +385,7 @@ fn progress(world: &World, connection: &Connection, ends: [usize; 2]) -> Result<
 /// Every send of an unreliable service has succeeded, and on a perfect link with receives posted in time
 /// everything has come.
 fn unreliable_progress(world: &World, connection: &Connection, ends: [usize; 2]) -> Result<(), Failure> {
-    let disturbed = world.links.iter().any(|l| l.lost + l.disturbed > 0);
+    let disturbed = is_disturbed(world);
     for e in ends {
         let [user, peer] = [&world.endpoints[e].user, &world.endpoints[e ^ 1].user];
         settled(user, e, &[])?;
@@ -399,15 +404,32 @@ fn unreliable_progress(world: &World, connection: &Connection, ends: [usize; 2])
     Ok(())
 }
 
+/// Something was lost or delayed, or a window came to nothing.
+fn is_disturbed(world: &World) -> bool {
+    let links = world.links.iter().any(|l| l.lost + l.disturbed > 0);
+    links
+        || world
+            .direct
+            .iter()
+            .flatten()
+            .any(|lane| lane.tally.denied + lane.tally.lost > 0)
+}
+
 /// Where nothing is lost or delayed and everybody is ready, nothing is sent twice but what asks for an acknowledgement.
 fn calm(world: &World, ends: [usize; 2]) -> Result<(), Failure> {
     let counters = ends.map(|e| *world.endpoints[e].engine.counters());
-    let disturbed = world.links.iter().any(|l| l.lost + l.disturbed > 0);
+    let disturbed = is_disturbed(world);
     // A timeout is spurious where the link is slow and shared; that is the user's choice of timeout.
     if disturbed || counters.iter().any(|c| c.timeouts + c.sent_rnr_naks > 0) {
         return Ok(());
     }
-    let wasted = counters.map(|c| c.retries + c.out_of_sequence + c.response_gaps);
+    // What follows a window by the link overtakes it, and is sent again where it cannot be kept until its turn.
+    let overtakes = world.direct.iter().flatten().any(|lane| lane.tally.granted > 0);
+    if overtakes && !world.keeps_all() {
+        return Ok(());
+    }
+    let early = |c: &Counters| if overtakes { 0 } else { c.out_of_sequence };
+    let wasted = counters.map(|c| c.retries + early(&c) + c.response_gaps);
     // The one that asks again may still be under way at the end, or an answer may have been.
     let asked = counters.map(|c| c.asked_again);
     let fits = |e: usize| counters[e].duplicate_requests <= asked[1 - e] && counters[e].dropped <= asked[e];
@@ -418,7 +440,7 @@ fn calm(world: &World, ends: [usize; 2]) -> Result<(), Failure> {
 
 /// The one fault of a connection has ended as it should on both sides.
 fn faults(world: &World, connection: &Connection, ends: [usize; 2]) -> Result<(), Failure> {
-    let disturbed = world.links.iter().any(|l| l.lost + l.disturbed > 0);
+    let disturbed = is_disturbed(world);
     match connection.twist {
         Twist::None | Twist::Drain { .. } | Twist::Leave { .. } => Ok(()),
         Twist::BadOp { end, index, bad } => bad_op(world, ends, end, index, bad, disturbed),
@@ -615,6 +637,7 @@ fn punctuality(world: &World, finished: u64) -> Result<(), Failure> {
         .unwrap_or(0);
     let mut granted = 5_000_000 + world.transmitted() * (slowest * 5 + 1_000) + disturbed * trip;
     granted += world.unsent * (limits::LONGEST_WAIT.0 + trip);
+    granted += world.direct.iter().flatten().map(Lane::grace).sum::<u64>();
     for (c, connection) in world.connections.iter().enumerate() {
         let timeout = limits::ack_timeout(connection.timeout).map_or(0, |span| span.0);
         // A loss costs a timeout at worst; what is lost again and again costs four times that.

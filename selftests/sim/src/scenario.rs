@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! What happens in a run: all of it drawn from the seed before the run starts.
 
+mod windows;
+
+use crate::direct::WindowSpec;
 use crate::link::LinkSpec;
 use crate::rng::Rng;
 use roce::completion::{Event, WcStatus};
@@ -167,6 +170,8 @@ pub struct Scenario {
     /// One link for every ordered pair of hosts.
     pub links: Vec<LinkSpec>,
     pub connections: Vec<Connection>,
+    /// Whether the links have direct lanes, and what goes wrong with them.
+    pub windows: Option<WindowSpec>,
 }
 
 impl Scenario {
@@ -201,6 +206,7 @@ impl Scenario {
             hosts,
             links,
             connections,
+            windows: None,
         }
     }
 }

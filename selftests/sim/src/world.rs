@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::rc::Rc;
 
+use crate::direct::{Data, Lane, Tally};
 use crate::endpoint::{Endpoint, Engine, Lent, User};
 use crate::link::{Link, LinkSpec};
 use crate::oracle::{self, Failure};
@@ -16,6 +17,7 @@ use crate::rng::Rng;
 use crate::scenario::{Connection, EndPlan, Scenario, Twist, QKEY};
 use crate::Outcome;
 use roce::completion::{Completion, Queue, WcStatus};
+use roce::grants::{Asks, Went};
 use roce::limits;
 use roce::lost::Sent;
 use roce::psn::{Psn, Qpn};
@@ -41,12 +43,15 @@ const WORD: u64 = 150_000;
 /// Payload of a run at most: an IP datagram of this world carries it.
 const MOST_OF_RUN: u64 = 48 << 10;
 
+/// The same where windows are asked for.
+const MOST_OF_TRAIN: u32 = 15 << 12;
+
 /// Events after which a run is called a livelock.
 const MAX_EVENTS: u64 = 2_000_000;
 
 /// What may happen.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Event {
+pub(crate) enum Event {
     Deliver(usize, Vec<u8>),
     Transmit(usize),
     Timer(usize),
@@ -56,6 +61,14 @@ enum Event {
     Modify(usize, u8),
     Acknowledge(usize),
     Lost(usize, u64),
+    // Windows of a link's direct lane ([`crate::direct`]).
+    Asked(usize, Vec<u8>),
+    Question(usize, Vec<u8>),
+    Granted(usize, Vec<u8>),
+    Frame(usize, Data),
+    Poll(usize),
+    Restart(usize),
+    Clock(usize),
 }
 
 /// The world of one scenario.
@@ -63,18 +76,20 @@ pub struct World {
     pub connections: Vec<Connection>,
     pub endpoints: Vec<Endpoint>,
     pub links: Vec<Link>,
+    /// The direct lane of each link that has one.
+    pub direct: Vec<Option<Lane>>,
     /// The memories as they were at the start.
     pub initial: Vec<Vec<u8>>,
     /// A number on every host that all queue pairs of it share.
     pub shared: Vec<Rc<Cell<u64>>>,
-    hosts: usize,
-    now: u64,
-    finished: u64,
-    queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
-    sequence: u64,
+    pub(crate) hosts: usize,
+    pub(crate) now: u64,
+    pub(crate) finished: u64,
+    pub(crate) queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    pub(crate) sequence: u64,
     trace: u64,
-    packets: u64,
-    transmitted: u64,
+    pub(crate) packets: u64,
+    pub(crate) transmitted: u64,
     /// How long hosts hold acknowledgements back.
     patience: Rng,
     /// Sends are posted one by one, and corked.
@@ -94,7 +109,7 @@ pub struct World {
     /// Whether packets go in runs, and how long the next one may be.
     runs: Option<Rng>,
     /// Print what happens (`SIM_TRACE` in the environment).
-    chatty: bool,
+    pub(crate) chatty: bool,
 }
 
 impl World {
@@ -102,7 +117,16 @@ impl World {
     pub fn new(scenario: &Scenario) -> Self {
         let mut rng = Rng::new(scenario.seed ^ 0x00c0_ffee);
         let links = scenario.links.iter().map(|spec| Link::new(*spec, rng.fork())).collect();
+        let has_direct = |link: usize| link / scenario.hosts != link % scenario.hosts;
+        let mut lane = |link| {
+            let spec = scenario.windows.filter(|_| has_direct(link))?;
+            Some(Lane::new(
+                spec,
+                Rng::new(scenario.seed ^ 0xd1_7ec7 ^ (link as u64) << 32),
+            ))
+        };
         let mut world = Self {
+            direct: (0..scenario.links.len()).map(&mut lane).collect(),
             connections: scenario.connections.clone(),
             endpoints: Vec::new(),
             links,
@@ -123,7 +147,7 @@ impl World {
             unsent: 0,
             postponed: 0,
             paging: Rng::new(scenario.seed ^ 0x0dd),
-            runs: (scenario.seed % 2 == 1).then(|| Rng::new(scenario.seed ^ 0x9a11)),
+            runs: (scenario.seed % 2 == 1 || scenario.windows.is_some()).then(|| Rng::new(scenario.seed ^ 0x9a11)),
             corked: scenario.seed % 3 == 1,
             chatty: std::env::var_os("SIM_TRACE").is_some(),
         };
@@ -142,6 +166,7 @@ impl World {
                 Twist::None | Twist::BadOp { .. } | Twist::Leave { .. } => {}
             }
         }
+        world.open_direct();
         world
     }
 
@@ -182,7 +207,16 @@ impl World {
                 .iter()
                 .map(|e| (e.user.send_completions.len() + e.user.recv_completions.len()) as u64)
                 .sum(),
+            windows: self.direct.iter().flatten().fold(Tally::default(), |mut all, lane| {
+                all.add(&lane.tally);
+                all
+            }),
         }
+    }
+
+    /// Whether users keep all that comes before its turn.
+    pub fn keeps_all(&self) -> bool {
+        self.room == usize::MAX
     }
 
     /// Timeouts of the connections on which nobody fails and packets follow each other.
@@ -233,6 +267,7 @@ impl World {
         self.endpoints.push(Endpoint {
             engine: engine(connection, end, index),
             user,
+            asks: Asks::default(),
             host: here,
             link: here * self.hosts + there,
             armed: None,
@@ -243,7 +278,7 @@ impl World {
         });
     }
 
-    fn at(&mut self, at: u64, event: Event) {
+    pub(crate) fn at(&mut self, at: u64, event: Event) {
         self.sequence += 1;
         self.queue.push(Reverse((at, self.sequence, event)));
     }
@@ -290,6 +325,13 @@ impl World {
                 Ok(())
             }
             Event::Acknowledge(e) => self.service(e),
+            Event::Asked(link, bytes) => self.asked(link, bytes),
+            Event::Question(link, bytes) => self.question(link, bytes),
+            Event::Granted(back, bytes) => self.granted(self.back(back), bytes),
+            Event::Frame(link, data) => self.frame(link, data),
+            Event::Poll(link) => self.poll(link),
+            Event::Restart(link) => self.restart(link),
+            Event::Clock(link) => self.clock(link),
             Event::Lost(e, token) => {
                 let sent = Sent::of_token(token);
                 if self.chatty {
@@ -340,7 +382,7 @@ impl World {
         let _ = self.endpoints[e].engine.modify(Instant(self.now), &modify);
     }
 
-    fn with_host<R>(&mut self, e: usize, call: impl FnOnce(&mut Engine, Instant, &mut Lent<'_>) -> R) -> R {
+    pub(crate) fn with_host<R>(&mut self, e: usize, call: impl FnOnce(&mut Engine, Instant, &mut Lent<'_>) -> R) -> R {
         let now = Instant(self.now);
         let peer: &EndPlan = &self.connections[e / 2].ends[1 - e % 2];
         let Endpoint { engine, user, .. } = &mut self.endpoints[e];
@@ -376,6 +418,17 @@ impl World {
         let connection = &self.connections[e / 2];
         self.endpoints[e].user.heard = oracle::sender_of(connection, 1 - e % 2, packet.bth.psn);
         self.handle(e, &packet)?;
+        self.take_early(e)?;
+        if self.endpoints[e].engine.may_wait() && self.patience.chance(0.7) {
+            let at = self.now + self.patience.below(MOST_PATIENCE);
+            self.at(at, Event::Acknowledge(e));
+            return self.drain(e);
+        }
+        self.service(e)
+    }
+
+    /// The engine is handed what came early and whose turn has come.
+    pub(crate) fn take_early(&mut self, e: usize) -> Result<(), Failure> {
         while let Some(early) = self.endpoints[e].engine.poll_early() {
             let user = &mut self.endpoints[e].user;
             let Some(at) = user.early.iter().position(|(kept, _)| *kept == early) else {
@@ -392,12 +445,7 @@ impl World {
         if user.early.len() > 2 * limits::MAX_KEPT as usize {
             return Err(Failure::new(format!("end {e}: {} packets are kept", user.early.len())));
         }
-        if engine.may_wait() && self.patience.chance(0.7) {
-            let at = self.now + self.patience.below(MOST_PATIENCE);
-            self.at(at, Event::Acknowledge(e));
-            return self.drain(e);
-        }
-        self.service(e)
+        Ok(())
     }
 
     /// The engine handles a packet, whose payload its user has.
@@ -434,7 +482,7 @@ impl World {
     }
 
     /// Everything a call to an engine may have made possible.
-    fn service(&mut self, e: usize) -> Result<(), Failure> {
+    pub(crate) fn service(&mut self, e: usize) -> Result<(), Failure> {
         if !self.endpoints[e].alive {
             return Ok(());
         }
@@ -468,7 +516,7 @@ impl World {
     }
 
     /// Poll completions and events, re-arm the timer, check the rules that hold at any time.
-    fn drain(&mut self, e: usize) -> Result<(), Failure> {
+    pub(crate) fn drain(&mut self, e: usize) -> Result<(), Failure> {
         while let Some(completion) = self.with_host(e, |engine, _, host| engine.poll_completion(host)) {
             self.note(completion.wr_id << 16 | (completion.status as u64) << 8 | completion.queue as u64);
             self.record(e, completion)?;
@@ -514,7 +562,7 @@ impl World {
     }
 
     /// Send from the endpoints behind `link`, in turn, until it is full or they have nothing.
-    fn pump(&mut self, link: usize) -> Result<(), Failure> {
+    pub(crate) fn pump(&mut self, link: usize) -> Result<(), Failure> {
         let senders: Vec<usize> = (0..self.endpoints.len())
             .filter(|e| self.endpoints[*e].link == link && self.endpoints[*e].alive)
             .collect();
@@ -531,7 +579,12 @@ impl World {
             let e = senders[self.links[link].turn % senders.len()];
             self.links[link].turn += 1;
             let room = self.room_of_lane(link);
-            match self.with_host(e, |engine, now, host| engine.poll_transmit(now, room, host)) {
+            let waits = self.waits_for_window(e);
+            match self.with_host(e, |engine, now, host| match waits {
+                // Else its peer, which may wait for it, would stop.
+                true => engine.poll_acknowledgement(),
+                false => engine.poll_transmit(now, room, host),
+            }) {
                 Some(transmit) => {
                     idle = 0;
                     self.transmit(e, &transmit);
@@ -558,7 +611,11 @@ impl World {
             false => packet,
             true => Room {
                 packets: 1 + rng.below(64) as u32,
-                bytes: rng.below(MOST_OF_RUN) as u32,
+                bytes: match self.direct[link] {
+                    // A window and what comes with it.
+                    Some(_) if rng.chance(0.9) => MOST_OF_TRAIN,
+                    _ => rng.below(MOST_OF_RUN) as u32,
+                },
                 lanes,
             },
         }
@@ -596,6 +653,14 @@ impl World {
                 return;
             }
         };
+        let went = self.ask(e, transmit);
+        let now = Instant(self.now);
+        self.endpoints[e]
+            .asks
+            .on_sent(now, went, transmit.request_psn().is_some());
+        if went == Went::Asking {
+            return;
+        }
         self.transmitted += 1;
         self.finished = self.now;
         if self.chatty {

@@ -110,6 +110,7 @@ impl Stream {
             hosts: 2,
             links: vec![self.link; 4],
             connections: vec![connection],
+            windows: None,
         };
         let mut world = World::new(&scenario);
         let ran = world.run().and_then(|()| oracle::verdict(&mut world));
