@@ -185,9 +185,10 @@ impl Train {
 
     /// The bytes that go by a window: where they begin, from the BTH on, and how many they are.
     pub fn by_window(&self) -> (usize, usize) {
-        self.meta.window.as_ref().map_or((0, 0), |window| {
-            (usize::from(self.meta.header_len), window.byte_len())
-        })
+        self.meta
+            .window
+            .as_ref()
+            .map_or((0, 0), |window| (usize::from(self.meta.header_len), window.byte_len()))
     }
 
     /// Shows bytes `at..at + len`, piece by piece, until `each` returns false. False if it did, the train is short, or

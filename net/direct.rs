@@ -332,7 +332,12 @@ impl Direct {
             return false;
         }
         let room = self.rx.room().min(WindowOut::MOST);
-        let fits = self.granter.fits(&request, pieces.iter().map(Piece::part), tail.iter().map(Piece::part), room);
+        let fits = self.granter.fits(
+            &request,
+            pieces.iter().map(Piece::part),
+            tail.iter().map(Piece::part),
+            room,
+        );
         let place = self.parked.iter_mut().find(|place| place.is_none());
         let (Some(place), true) = (place, fits) else {
             return false;

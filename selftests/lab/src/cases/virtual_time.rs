@@ -262,7 +262,7 @@ const GROUP_STREAMS: [Stream; 7] = [
     stream("stream_write_65536_one", "WRITEs of 64 KiB one way", 1.0, 0.93),
     stream("stream_write_65536_both", "WRITEs of 64 KiB both ways", 2.0, 0.82),
     stream("stream_write_1048576_one", "WRITEs of 1 MiB one way", 1.0, 0.93),
-    stream("stream_write_1048576_both", "WRITEs of 1 MiB both ways", 2.0, 0.9),
+    stream("stream_write_1048576_both", "WRITEs of 1 MiB both ways", 2.0, 0.93),
     stream("stream_read_65536_one", "READs of 64 KiB", 1.0, 0.92),
     stream("stream_read_1048576_one", "READs of 1 MiB", 1.0, 0.92),
     stream("stream_send_1048576_one", "SENDs of 1 MiB", 1.0, 0.92),
@@ -276,13 +276,22 @@ const UNEQUAL_STREAMS: [Stream; 4] = [
     stream("stream_read_1048576_one", "READs of 1 MiB", 1.0, 0.92),
     stream("stream_send_1048576_one", "SENDs of 1 MiB", 1.0, 0.92),
 ];
+/// Both ways over two cables, whatever the length. Measured: 0.952. Four lose more while nothing is moderated yet.
+const BOTH_OVER_TWO: f64 = 0.93;
 /// What nobody counts while no cable loses anything, however trains overtake each other.
 const TROUBLE: [&str; 3] = ["local_ack_timeout_err", "completer_retry_err", "send_seq_err"];
 
 fn group(context: &Context) -> Result<()> {
     only_ours(context, "trains")?;
     for (profile, cables) in GROUPS {
-        group_of(context, profile, &vec![1.0; cables], &GROUP_STREAMS).with_context(|| format!("{cables} cables"))?;
+        let streams = GROUP_STREAMS.map(|stream| match (cables, stream.ways > 1.0) {
+            (2, true) => Stream {
+                least: BOTH_OVER_TWO,
+                ..stream
+            },
+            _ => stream,
+        });
+        group_of(context, profile, &vec![1.0; cables], &streams).with_context(|| format!("{cables} cables"))?;
     }
     Ok(())
 }
