@@ -51,7 +51,9 @@ impl<S: Storage> Qp<S> {
         let whole = len.wrapping_sub(len % limits::WINDOW_PAGE);
         let aligned = address & u64::from(limits::WINDOW_PAGE.wrapping_sub(1)) == 0;
         let large = slot.wqe.length >= limits::MIN_WINDOW_MESSAGE;
-        (aligned && large && whole >= limits::MIN_WINDOW).then_some(Part {
+        let patience = limits::retry_time(self.attrs.timeout, self.attrs.retry_cnt);
+        let patient = patience.is_none_or(|patience| patience >= limits::WINDOW_PATIENCE);
+        (aligned && large && patient && whole >= limits::MIN_WINDOW).then_some(Part {
             key: slot.wqe.rkey,
             address,
             len: whole,

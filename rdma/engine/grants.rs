@@ -42,9 +42,9 @@ pub(crate) struct Grants {
     pub(crate) void: bool,
     /// The packets at hand are those of the oldest.
     pub(crate) turn: bool,
-    /// The newest packet that came while one was open, before its turn, and could not be kept. Nothing was said of it
-    /// then, as what it waited for was on its way.
-    dropped: Option<Psn>,
+    /// A packet behind them came before its turn and could not be kept. Nothing was said of it, as what it waited for
+    /// was on its way.
+    dropped: bool,
 }
 
 impl Grants {
@@ -68,19 +68,14 @@ impl Grants {
     }
 
     /// A packet has come before its turn, and was not kept.
-    pub(crate) fn on_dropped(&mut self, psn: Psn) {
-        if self.open != 0 && self.dropped.is_none_or(|before| psn.offset(before) > 0) {
-            self.dropped = Some(psn);
-        }
+    pub(crate) fn on_dropped(&mut self) {
+        self.dropped |= self.open != 0;
     }
 
     /// Whether none is open any more and something that was dropped meanwhile is missing: the peer, whose lane carried
     /// it, will not send it again by itself. Asked once all that was kept and follows has been carried out.
-    pub(crate) fn misses(&mut self, expected: Psn) -> bool {
-        if self.open != 0 {
-            return false;
-        }
-        self.dropped.take().is_some_and(|dropped| dropped.offset(expected) >= 0)
+    pub(crate) fn misses(&mut self) -> bool {
+        self.open == 0 && core::mem::take(&mut self.dropped)
     }
 
     /// Whether any is.
@@ -91,7 +86,7 @@ impl Grants {
     /// None that is open is carried out any more: the life of the queue pair has ended.
     pub(crate) fn end(&mut self) {
         self.void = self.open != 0;
-        self.dropped = None;
+        self.dropped = false;
     }
 
     /// Whether these packets, which did not come by a window, are those of one.

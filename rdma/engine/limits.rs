@@ -14,6 +14,11 @@ pub const MIN_WINDOW: u32 = 8 * WINDOW_PAGE;
 /// s/GiB and by trains 0.85, those of 1 MiB 0.40 and 0.37 (docs/benchmarks.md, "Direct lanes").
 pub const MIN_WINDOW_MESSAGE: u32 = 128 << 10;
 
+/// Shortest time for which a queue pair sends again until it gives up, that asks for windows. Ours: four times that in
+/// which a lane begins anew whose frames were lost (`tbip::limits::WINDOW_STALL`): until then the peer answers nothing.
+/// In simulation others end by their retries.
+pub const WINDOW_PATIENCE: Duration = Duration::from_millis(400);
+
 /// Time for which a queue pair asks for no window after one was denied: the target is likely to be the same.
 pub const WINDOW_DENIED: Duration = Duration::from_millis(100);
 
@@ -194,6 +199,22 @@ pub const fn ack_timeout(exponent: u8) -> Option<Duration> {
     }
 }
 
+/// How long a queue pair sends a packet again that nobody answers, with so many retries; `None`: for ever.
+#[must_use]
+pub const fn retry_time(exponent: u8, retries: u8) -> Option<Duration> {
+    let (mut all, mut before) = (Duration(0), 0);
+    loop {
+        let Some(span) = ack_timeout_again(exponent, before) else {
+            return None;
+        };
+        all = Duration(all.0.saturating_add(span.0));
+        if before >= retries {
+            return Some(all);
+        }
+        before = before.saturating_add(1);
+    }
+}
+
 /// The local ACK timeout of a packet that has timed out `before` times in a row: once, twice, then four
 /// times the nominal one. IBTA 9.9.2.1.1 (C9-140 ff) leaves the timer that much room, and a slow peer lives
 /// four times as long on its retry budget.
@@ -253,6 +274,8 @@ mod tests {
     #[test]
     fn the_ack_timeout_doubles_from_8_microseconds() {
         assert_eq!(ack_timeout(0), None);
+        assert_eq!((retry_time(0, 7), retry_time(14, 0)), (None, ack_timeout(14)));
+        assert_eq!(retry_time(14, 7), Some(Duration(27 * (4096 << 14))));
         assert_eq!(ack_timeout(1), Some(Duration(8_192)));
         assert_eq!(ack_timeout(14), Some(Duration(67_108_864)));
         assert_eq!(ack_timeout(255), ack_timeout(31));

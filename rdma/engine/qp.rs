@@ -299,7 +299,7 @@ impl<S: Storage> Qp<S> {
             self.responder.arrivals.take(expected);
             return Some(Early::Request(expected));
         }
-        if self.responder.grants.misses(expected) {
+        if self.responder.grants.misses() {
             self.report_missing();
         }
         let psn = self.early_response()?;

@@ -322,7 +322,7 @@ impl<S: Storage> Qp<S> {
         let keep = || host.keep(Early::Request(psn));
         let is_due = responder.arrivals.on_ahead(now, responder.expected, psn, keep);
         if !responder.arrivals.has(psn) {
-            responder.grants.on_dropped(psn);
+            responder.grants.on_dropped();
         }
         if is_due {
             self.report_missing();

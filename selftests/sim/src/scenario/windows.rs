@@ -113,7 +113,7 @@ fn connection(rng: &mut Rng) -> Connection {
         v6: rng.chance(0.5),
         mtu,
         // 67 ms, as programs have it: a lane that begins anew takes longer than some.
-        timeout: 14,
+        timeout: rng.pick(&[10, 12, 14]),
         retry: 7,
         rnr_retry: 7,
         twist: match rng.below(10) {
