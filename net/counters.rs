@@ -1,8 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! What a device counts, and what `ethtool -S` shows of it.
 
-/// Transmit side. Kept across sessions of the cable.
-#[derive(Clone, Copy, Default)]
+/// A struct of counts, and their sum with another's.
+macro_rules! counts {
+    ($(#[$about:meta])* pub(crate) struct $name:ident { $($(#[$doc:meta])* pub(crate) $count:ident: u64,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Default)]
+        pub(crate) struct $name {
+            $($(#[$doc])* pub(crate) $count: u64,)*
+        }
+
+        impl $name {
+            /// What both have counted.
+            pub(crate) fn plus(self, other: Self) -> Self {
+                Self {
+                    $($count: self.$count.wrapping_add(other.$count),)*
+                }
+            }
+        }
+    };
+}
+
+counts! {
+/// Transmit side of a lane. Kept across sessions of the cable.
 pub(crate) struct TxCounters {
     /// Packets given to the ring; a super-packet is one.
     pub(crate) packets: u64,
@@ -53,9 +73,10 @@ pub(crate) struct TxCounters {
     /// Bytes of trains that the DMA read for a window.
     pub(crate) window_bytes: u64,
 }
+}
 
-/// Receive side. Kept across sessions of the cable.
-#[derive(Clone, Copy, Default)]
+counts! {
+/// Receive side of a lane. Kept across sessions of the cable.
 pub(crate) struct RxCounters {
     /// Packets given to the stack; a super-packet is one.
     pub(crate) packets: u64,
@@ -98,9 +119,10 @@ pub(crate) struct RxCounters {
     /// Times the direct lane was opened anew.
     pub(crate) lane_resets: u64,
 }
+}
 
+counts! {
 /// What a cable counts beside its device.
-#[derive(Clone, Copy, Default)]
 pub(crate) struct CableCounters {
     /// Completions found by the re-scan.
     pub(crate) stranded: u64,
@@ -113,18 +135,6 @@ pub(crate) struct CableCounters {
     /// Cables that are in: 0 or 1.
     pub(crate) present: u64,
 }
-
-impl CableCounters {
-    /// What both have counted.
-    pub(crate) fn plus(self, other: Self) -> Self {
-        Self {
-            stranded: self.stranded + other.stranded,
-            messages_dropped: self.messages_dropped + other.messages_dropped,
-            send_errors: self.send_errors + other.send_errors,
-            strays: self.strays + other.strays,
-            present: self.present + other.present,
-        }
-    }
 }
 
 /// Names for `ethtool -S`, at most 31 bytes each, in the order of [`fill`].

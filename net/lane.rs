@@ -51,6 +51,7 @@ use tbip::{
     limits::{MAX_PACKET, MAX_SUPER_PACKET, MAX_TRAIN},
     moderate::{self, Load},
     reaper::LOOK_AFTER,
+    steer::LANES,
     time::Instant,
 };
 
@@ -87,8 +88,8 @@ struct TxSide {
     runs: bool,
     /// The client waits for room.
     wanted: bool,
-    /// The client has other lanes beside this one.
-    several: bool,
+    /// Trains that had gone when the client came.
+    before: u64,
     counters: TxCounters,
 }
 
@@ -112,10 +113,15 @@ struct Config {
     rings: Option<Rings>,
 }
 
+/// The lanes of a cable, open or not: the first, and one for trains of queue pairs alone.
+pub(crate) type Lanes = [Arc<Lane>; LANES];
+
 /// A lane, whether it is open or not.
 #[pin_data]
 pub(crate) struct Lane {
     netdev: Netdev,
+    /// It is a cable's first: the netdev's carrier, queue and packets are its own.
+    is_first: bool,
     /// The device that buffers are mapped for.
     dma: Device,
     #[pin]
@@ -164,15 +170,19 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    /// A lane that carries the packets of `netdev`, and is closed. Sleeps.
-    pub(crate) fn new(netdev: &Netdev, dma: Device) -> Result<Arc<Self>> {
+    /// The lanes of the cable that `netdev` is on, closed. Sleeps.
+    pub(crate) fn both(netdev: &Netdev, dma: Device) -> Result<Lanes> {
+        Ok([Self::new(netdev, dma, true)?, Self::new(netdev, dma, false)?])
+    }
+
+    fn new(netdev: &Netdev, dma: Device, is_first: bool) -> Result<Arc<Self>> {
         let tx = TxSide {
             path: None,
             live: false,
             stopped: false,
             runs: false,
             wanted: false,
-            several: false,
+            before: 0,
             counters: TxCounters::default(),
         };
         let rx = RxSide {
@@ -192,6 +202,7 @@ impl Lane {
         let lane = Arc::pin_init(
             pin_init!(Self {
                 netdev: netdev.clone(),
+                is_first,
                 dma,
                 napi <- Napi::new(netdev.clone()),
                 rx <- new_bh_lock!(rx, c"usb4_lane_rx"),
@@ -232,13 +243,9 @@ impl Lane {
         self.traffic.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether the rings have got stuck since the last call. Counted as a timeout.
+    /// Whether the rings have got stuck since the last call.
     pub(crate) fn take_stuck(&self) -> bool {
-        let stuck = self.stuck.swap(false, Ordering::Relaxed);
-        if stuck {
-            self.count_timeout();
-        }
-        stuck
+        self.stuck.swap(false, Ordering::Relaxed)
     }
 
     /// Sends a packet. Softirqs are off; for netpoll, interrupts too.

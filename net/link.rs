@@ -245,7 +245,7 @@ impl Works for Link {
             offers: link.offers,
             inbox: &link.inbox,
             rescan: &link.rescan,
-            lane: netif.as_deref().map(Netif::lane),
+            lanes: netif.as_deref().map(Netif::rail),
             send_errors: &link.send_errors,
             kick: Arc::<Self>::from(this),
         };

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The Ethernet device of a cable: what the system sees of it, above its [`Lane`].
+//! The Ethernet device of a cable: what the system sees of it, above its [`Lane`]s. Packets go by the first; the
+//! second, if it is open, has trains of queue pairs alone.
 
 use crate::{
-    counters::{self, CableCounters},
+    counters::{self, CableCounters, RxCounters, TxCounters},
     kapi::{
         ndo::{Coalesce, NetDevice, Registration, RingSizes, Totals, Unregistered, Xmit, SPEED_UNKNOWN},
         netdev::Netdev,
         skb::TxSkb,
         xdomain::Xdomain,
     },
-    lane::Lane,
+    lane::{Lane, Lanes},
     port::Port,
     requested::RING_SIZE_MAX,
 };
 use kernel::{prelude::*, sync::Arc};
+use tbip::steer::LANES;
 
 /// The cable that a device is on, or the place where one may be plugged in. What it is told takes effect later, in a
 /// worker, unless it says otherwise.
@@ -49,7 +51,7 @@ pub(crate) trait Cable: Send + Sync {
 /// The Ethernet device of a cable.
 pub struct Netif {
     netdev: Netdev,
-    lane: Arc<Lane>,
+    lanes: Lanes,
     cable: Arc<dyn Cable>,
 }
 
@@ -58,22 +60,40 @@ impl Netif {
     pub(crate) fn new(cable: Arc<dyn Cable>, xd: &Xdomain, mac: [u8; 6]) -> Result<(Arc<Self>, Registration<Self>)> {
         let device = Unregistered::<Self>::new(xd.router(), &mac)?;
         let netdev = device.netdev().clone();
-        let lane = Lane::new(&netdev, xd.dma())?;
-        let netif = Arc::new(Self { netdev, lane, cable }, GFP_KERNEL)?;
+        let lanes = Lane::both(&netdev, xd.dma())?;
+        let netif = Arc::new(Self { netdev, lanes, cable }, GFP_KERNEL)?;
         let registration = device
             .register(netif.clone(), xd.number())
-            .inspect_err(|_| netif.lane.end())?;
+            .inspect_err(|_| netif.end())?;
         Ok((netif, registration))
     }
 
-    /// Where its packets go.
-    pub(crate) fn lane(&self) -> &Arc<Lane> {
-        &self.lane
+    /// The lanes, for the link.
+    pub(crate) fn rail(&self) -> &Lanes {
+        &self.lanes
     }
 
-    /// The lane, for a client.
-    pub fn port(&self) -> Port {
-        Port::new(self.lane.clone())
+    /// Where its packets go.
+    fn lane(&self) -> &Lane {
+        let [first, _] = &self.lanes;
+        first
+    }
+
+    /// Ends for good; it is not registered any more. Sleeps.
+    pub(crate) fn end(&self) {
+        for lane in &self.lanes {
+            lane.end();
+        }
+    }
+
+    /// The lanes, for a client; of those that are not open none reaches anybody ([`Port::reaches`]).
+    pub fn ports(&self) -> [Port; LANES] {
+        self.lanes.each_ref().map(|lane| Port::new(lane.clone()))
+    }
+
+    fn lane_counters(&self) -> (TxCounters, RxCounters) {
+        let [first, second] = self.lanes.each_ref().map(|lane| lane.counters());
+        (first.0.plus(second.0), first.1.plus(second.1))
     }
 
     /// The interface's name.
@@ -125,21 +145,21 @@ impl NetDevice for Netif {
     }
 
     fn xmit(&self, skb: TxSkb) -> Xmit {
-        self.lane.xmit(skb)
+        self.lane().xmit(skb)
     }
 
     fn can_send_whole(&self, len: usize, gso_type: u8) -> bool {
-        self.lane.can_send_whole(len, gso_type)
+        self.lane().can_send_whole(len, gso_type)
     }
 
     fn on_tx_timeout(&self) {
-        self.lane.count_timeout();
+        self.lane().count_timeout();
         pr_warn!("{}: nothing goes out, beginning anew\n", self.name());
         self.cable.fault();
     }
 
     fn totals(&self) -> Totals {
-        let (tx, rx) = self.lane.counters();
+        let (tx, rx) = self.lane_counters();
         let rx_errors = rx.crc + rx.overrun + rx.length + rx.missed + rx.stray + rx.bad_meta;
         Totals {
             rx_packets: rx.packets,
@@ -170,13 +190,13 @@ impl NetDevice for Netif {
     }
 
     fn statistics(&self, to: &mut [u64]) {
-        let (tx, rx) = self.lane.counters();
-        let usecs = u64::from(self.lane.coalesce().rx_usecs);
-        counters::fill(to, &tx, &rx, &self.cable.counters(), usecs, self.lane.is_native());
+        let (tx, rx) = self.lane_counters();
+        let usecs = u64::from(self.lane().coalesce().rx_usecs);
+        counters::fill(to, &tx, &rx, &self.cable.counters(), usecs, self.lane().is_native());
     }
 
     fn test(&self, to: &mut [u64]) -> bool {
-        let outcome = self.lane.measure().inspect_err(|err| {
+        let outcome = self.lane().measure().inspect_err(|err| {
             pr_info!("{}: no round trips were measured: {:?}\n", self.name(), err);
         });
         let found = outcome.unwrap_or_default();
@@ -188,11 +208,11 @@ impl NetDevice for Netif {
     }
 
     fn set_coalesce(&self, to: Coalesce) -> Result {
-        self.lane.set_coalesce(to)
+        self.lanes.iter().try_for_each(|lane| lane.set_coalesce(to))
     }
 
     fn coalesce(&self) -> Coalesce {
-        self.lane.coalesce()
+        self.lane().coalesce()
     }
 
     fn ring_sizes(&self) -> RingSizes {

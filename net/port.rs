@@ -25,21 +25,18 @@ impl Port {
 
     /// Whether it has no client. Process context.
     pub fn is_free(&self) -> bool {
-        self.0.client().lock().is_none()
+        self.0.is_free()
     }
 
     /// Trains, and news of room, go to `client` from now on. Process context.
     pub fn attach(&self, client: Arc<dyn Client>) {
-        let before = self.0.client().lock().replace(client);
-        drop(before);
+        self.0.attach(client);
     }
 
     /// And to nobody any more: on return nobody is in a call of the client. But it is still told what becomes of the
     /// windows that it has granted, or asked for. Process context.
     pub fn detach(&self) {
-        let before = self.0.client().lock().take();
-        drop(before);
-        self.0.set_several(false);
+        self.0.detach();
     }
 
     /// Whether the peer takes trains and has this Ethernet address. Any context.

@@ -20,11 +20,19 @@ use crate::{
         ring::{Ring, Wake, Way},
         xdomain::{Paths, Xdomain},
     },
-    lane::Lane,
+    lane::Lanes,
     rings::{Kick, Rings, Wire},
+    Offers,
 };
 use kernel::{prelude::*, sync::Arc};
-use tbip::{limits::MIN_HOP, native::Features, rail::OpenError, wire::HopId};
+use tbip::{
+    limits::MIN_HOP,
+    native::Features,
+    rail::{OpenError, Plan},
+    steer::{has_second, Second, LANES},
+    stock::Settings,
+    wire::HopId,
+};
 
 /// Frames begin with SOF 1 on both wires.
 const SOF: u16 = 1 << 1;
@@ -35,13 +43,34 @@ const STOCK_EOF: u16 = 1 << 2;
 /// A native frame ends with EOF 2 (head) or 3 to 15 (page).
 const NATIVE_EOF: u16 = 0xfffc;
 
-/// Most lanes: the message lane and a direct one.
-pub(crate) const LANES: usize = 2;
+/// What is spoken on a cable.
+#[derive(Clone, Copy)]
+pub(crate) enum Spoken<'a> {
+    /// ThunderboltIP, with what the peer offers.
+    Stock(Settings),
+    /// Ours, as agreed.
+    Native(&'a Plan),
+}
 
-/// Whether a cable may have a direct lane at a host interface with so many hops. Three are those of one cable: the
-/// control channel's and two lanes. Nine are enough for four cables. With others the next cable might find no ring.
-const fn has_direct_lane(hop_count: u32) -> bool {
-    hop_count == 3 || hop_count >= 9
+impl Spoken<'_> {
+    /// What the second lane is for.
+    fn second(&self) -> Option<Second> {
+        match self {
+            Self::Stock(_) => None,
+            Self::Native(plan) => Second::of(plan.features),
+        }
+    }
+
+    fn wire(&self, lane: u8, has_two: bool) -> Wire {
+        match *self {
+            Self::Stock(settings) => Wire::Stock { settings },
+            Self::Native(plan) => Wire::Native {
+                plan: *plan,
+                lane,
+                has_two,
+            },
+        }
+    }
 }
 
 /// HopIDs that `avoid` and `busy` masks can name.
@@ -49,54 +78,72 @@ const NAMED_HOPS: u16 = 32;
 
 /// What a link holds of the host interface and of the cable.
 pub(crate) struct Rig {
-    rings: Rings,
-    /// Of the direct lane, if there may be one.
-    direct: Option<Rings>,
+    first: Rings,
+    /// Of the second lane, if there may be one, and what it is for.
+    second: Option<(Rings, Second)>,
     transmit: [Option<HopId>; LANES],
     open: [Option<Paths>; LANES],
+    /// The second lane has been prepared.
+    uses_second: bool,
     e2e: bool,
     // Last: the cable outlives its rings.
     xd: Xdomain,
 }
 
 impl Rig {
-    /// Allocates the rings of the lanes, of `sizes` or smaller. Sleeps.
+    /// Allocates the rings of `lanes`, of `sizes` or smaller. `offers`: what we offer a native peer; none to a stock
+    /// one. Sleeps.
     ///
     /// # Errors
     ///
-    /// `ENOSPC` if the host interface has no free ring for the message lane.
-    pub(crate) fn new(xd: &Xdomain, lane: &Arc<Lane>, native: bool, direct: bool, sizes: RingSizes) -> Result<Self> {
-        let wake: Arc<dyn Wake> = lane.clone();
+    /// `ENOSPC` if the host interface has no free ring for the first lane.
+    pub(crate) fn new(xd: &Xdomain, lanes: &Lanes, offers: Option<Features>, sizes: RingSizes) -> Result<Self> {
+        let native = offers.is_some();
+        let [first, second] = lanes;
+        let wake: Arc<dyn Wake> = first.clone();
         let rings = allocate(xd, &wake, native, sizes)?;
+        let role = offers.and_then(Second::of).filter(|_| has_second(xd.hop_count()));
         // The rings are shared with other cables, which come first.
-        let direct = direct && native && has_direct_lane(xd.hop_count());
-        let direct = if direct {
-            allocate(xd, &wake, native, sizes).ok()
-        } else {
-            None
-        };
+        let second = role.and_then(|role| {
+            let wake = match role {
+                Second::Windows => wake,
+                Second::Trains => second.clone(),
+            };
+            Some((allocate(xd, &wake, native, sizes).ok()?, role))
+        });
         Ok(Self {
             xd: xd.clone(),
-            rings,
-            direct,
+            first: rings,
+            second,
             transmit: [None; LANES],
             open: [None, None],
+            uses_second: false,
             e2e: false,
         })
     }
 
-    /// The rings of the message lane.
-    pub(crate) fn rings(&self) -> &Rings {
-        &self.rings
+    /// The rings that are to be looked at from time to time: those that packets and trains come by.
+    pub(crate) fn rings(&self) -> impl Iterator<Item = &Rings> {
+        self.used().take(self.prepared())
+    }
+
+    /// Receive descriptors of a lane.
+    pub(crate) fn depth(&self) -> u32 {
+        self.first.rx.size() - 1
     }
 
     /// How many lanes there may be.
     pub(crate) fn lanes(&self) -> u8 {
-        if self.direct.is_some() {
+        if self.second.is_some() {
             2
         } else {
             1
         }
+    }
+
+    /// Whether trains go by the second lane.
+    pub(crate) fn has_two(&self) -> bool {
+        self.uses_second && self.second.as_ref().is_some_and(|(_, role)| *role == Second::Trains)
     }
 
     /// Whether frames may be on the rings.
@@ -140,27 +187,32 @@ impl Rig {
         }
     }
 
-    /// The rings of the lanes that are used, the message lane's first.
-    fn used(&self, lanes: usize) -> impl Iterator<Item = &Rings> {
-        let direct = self.direct.as_ref().filter(|_| lanes > 1);
-        Iterator::chain(core::iter::once(&self.rings), direct)
+    /// The rings of the lanes that are used, the first lane's first.
+    fn used(&self) -> impl Iterator<Item = &Rings> {
+        let second = self
+            .second
+            .as_ref()
+            .filter(|_| self.uses_second)
+            .map(|(rings, _)| rings);
+        Iterator::chain(core::iter::once(&self.first), second)
     }
 
-    /// Opens the lanes: the peer sends on `receive`. Frames may come from here on. Sleeps.
+    /// Opens `lanes`: the peer sends on `receive`. Frames may come from here on. Sleeps.
     ///
     /// # Errors
     ///
     /// Everything is as before. `Busy` if one of `receive` is taken.
     pub(crate) fn open(
         &mut self,
-        lane: &Lane,
-        wire: Wire,
+        lanes: &Lanes,
+        spoken: Spoken<'_>,
         receive: &[HopId],
         e2e: bool,
         kick: &Arc<dyn Kick>,
     ) -> Result<(), OpenError> {
-        let lanes = receive.len().min(usize::from(self.lanes()));
-        let receive = receive.get(..lanes).ok_or(OpenError::Other)?;
+        let role = self.second.as_ref().map(|(_, role)| *role);
+        self.uses_second = receive.len() > 1 && role.is_some() && role == spoken.second();
+        let receive = receive.get(..self.used().count()).ok_or(OpenError::Other)?;
         for (at, hop) in receive.iter().enumerate() {
             if self.xd.take_receive_hop(*hop).is_err() {
                 self.free_receive(receive.get(..at).unwrap_or(&[]));
@@ -172,22 +224,22 @@ impl Rig {
                 });
             }
         }
-        let direct = self.direct.as_ref().filter(|_| lanes > 1);
-        if lane.prepare(self.rings.clone(), direct, wire, kick).is_err() {
+        if self.prepare(lanes, spoken, kick).is_err() {
             self.free_receive(receive);
             return Err(OpenError::Other);
         }
-        let native = matches!(wire, Wire::Native { .. });
         self.e2e = e2e;
-        for rings in self.used(lanes) {
+        for rings in self.used() {
             // A stock peer's transmit ring takes no part in flow control, so neither does ours with it.
-            rings.tx.start(e2e && native);
+            rings.tx.start(e2e && matches!(spoken, Spoken::Native(_)));
             rings.rx.start(e2e);
         }
-        lane.begin();
+        for lane in lanes.iter().take(self.prepared()) {
+            lane.begin();
+        }
         let mut open = [const { None }; LANES];
         let mut failed = false;
-        let each = Iterator::zip(self.used(lanes), Iterator::zip(self.transmit.iter(), receive));
+        let each = Iterator::zip(self.used(), Iterator::zip(self.transmit.iter(), receive));
         for (to, (rings, (transmit, receive))) in Iterator::zip(open.iter_mut(), each) {
             let Some(transmit) = *transmit else {
                 failed = true;
@@ -207,9 +259,32 @@ impl Rig {
         }
         self.open = open;
         if failed {
-            let _ = self.shut(lane);
+            let _ = self.shut(lanes);
             self.free_receive(receive);
             return Err(OpenError::Other);
+        }
+        Ok(())
+    }
+
+    /// How many lanes have been prepared: a ring of windows is the first lane's.
+    fn prepared(&self) -> usize {
+        match self.has_two() {
+            true => LANES,
+            false => 1,
+        }
+    }
+
+    fn prepare(&self, lanes: &Lanes, spoken: Spoken<'_>, kick: &Arc<dyn Kick>) -> Result {
+        let [first, second] = lanes;
+        let other = self.second.as_ref().filter(|_| self.uses_second);
+        let windows = other
+            .filter(|(_, role)| *role == Second::Windows)
+            .map(|(rings, _)| rings);
+        first.prepare(self.first.clone(), windows, spoken.wire(0, self.has_two()), kick)?;
+        if let Some((rings, Second::Trains)) = other {
+            second
+                .prepare(rings.clone(), None, spoken.wire(1, true), kick)
+                .inspect_err(|_| first.abandon())?;
         }
         Ok(())
     }
@@ -221,8 +296,11 @@ impl Rig {
     }
 
     /// Lane, paths, rings, buffers. Returns the receive HopIDs of the paths, and whether they came down.
-    fn shut(&mut self, lane: &Lane) -> ([Option<HopId>; LANES], bool) {
-        lane.quiesce();
+    fn shut(&mut self, lanes: &Lanes) -> ([Option<HopId>; LANES], bool) {
+        let prepared = self.prepared();
+        for lane in lanes.iter().take(prepared) {
+            lane.quiesce();
+        }
         let mut down = true;
         let mut hops = [None; LANES];
         for (to, paths) in hops.iter_mut().zip(self.open.iter_mut()) {
@@ -231,20 +309,23 @@ impl Rig {
                 *to = Some(paths.receive);
             }
         }
-        for rings in self.used(LANES) {
+        for rings in self.used() {
             rings.rx.stop();
             rings.tx.stop();
         }
-        lane.finish();
+        for lane in lanes.iter().take(prepared) {
+            lane.finish();
+        }
+        self.uses_second = false;
         (hops, down)
     }
 
     /// Closes the lanes. Returns false if the core could not bring the paths down. Sleeps.
-    pub(crate) fn close(&mut self, lane: &Lane) -> bool {
+    pub(crate) fn close(&mut self, lanes: &Lanes) -> bool {
         if !self.is_open() {
             return true;
         }
-        let (hops, down) = self.shut(lane);
+        let (hops, down) = self.shut(lanes);
         for hop in hops.into_iter().flatten() {
             self.xd.free_receive_hop(hop);
         }
@@ -252,10 +333,12 @@ impl Rig {
     }
 
     /// Has the receive ring of the direct lane give back all that is posted, and opens it anew. Sleeps.
-    pub(crate) fn reset_direct(&self, lane: &Lane) {
-        let Some(rings) = self.direct.as_ref().filter(|_| self.open.iter().all(Option::is_some)) else {
+    pub(crate) fn reset_direct(&self, lanes: &Lanes) {
+        let Some((rings, Second::Windows)) = self.second.as_ref().filter(|_| self.open.iter().all(Option::is_some))
+        else {
             return;
         };
+        let [lane, _] = lanes;
         lane.quiesce_direct();
         rings.rx.stop();
         lane.reset_direct();
@@ -287,13 +370,14 @@ impl Drop for Rig {
     }
 }
 
-/// What we offer a native peer.
-pub(crate) fn offered(e2e: bool, trains: bool, direct: bool) -> Features {
+/// What we offer a native peer: windows take the second lane for themselves.
+pub(crate) fn offered(e2e: bool, offers: &Offers) -> Features {
     let mut features = Features::RUNS;
     for (feature, wanted) in [
         (Features::E2E, e2e),
-        (Features::TRAINS, trains),
-        (Features::DIRECT, trains && direct),
+        (Features::TRAINS, offers.trains),
+        (Features::LANES, offers.trains && offers.lanes && !offers.direct),
+        (Features::DIRECT, offers.trains && offers.direct),
     ] {
         if wanted {
             features = features.with(feature);

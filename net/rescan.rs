@@ -11,28 +11,23 @@ use crate::{
 };
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::prelude::*;
+use tbip::steer::LANES;
 
 /// Time between two looks: at first, and at most when nothing moves.
 const PERIOD_MIN: u64 = 4_000_000;
 const PERIOD_MAX: u64 = 64_000_000;
 
-/// The rings that are looked at.
-struct Watch {
-    rings: Option<Rings>,
+/// A lane's rings, and what was seen of them.
+struct Watched {
+    rings: Rings,
     tx: Look,
     rx: Look,
-    period: u64,
 }
 
-impl Watch {
-    fn of(rings: Option<Rings>) -> Self {
-        Self {
-            rings,
-            tx: Look::default(),
-            rx: Look::default(),
-            period: PERIOD_MIN,
-        }
-    }
+/// The rings that are looked at.
+struct Watch {
+    lanes: [Option<Watched>; LANES],
+    period: u64,
 }
 
 /// Looks at the rings of one link.
@@ -49,7 +44,7 @@ impl Rescan {
     /// Nothing is looked at.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            watch <- new_irq_lock!(Watch::of(None), c"usb4_link_watch"),
+            watch <- new_irq_lock!(Watch { lanes: [const { None }; LANES], period: PERIOD_MIN }, c"usb4_link_watch"),
             timer <- new_timer!(c"usb4_rescan"),
             stranded: AtomicU64::new(0),
         })
@@ -60,17 +55,27 @@ impl Rescan {
         self.timer.own(self);
     }
 
-    /// Looks at `rings` from now on.
-    pub(crate) fn start(&self, rings: &Rings) {
-        *self.watch.lock() = Watch::of(Some(rings.clone()));
+    /// Looks at `rings` of each lane from now on. Nothing is looked at.
+    pub(crate) fn start<'a>(&self, rings: impl Iterator<Item = &'a Rings>) {
+        {
+            let mut watch = self.watch.lock();
+            watch.period = PERIOD_MIN;
+            for (to, rings) in watch.lanes.iter_mut().zip(rings) {
+                *to = Some(Watched {
+                    rings: rings.clone(),
+                    tx: Look::default(),
+                    rx: Look::default(),
+                });
+            }
+        }
         self.timer.arm(timer::now() + PERIOD_MIN);
     }
 
     /// Undoes [`Rescan::start`]. Sleeps.
     pub(crate) fn stop(&self) {
-        let rings = self.watch.lock().rings.take();
+        let lanes = core::mem::replace(&mut self.watch.lock().lanes, [const { None }; LANES]);
         // Not under the lock: the last share may sleep.
-        drop(rings);
+        drop(lanes);
     }
 
     /// Ends for good. Sleeps.
@@ -87,20 +92,25 @@ impl Rescan {
 impl Timed for Rescan {
     fn on_timer(&self) {
         let mut watch = self.watch.lock();
-        let Watch { rings, tx, rx, period } = &mut *watch;
-        let Some(rings) = rings else {
-            return;
-        };
-        let before = (*tx, *rx);
-        // What was sent and holds nothing may lie there for long; it is taken back, but nothing was lost.
-        rings.tx.rescan(tx);
-        if rings.rx.rescan(rx) {
-            self.stranded.fetch_add(1, Ordering::Relaxed);
+        let Watch { lanes, period } = &mut *watch;
+        let (mut any, mut moved) = (false, false);
+        for Watched { rings, tx, rx } in lanes.iter_mut().flatten() {
+            let before = (*tx, *rx);
+            // What was sent and holds nothing may lie there for long; it is taken back, but nothing was lost.
+            rings.tx.rescan(tx);
+            if rings.rx.rescan(rx) {
+                self.stranded.fetch_add(1, Ordering::Relaxed);
+            }
+            moved |= (*tx, *rx) != before;
+            any = true;
         }
-        if (*tx, *rx) == before {
-            *period = (*period * 2).min(PERIOD_MAX);
-        } else {
+        if !any {
+            return;
+        }
+        if moved {
             *period = PERIOD_MIN;
+        } else {
+            *period = (*period * 2).min(PERIOD_MAX);
         }
         let next = timer::now() + *period;
         drop(watch);

@@ -32,5 +32,9 @@ pub(crate) enum Wire {
     Native {
         /// What has been agreed.
         plan: Plan,
+        /// Which of the cable's lanes it is.
+        lane: u8,
+        /// Trains go by two.
+        has_two: bool,
     },
 }

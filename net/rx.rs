@@ -153,9 +153,9 @@ impl Rx {
                 },
                 Seq(0),
             ),
-            Wire::Native { plan } => {
-                let [depth, ..] = plan.local_depth;
-                let first = Seq::first(plan.remote_epoch, plan.local_epoch, 0);
+            Wire::Native { plan, lane, .. } => {
+                let depth = plan.local_depth.get(usize::from(lane)).copied().ok_or(EINVAL)?;
+                let first = Seq::first(plan.remote_epoch, plan.local_epoch, lane);
                 let mut inbound = Inbound::new(first, depth);
                 let credit = inbound.credit();
                 let held = Held {

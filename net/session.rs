@@ -13,11 +13,11 @@ use crate::{
         timer,
         xdomain::Xdomain,
     },
-    lane::Lane,
-    rail::{agreed_e2e, Rig},
+    lane::Lanes,
+    rail::{agreed_e2e, Rig, Spoken},
     requested::Requested,
     rescan::Rescan,
-    rings::{Kick, Wire},
+    rings::Kick,
 };
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::{prelude::*, sync::Arc};
@@ -59,8 +59,8 @@ pub(crate) struct Port<'a> {
     pub(crate) offers: Features,
     pub(crate) inbox: &'a Inbox,
     pub(crate) rescan: &'a Rescan,
-    /// The lane, if there is a netdev to have one.
-    pub(crate) lane: Option<&'a Arc<Lane>>,
+    /// The lanes, if there is a netdev to have any.
+    pub(crate) lanes: Option<&'a Lanes>,
     /// Control messages that could not be sent.
     pub(crate) send_errors: &'a AtomicU64,
     /// Has the session run.
@@ -174,10 +174,10 @@ impl Session {
             return;
         }
         self.retry = None;
-        let Some(lane) = port.lane else {
+        let Some(lanes) = port.lanes else {
             return;
         };
-        match self.start(port, lane, requested) {
+        match self.start(port, lanes, requested) {
             Ok(()) => self.complained = false,
             Err(err) => {
                 self.retry = Some(now().after(RING_RETRY));
@@ -188,17 +188,12 @@ impl Session {
         }
     }
 
-    fn start(&mut self, port: &Port<'_>, lane: &Arc<Lane>, requested: &Requested) -> Result {
+    fn start(&mut self, port: &Port<'_>, lanes: &Lanes, requested: &Requested) -> Result {
         let Some(kind) = self.kind else {
             return Ok(());
         };
-        let mut rig = Rig::new(
-            port.xd,
-            lane,
-            kind == ServiceKind::Native,
-            port.offers.has(Features::DIRECT),
-            requested.wanted.rings,
-        )?;
+        let offers = (kind == ServiceKind::Native).then_some(port.offers);
+        let mut rig = Rig::new(port.xd, lanes, offers, requested.wanted.rings)?;
         let mac = Mac(requested.wanted.mac);
         match kind {
             ServiceKind::Stock(settings) => {
@@ -214,7 +209,7 @@ impl Session {
             }
             ServiceKind::Native => {
                 self.keep_epoch();
-                let depth = u16::try_from(rig.rings().rx.size() - 1).unwrap_or(MAX_DEPTH);
+                let depth = u16::try_from(rig.depth()).unwrap_or(MAX_DEPTH);
                 let features = port.offers;
                 let config = rail::Config {
                     ends: *port.ends,
@@ -283,7 +278,10 @@ impl Session {
     }
 
     fn tick(&mut self, port: &Port<'_>, fault: bool) {
-        let traffic = port.lane.is_some_and(|lane| lane.take_traffic());
+        let mut traffic = false;
+        for lane in port.lanes.into_iter().flatten() {
+            traffic |= lane.take_traffic();
+        }
         match &mut self.machine {
             Machine::None => {}
             Machine::Stock(login, _) => {
@@ -293,14 +291,17 @@ impl Session {
                 login.handle_timeout(now());
             }
             Machine::Native(rail) => {
-                let stuck = port.lane.is_some_and(|lane| lane.take_stuck());
-                if stuck {
+                let (mut stuck, mut broken) = (false, false);
+                for lane in port.lanes.into_iter().flatten() {
+                    stuck |= lane.take_stuck();
+                    broken |= lane.take_broken();
+                }
+                if let (true, Some([first, _])) = (stuck, port.lanes) {
+                    first.count_timeout();
                     pr_warn!("{}: nothing goes out, beginning anew\n", port.name);
                 }
-                if port.lane.is_some_and(|lane| lane.take_broken()) {
-                    if let (Some(rig), Some(lane)) = (&self.rig, port.lane) {
-                        rig.reset_direct(lane);
-                    }
+                if let (true, Some(rig), Some(lanes)) = (broken, &self.rig, port.lanes) {
+                    rig.reset_direct(lanes);
                 }
                 if traffic {
                     rail.handle_traffic(now());
@@ -315,7 +316,7 @@ impl Session {
 
     /// Performs one action. True if there was one.
     fn act(&mut self, port: &Port<'_>) -> bool {
-        let (Some(rig), Some(lane)) = (&mut self.rig, port.lane) else {
+        let (Some(rig), Some(lanes)) = (&mut self.rig, port.lanes) else {
             // Nothing is held, so there is nothing to close.
             return match &mut self.machine {
                 Machine::None => false,
@@ -352,8 +353,7 @@ impl Session {
             Machine::Stock(login, settings) => match login.poll_action() {
                 Some(login::Action::Open { receive_path }) => {
                     let e2e = Settings::ours(port.offers.has(Features::E2E)).e2e_with(*settings);
-                    let wire = Wire::Stock { settings: *settings };
-                    let result = rig.open(lane, wire, &[receive_path], e2e, &port.kick);
+                    let result = rig.open(lanes, Spoken::Stock(*settings), &[receive_path], e2e, &port.kick);
                     if result.is_ok() {
                         port.rescan.start(rig.rings());
                     }
@@ -361,7 +361,7 @@ impl Session {
                     true
                 }
                 Some(login::Action::Close) => {
-                    close(port, rig, lane);
+                    close(port, rig, lanes);
                     login.handle_closed(now());
                     true
                 }
@@ -375,12 +375,12 @@ impl Session {
                     true
                 }
                 Some(rail::Action::Open(plan)) => {
-                    let result = open_native(port, rig, lane, &plan);
+                    let result = open_native(port, rig, lanes, &plan);
                     rail.handle_opened(now(), result);
                     true
                 }
                 Some(rail::Action::Close) => {
-                    close(port, rig, lane);
+                    close(port, rig, lanes);
                     rig.release();
                     rail.handle_closed(now());
                     true
@@ -405,19 +405,26 @@ impl Session {
                 self.up = rail.up().is_some();
             }
         }
-        if let (Some(lane), true) = (port.lane, was != self.up) {
+        let two = self.rig.as_ref().is_some_and(Rig::has_two);
+        if let (Some([first, second]), true) = (port.lanes, was != self.up) {
             if self.up {
-                lane.go();
+                if two {
+                    second.go();
+                }
+                first.go();
                 pr_info!("{}: up, {}\n", port.name, self.describe());
             } else {
-                lane.halt();
+                first.halt();
+                second.halt();
                 pr_info!("{}: down\n", port.name);
             }
         }
         // The peer may have another address since.
-        if let (Some(lane), Machine::Native(rail)) = (port.lane, &self.machine) {
+        if let (Some([first, second]), Machine::Native(rail)) = (port.lanes, &self.machine) {
             let trains = rail.up().is_some_and(|plan| plan.features.has(Features::TRAINS));
-            lane.set_reach(rail.peer_mac().filter(|_| trains).map(|mac| mac.0));
+            let mac = rail.peer_mac().filter(|_| trains).map(|mac| mac.0);
+            first.set_reach(mac);
+            second.set_reach(mac.filter(|_| two));
         }
     }
 
@@ -451,20 +458,23 @@ impl Session {
     }
 }
 
-/// Opens the lanes of a rail: the direct one only if both want to use it.
-fn open_native(port: &Port<'_>, rig: &mut Rig, lane: &Lane, plan: &Plan) -> Result<(), OpenError> {
-    let direct = plan.features.has(Features::DIRECT);
-    let lanes = if direct { usize::from(plan.lanes) } else { 1 };
-    let receive = plan.receive.get(..lanes).ok_or(OpenError::Other)?;
-    let wire = Wire::Native { plan: *plan };
-    rig.open(lane, wire, receive, agreed_e2e(plan.features), &port.kick)?;
+/// Opens the lanes of a rail.
+fn open_native(port: &Port<'_>, rig: &mut Rig, lanes: &Lanes, plan: &Plan) -> Result<(), OpenError> {
+    let receive = plan.receive.get(..usize::from(plan.lanes)).ok_or(OpenError::Other)?;
+    rig.open(
+        lanes,
+        Spoken::Native(plan),
+        receive,
+        agreed_e2e(plan.features),
+        &port.kick,
+    )?;
     port.rescan.start(rig.rings());
     Ok(())
 }
 
-fn close(port: &Port<'_>, rig: &mut Rig, lane: &Lane) {
+fn close(port: &Port<'_>, rig: &mut Rig, lanes: &Lanes) {
     port.rescan.stop();
-    if !rig.close(lane) {
+    if !rig.close(lanes) {
         pr_warn!("{}: the paths did not come down\n", port.name);
     }
 }

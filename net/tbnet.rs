@@ -57,6 +57,19 @@ use tbip::stock::Settings;
 /// Prefix of messages in the kernel's log.
 const __LOG_PREFIX: &[u8] = b"usb4_rdma\0";
 
+/// What we offer a peer of ours.
+pub struct Offers {
+    /// End-to-end flow control: 0 never, 1 unless a host interface is AMD's, on which a sender may stop for good, 2
+    /// always.
+    pub e2e: u8,
+    /// Runs of queue pairs go past the stack.
+    pub trains: bool,
+    /// They go by a second lane of the cable too.
+    pub lanes: bool,
+    /// Their payload goes by windows, for which the second lane is then.
+    pub direct: bool,
+}
+
 /// Our presence on the cables. Dropping it gives every cable back, and sleeps.
 pub struct Net {
     // In the order of their end; see `drop`.
@@ -67,22 +80,20 @@ pub struct Net {
 }
 
 impl Net {
-    /// Takes the cables. End-to-end flow control is offered never (`e2e` 0), unless a host interface is AMD's (1), or
-    /// always (2): on AMD's a sender may stop for good. `trains`: runs of queue pairs may go past the stack; `direct`:
-    /// and their payload by windows. `None` if another driver has the cables: then the module goes on without, and
-    /// nothing of ours shows on any cable.
+    /// Takes the cables. `None` if another driver has them: then the module goes on without, and nothing of ours shows
+    /// on any cable.
     ///
     /// # Errors
     ///
     /// No memory.
-    pub fn start(e2e: u8, trains: bool, direct: bool) -> Result<Option<Self>> {
+    pub fn start(offers: Offers) -> Result<Option<Self>> {
         let queue = kapi::work::Queue::new()?;
-        let e2e = match e2e {
+        let e2e = match offers.e2e {
             0 => false,
             1 => !kapi::service::is_amd_host(),
             _ => true,
         };
-        let offers = rail::offered(e2e, trains, direct);
+        let offers = rail::offered(e2e, &offers);
         let links = Links::new(offers)?;
         let presence = match kapi::service::Presence::new(links.clone(), Settings::ours(e2e), offers) {
             Ok(presence) => presence,

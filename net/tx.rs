@@ -106,22 +106,28 @@ impl Tx {
         let slots = Slots::new(dma, ring.size())?;
         let mode = match *wire {
             Wire::Stock { settings } => Mode::Stock { settings, id: 0 },
-            Wire::Native { plan } => {
-                let [depth, ..] = plan.remote_depth;
-                let [ours, ..] = plan.local_depth;
-                let first = Seq::first(plan.local_epoch, plan.remote_epoch, 0);
+            Wire::Native { plan, lane, .. } => {
+                let depth = |of: &[u16]| of.get(usize::from(lane)).copied().ok_or(EINVAL);
+                let (depth, ours) = (depth(&plan.remote_depth)?, depth(&plan.local_depth)?);
+                let first = Seq::first(plan.local_epoch, plan.remote_epoch, lane);
                 let mut places = KVVec::new();
                 places.resize(LEDGER_TRAINS, None, GFP_KERNEL)?;
                 Mode::Native {
                     ledger: KBox::new(Ledger::new(first, places), GFP_KERNEL)?,
                     spender: Spender::new(first, depth),
                     max_pages: plan.max_pages,
-                    shown: tbip::credit::initial(Seq::first(plan.remote_epoch, plan.local_epoch, 0), ours),
+                    shown: tbip::credit::initial(Seq::first(plan.remote_epoch, plan.local_epoch, lane), ours),
                     depth: u32::from(ours),
                 }
             }
         };
-        let share = Share::new(ring.size());
+        let mut share = Share::new(ring.size());
+        if let Wire::Native {
+            lane: 0, has_two: true, ..
+        } = wire
+        {
+            share.set_yields();
+        }
         Ok(Self {
             ring,
             slots,

@@ -83,7 +83,7 @@ impl Upper {
         drop(registration);
         let netif = self.netif.lock().take();
         if let Some(netif) = netif {
-            netif.lane().end();
+            netif.end();
         }
     }
 }

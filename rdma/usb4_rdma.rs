@@ -69,9 +69,13 @@ module! {
             default: 1,
             description: "RDMA between two hosts of ours past the network stack: 0 no, 1 yes (default)",
         },
+        lanes: u8 {
+            default: 1,
+            description: "RDMA by both rings that a cable may have: 0 no, 1 yes (default)",
+        },
         direct: u8 {
             default: 0,
-            description: "large WRITEs straight into the peer's memory, without a copy: 0 no (default), 1 yes",
+            description: "large WRITEs straight into the peer's memory by the second ring, without a copy: 0 no (default), 1 yes",
         },
     },
 }
@@ -86,11 +90,12 @@ impl kernel::Module for Usb4Rdma {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         Ok(Self {
             _presence: link::Presence::new()?,
-            _net: tbnet::Net::start(
-                plain(module_parameters::e2e.value()),
-                plain(module_parameters::trains.value()) != 0,
-                plain(module_parameters::direct.value()) != 0,
-            )?,
+            _net: tbnet::Net::start(tbnet::Offers {
+                e2e: plain(module_parameters::e2e.value()),
+                trains: plain(module_parameters::trains.value()) != 0,
+                lanes: plain(module_parameters::lanes.value()) != 0,
+                direct: plain(module_parameters::direct.value()) != 0,
+            })?,
         })
     }
 }

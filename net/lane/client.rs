@@ -4,16 +4,32 @@
 use super::{mac_number, Lane, TxSide, REAP_BATCH};
 use crate::{
     client::{Client, Held, NotSent, Outbound, Train},
-    kapi::{sync::BhLock, timer},
+    kapi::timer,
 };
 use core::sync::atomic::Ordering;
 use kernel::{prelude::*, sync::Arc};
 use tbip::{frame::Seq, reaper::LOOK_AFTER, share::Share, time::Instant};
 
 impl Lane {
-    /// The client's place.
-    pub(crate) fn client(&self) -> &BhLock<Option<Arc<dyn Client>>> {
-        &self.client
+    /// Whether there is none. Process context.
+    pub(crate) fn is_free(&self) -> bool {
+        self.client.lock().is_none()
+    }
+
+    /// From now on it is `client`. Process context.
+    pub(crate) fn attach(&self, client: Arc<dyn Client>) {
+        {
+            let mut side = self.tx.lock();
+            side.before = side.counters.trains;
+        }
+        let former = self.client.lock().replace(client);
+        drop(former);
+    }
+
+    /// And nobody any more: on return nobody is in a call of the client. Process context.
+    pub(crate) fn detach(&self) {
+        let former = self.client.lock().take();
+        drop(former);
     }
 
     /// Whether trains may go to the host with this Ethernet address.
@@ -21,42 +37,27 @@ impl Lane {
         self.reaches.load(Ordering::Relaxed) == mac_number(mac)
     }
 
-    /// Whether the client has other lanes beside this one.
-    pub(crate) fn set_several(&self, several: bool) {
-        let mut side = self.tx.lock();
-        side.several = several;
-        if let Some(tx) = &mut side.path {
-            tx.set_several(several);
-        }
-    }
-
     /// Most page frames of a train.
     pub(crate) fn most_pages(&self) -> usize {
         usize::from(self.most_pages.load(Ordering::Relaxed))
     }
 
-    /// Whether any train has room; `of_several`: the client has other lanes beside this one. If not, the client is told
-    /// when it has; or when the peer is there again.
-    pub(crate) fn has_room(&self, of_several: bool) -> bool {
+    /// Whether any train has room, where the client has `several` lanes. If not, the client is told when it has; or
+    /// when the peer is there again.
+    pub(crate) fn has_room(&self, several: bool) -> bool {
         let mut side = self.tx.lock();
         let TxSide {
             path,
             live,
             wanted,
-            several,
             counters,
             ..
         } = &mut *side;
-        if *several != of_several {
-            *several = of_several;
-            if let Some(tx) = path {
-                tx.set_several(of_several);
-            }
-        }
         let Some(tx) = path.as_mut().filter(|_| *live) else {
             *wanted = true;
             return false;
         };
+        tx.set_several(several);
         if tx.in_flight() >= REAP_BATCH {
             tx.reap(&self.netdev, false);
         }

@@ -139,18 +139,17 @@ impl Lane {
         if !self.decides.load(Ordering::Relaxed) {
             return None;
         }
-        let (sent, trains, several, leaving) = lock_in_any_context(&self.tx).map(|side| {
+        let (sent, trains, leaving) = lock_in_any_context(&self.tx).map(|side| {
             let TxCounters { frames, trains, .. } = side.counters;
             (
                 frames,
-                trains,
-                side.several,
+                trains.saturating_sub(side.before),
                 side.path.as_ref().is_some_and(Tx::is_sending),
             )
         })?;
         let others = match &*self.client.lock() {
-            Some(client) if several => client.sent().saturating_sub(trains),
-            _ => 0,
+            Some(client) => client.sent().saturating_sub(trains),
+            None => 0,
         };
         Some((sent.saturating_add(others), leaving))
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The lane in a link's session, from [`Lane::prepare`] to [`Lane::finish`]. All sleep, on the link's worker.
 
-use super::{mac_number, set_throttle, Lane, Peer, TxSide};
+use super::{mac_number, set_throttle, Lane, Peer};
 use crate::{
     direct::Direct,
     kapi::random::random_u64,
@@ -33,9 +33,11 @@ impl Lane {
             Wire::Stock { .. } => Peer::Stock,
         };
         self.peer.store(peer as u8, Ordering::Relaxed);
-        let runs = matches!(wire, Wire::Native { plan } if plan.features.has(Features::RUNS));
-        self.netdev.set_runs(runs);
-        if let Wire::Native { plan } = wire {
+        let runs = matches!(wire, Wire::Native { plan, .. } if plan.features.has(Features::RUNS));
+        if self.is_first {
+            self.netdev.set_runs(runs);
+        }
+        if let Wire::Native { plan, .. } = wire {
             self.most_pages.store(plan.max_pages, Ordering::Relaxed);
         }
         self.credit.store(credit.0, Ordering::Relaxed);
@@ -47,8 +49,7 @@ impl Lane {
         }
         {
             let mut side = self.tx.lock();
-            let TxSide { path, several, .. } = &mut *side;
-            path.insert(tx).set_several(*several);
+            side.path = Some(tx);
             side.live = false;
             side.stopped = true;
         }
@@ -92,8 +93,10 @@ impl Lane {
             side.stopped = false;
             core::mem::take(&mut side.wanted)
         };
-        self.netdev.set_carrier(true);
-        self.netdev.wake_queue();
+        if self.is_first {
+            self.netdev.set_carrier(true);
+            self.netdev.wake_queue();
+        }
         if let (true, Some(client)) = (wanted, &*self.client.lock()) {
             client.on_room();
         }
@@ -106,7 +109,9 @@ impl Lane {
 
     /// The peer takes no frames any more.
     pub(crate) fn halt(&self) {
-        self.netdev.set_carrier(false);
+        if self.is_first {
+            self.netdev.set_carrier(false);
+        }
         // Before the queue is stopped: a poll on another processor wakes a live one that has room.
         {
             let mut side = self.tx.lock();
@@ -114,7 +119,16 @@ impl Lane {
             side.stopped = true;
         }
         self.set_reach(None);
-        self.netdev.disable_queue();
+        if self.is_first {
+            self.netdev.disable_queue();
+        }
+    }
+
+    /// Undoes [`Lane::prepare`] where [`Lane::begin`] does not follow.
+    pub(crate) fn abandon(&self) {
+        let rings = self.config.lock().rings.take();
+        drop(rings);
+        self.finish();
     }
 
     /// From the return on nobody touches the rings.
@@ -148,8 +162,10 @@ impl Lane {
         let kick = self.kick.lock().take();
         // Not under the locks: this sleeps.
         drop((rx, tx, direct, kick));
-        self.netdev.reset_sent();
         self.peer.store(Peer::None as u8, Ordering::Relaxed);
-        self.netdev.set_runs(false);
+        if self.is_first {
+            self.netdev.reset_sent();
+            self.netdev.set_runs(false);
+        }
     }
 }

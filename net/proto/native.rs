@@ -74,6 +74,8 @@ impl Features {
     pub const RUNS: Self = Self(1 << 3);
     /// Runs of connected queue pairs as trains of their own, [`crate::frame::Roce`]; with [`Self::RUNS`].
     pub const TRAINS: Self = Self(1 << 4);
+    /// Such trains by a second lane as well; with [`Self::TRAINS`].
+    pub const LANES: Self = Self(1 << 5);
 
     /// What is in one or the other.
     #[must_use]

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   frames of trains in flight   at most half of the ring, and what one train more has; FEW in place of half where the
-//!                                stack has a large packet on its way, or the client has other lanes
+//!                                stack has a large packet on its way, or the client has other lanes; none more where
+//!                                it has one and the cable another ring for trains
 //!   left free by a train         a packet of the stack of the largest size, descriptors and credit
 //! ```
 //!
@@ -33,6 +34,8 @@ pub struct Share {
     most: usize,
     /// Frames of trains in flight.
     trains: usize,
+    /// The cable has another ring, for trains alone.
+    yields: bool,
 }
 
 impl Share {
@@ -43,7 +46,13 @@ impl Share {
             size,
             most: size / 2,
             trains: 0,
+            yields: false,
         }
+    }
+
+    /// The cable has another ring, for trains alone: rings have the line in turn, so the stack is to have this one.
+    pub fn set_yields(&mut self) {
+        self.yields = true;
     }
 
     /// Whether the client has other lanes beside this one.
@@ -71,11 +80,11 @@ impl Share {
         let others = self
             .size
             .saturating_sub(free.saturating_add(self.trains).saturating_add(1));
-        let most = if others >= MAX_TRAIN && self.most > FEW {
-            FEW
-        } else {
-            self.most
-        };
+        let beside = others >= MAX_TRAIN;
+        if beside && self.yields {
+            return false;
+        }
+        let most = if beside && self.most > FEW { FEW } else { self.most };
         free >= Self::NEEDED && credit >= Self::NEEDED && self.trains <= most
     }
 }
@@ -116,6 +125,15 @@ mod tests {
         assert!(!share.admits(free - MAX_TRAIN, 511));
         share.handle_gone(FEW);
         assert!(share.admits(free + FEW - MAX_TRAIN, 511));
+    }
+
+    #[test]
+    fn trains_leave_a_ring_to_the_stack_where_they_have_another() {
+        let mut share = Share::new(512);
+        share.set_yields();
+        assert!(share.admits(511, 511));
+        assert!(share.admits(511 - MAX_TRAIN + 1, 511), "small packets are no reason");
+        assert!(!share.admits(511 - MAX_TRAIN, 511));
     }
 
     /// Trains of all sizes as fast as they are admitted, frames that go at random: a packet always has room, and once

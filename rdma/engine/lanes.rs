@@ -3,7 +3,9 @@
 //!
 //! Each in its turn, if it has room: a slow lane is full the longer, and has the fewer. Short trains stay on one lane,
 //! where none overtakes another, but for the parts of a message that is spread ([`limits::IN_PARTS`]). So do all of an
-//! unreliable connection, whose peer takes what is overtaken for lost.
+//! unreliable connection, whose peer takes what is overtaken for lost. What follows a pause begins with the pair's own
+//! lane, which is the same at both ends where they number the lanes alike: then messages and their answers come by one
+//! interrupt.
 
 use crate::attrs::QpKind;
 use crate::limits;
@@ -55,6 +57,13 @@ impl Turn {
         }
     }
 
+    /// Nothing is under way: the next train begins with the lane of the pair `own` and `peer`, if this is reliable.
+    pub fn rest(&mut self, own: u32, peer: u32) {
+        if self.spreads {
+            self.next = (own ^ peer) as usize;
+        }
+    }
+
     /// The lane of `count` that has the next train, of those that lead to the peer. None if it has to wait for room.
     pub fn pick(&self, count: usize, leads: impl Fn(usize) -> bool, has_room: impl Fn(usize) -> bool) -> Option<usize> {
         let mut lanes = (0..count)
@@ -89,6 +98,23 @@ mod tests {
             lanes.push(at);
         }
         assert_eq!(lanes, [2, 3, 0, 0, 0, 1, 2, 3, 0]);
+    }
+
+    #[test]
+    fn what_follows_a_pause_begins_with_one_lane_at_both_ends() {
+        let (mut here, mut there) = (Turn::new(4, QpKind::Rc), Turn::new(7, QpKind::Rc));
+        here.on_sent(1, 16, true);
+        here.rest(4, 7);
+        there.rest(7, 4);
+        let pick = |turn: &Turn| turn.pick(2, |_| true, |_| true);
+        assert_eq!(pick(&here), pick(&there));
+        let mut unreliable = Turn::new(4, QpKind::Uc);
+        unreliable.rest(4, 7);
+        assert_eq!(
+            pick(&unreliable),
+            Some(0),
+            "nothing of it may overtake what went before"
+        );
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::counters::Counters;
 use crate::fault::{Fault, WcStatus};
 use crate::limits;
 use crate::opcode::Class;
-use crate::psn::Psn;
+use crate::psn::{Psn, Qpn};
 use crate::requester::Requester;
 use crate::responder::Responder;
 use crate::time::Instant;
@@ -516,6 +516,11 @@ impl<S: Storage> Qp<S> {
     /// The path MTU in force.
     pub fn path_mtu(&self) -> Mtu {
         self.attrs.path_mtu
+    }
+
+    /// The peer's number, if no request of this queue pair is under way.
+    pub fn is_at_rest(&self) -> Option<Qpn> {
+        (self.requester.nxt == self.requester.una).then_some(self.attrs.dest_qpn)
     }
 
     /// What was fixed at creation.

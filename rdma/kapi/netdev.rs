@@ -170,13 +170,14 @@ impl Netdev {
     }
 
     /// The lanes of the cable that it is on, or of the cables below it if it is a bond, past their queues: as many as
-    /// are ours. It is registered, and RTNL held.
+    /// are ours. The first of each cable, then the second of each: who takes some of them in turn has as many cables.
+    /// It is registered, and RTNL held.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
     pub(crate) fn ports(&self, _rtnl: &Rtnl) -> Result<KVec<Port>> {
-        let mut ports = KVec::new();
+        let (mut ports, mut seconds) = (KVec::new(), KVec::new());
         let mut next = Some(self.0);
         for number in 0.. {
             let Some(netdev) = next else {
@@ -184,11 +185,15 @@ impl Netdev {
             };
             // SAFETY: Valid by the invariant, and what is below a netdev as long as RTNL is held; registered by the
             // caller's promise, and while it is below one. `Netif` is what is behind all of ours.
-            if let Some(port) = unsafe { with_object_of::<Netif, Port>(netdev, Netif::port) } {
-                ports.push(port, GFP_KERNEL)?;
+            if let Some([first, second]) = unsafe { with_object_of::<Netif, _>(netdev, Netif::ports) } {
+                ports.push(first, GFP_KERNEL)?;
+                seconds.push(second, GFP_KERNEL)?;
             }
             // SAFETY: Valid by the invariant, and RTNL is held.
             next = NonNull::new(unsafe { c::usb4_netdev_below(self.as_ptr(), number) });
+        }
+        for port in seconds {
+            ports.push(port, GFP_KERNEL)?;
         }
         Ok(ports)
     }

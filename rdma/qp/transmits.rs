@@ -145,6 +145,9 @@ impl Qp {
         let leading = Leading::of(lanes.iter().map(|port| port.reaches(mac)));
         let count = leading.count();
         let (mut posted, before) = (0_u64, state.tally.sent_trains);
+        if let Some(peer) = state.engine.is_at_rest() {
+            state.turn.rest(self.number, peer.value());
+        }
         for turn in 0.. {
             if turn == BATCH {
                 // Others have their turn.

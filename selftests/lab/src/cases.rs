@@ -54,18 +54,33 @@ pub struct NetLab {
     pub roles: [Role; 2],
     /// Rings of a router, hop 0 included, if other than the profile's.
     pub hops: Option<usize>,
-    /// RDMA goes past the network stack where it can.
-    pub trains: bool,
-    /// Large WRITEs go by windows.
-    pub direct: bool,
+    pub way: Way,
 }
 
-/// Has modprobe load our module so that RDMA stays on the netdev's queue: it takes parameters from the kernel's command
-/// line.
-pub const NO_TRAINS: &str = "usb4_rdma.trains=0";
+/// How RDMA goes over a cable between two of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By the netdev's queue.
+    Queue,
+    /// Past the network stack, by the ring that packets of the stack go by.
+    OneRing,
+    /// By both rings that a cable may have.
+    TwoRings,
+    /// As by one ring; large WRITEs by windows, which the second ring is for.
+    Windows,
+}
 
-/// The same, so that large WRITEs go by windows of the direct lane.
-pub const DIRECT: &str = "usb4_rdma.direct=1";
+impl Way {
+    /// The module's parameters as modprobe takes them from the kernel's command line.
+    pub const fn parameters(self) -> &'static str {
+        match self {
+            Self::Queue => "usb4_rdma.trains=0",
+            Self::OneRing => "usb4_rdma.lanes=0",
+            Self::TwoRings => "usb4_rdma.lanes=1",
+            Self::Windows => "usb4_rdma.direct=1",
+        }
+    }
+}
 
 /// The network driver of a host in a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,11 +152,7 @@ impl Bench {
                     seed,
                     net: lab.roles.map(driver).to_vec(),
                     hops: lab.hops,
-                    append: match (lab.trains, lab.direct) {
-                        (false, _) => NO_TRAINS.into(),
-                        (true, true) => DIRECT.into(),
-                        (true, false) => String::new(),
-                    },
+                    append: lab.way.parameters().into(),
                     ..LabSpec::wired(lab.profile, Topology::Pair, 2, lab.cables)?
                 }));
             }

@@ -5,7 +5,7 @@
 //! `usb4lab bench --suite rdma --net ours` shows the rows, `usb4lab yardstick` a table for people.
 
 use crate::bench::steal_seconds;
-use crate::cases::NO_TRAINS;
+use crate::cases::Way;
 use crate::lab::Lab;
 use crate::load::{self, Reading, Unit};
 use crate::measure::{figure, median};
@@ -49,7 +49,7 @@ impl Wire {
         match self {
             Wire::Native => ours,
             Wire::Udp => LabSpec {
-                append: NO_TRAINS.into(),
+                append: Way::Queue.parameters().into(),
                 ..ours
             },
             Wire::Rxe => LabSpec::measured(),
@@ -323,7 +323,11 @@ fn check_wire(lab: &Lab, pair: &Pair, wire: Wire) -> Result<()> {
     let sent: u64 = lab.ok(0, &["cat", &counter])?.trim().parse().context("sent_trains")?;
     match wire {
         Wire::Native => ensure!(sent > 0, "nothing went as trains of queue pairs"),
-        _ => ensure!(sent == 0, "{sent} trains of queue pairs in spite of {NO_TRAINS}"),
+        _ => ensure!(
+            sent == 0,
+            "{sent} trains of queue pairs in spite of {}",
+            Way::Queue.parameters()
+        ),
     }
     Ok(())
 }

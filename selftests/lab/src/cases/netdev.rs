@@ -13,7 +13,7 @@ pub mod runs;
 pub mod soak;
 pub mod tools;
 
-use super::{Context, NetLab, Role};
+use super::{Context, NetLab, Role, Way};
 use crate::lab::{Lab, Running};
 use crate::spec::{ipv4, NetDriver, Profile};
 use crate::{parse, verbs};
@@ -32,8 +32,7 @@ pub(super) const BOTH: NetLab = NetLab {
     cables: 1,
     roles: [Role::Tested, Role::Tested],
     hops: None,
-    trains: true,
-    direct: false,
+    way: Way::TwoRings,
 };
 
 /// Sets the MTU of a cable's network devices on both hosts.

@@ -4,7 +4,7 @@
 use super::runs::{counter, wait_flow, FLOWS};
 use super::{only_ours, BOTH, MINUTE};
 use crate::cases::life::both_up;
-use crate::cases::{about_net, Case, Context, NetLab};
+use crate::cases::{about_net, Case, Context, NetLab, Way};
 use crate::lab::Lab;
 use crate::parse;
 use crate::verbs::{Device, Pair};
@@ -13,7 +13,10 @@ use serde_json::{json, Value};
 use std::{collections::BTreeMap, thread, time::Duration};
 
 /// Both offer direct lanes.
-const LANES: NetLab = NetLab { direct: true, ..BOTH };
+const LANES: NetLab = NetLab {
+    way: Way::Windows,
+    ..BOTH
+};
 
 pub const CASES: &[Case] = &[
     about_net(

@@ -2,7 +2,7 @@
 //! `usb4rdma` as a user meets it: installed, by the quick start, and when something is not as it should be.
 
 use super::healthy;
-use crate::cases::{about_net, Case, Context, NetLab, Role};
+use crate::cases::{about_net, Case, Context, NetLab, Role, Way};
 use crate::lab::{Lab, USUAL};
 use crate::paths;
 use crate::spec::Profile;
@@ -38,8 +38,7 @@ const BARE: NetLab = NetLab {
     cables: 1,
     roles: [Role::None, Role::None],
     hops: None,
-    trains: true,
-    direct: false,
+    way: Way::TwoRings,
 };
 
 /// What is typed on host 0, its status, and the first line that is said about it.

@@ -3,7 +3,7 @@
 
 use super::healthy;
 use crate::cases::data::bandwidth;
-use crate::cases::{about_net, own, pair, Case, Context, NetLab, Role};
+use crate::cases::{about_net, own, pair, Case, Context, NetLab, Role, Way};
 use crate::lab::Lab;
 use crate::log::Mark;
 use crate::runner::kernel_trouble;
@@ -53,8 +53,7 @@ pub const fn bare(cables: usize) -> NetLab {
         cables,
         roles: [Role::None, Role::None],
         hops: None,
-        trains: true,
-        direct: false,
+        way: Way::TwoRings,
     }
 }
 
