@@ -302,10 +302,7 @@ impl World {
         if let Some(ask) = ask {
             self.put(link, ask.bytes().to_vec(), Event::Question);
         }
-        loop {
-            let Some(lane) = &mut self.direct[link] else {
-                break;
-            };
+        while let Some(lane) = &mut self.direct[link] {
             let Some(told) = lane.asker.poll_told().or_else(|| lane.asker.poll_late(now)) else {
                 break;
             };
@@ -438,7 +435,7 @@ impl World {
             return true;
         }
         let page = |offset: u64, len| direct::Part {
-            page: (e as u64) << 48 | (request.address + offset) / MAX_FRAME as u64,
+            page: ((e as u64) << 48) | ((request.address + offset) / MAX_FRAME as u64),
             len,
         };
         let frames = u64::from(request.frames);
@@ -592,7 +589,7 @@ impl World {
             self.at(at, Event::Restart(link));
         }
         if let Some(grant) = grant {
-            self.put(back, grant.bytes().to_vec(), |back, bytes| Event::Granted(back, bytes));
+            self.put(back, grant.bytes().to_vec(), Event::Granted);
         }
         self.arm_direct(link);
         Ok(())
