@@ -240,6 +240,10 @@ bench-apps: | build/root-workloads ## all_reduce of Open MPI over our RDMA, our 
 	@$(MAKE) --no-print-directory programs module
 	target/release/usb4lab bench --suite apps --json build/bench-apps.json --write
 
+bench-bond: | build/kernel/lab/linux ## one queue pair over several cables beside one, into build/bench-bond.json and docs/benchmarks.md
+	@$(MAKE) --no-print-directory programs module
+	target/release/usb4lab bench --suite bond --json build/bench-bond.json --write
+
 # mdBook, of this version, in the cache that all checkouts share.
 mdbook-version := 0.5.4
 mdbook := $${XDG_CACHE_HOME:-$$HOME/.cache}/usb4-rdma/mdbook-$(mdbook-version)
@@ -293,4 +297,4 @@ clean: ## remove build/ and target/ (the cache stays)
 clean-cache: ## empty the cache of lab roots and kernels that all checkouts share
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/usb4-rdma"
 
-.PHONY: help packages packages-rpm packages-arch check-packages licences setup-kernels setup-packages docs setup-docs install install-dkms install-lab uninstall print-cargo module-lint setup setup-smp setup-kasan setup-stock setup-workloads programs module module-smp module-kasan module-stock module-kernels check-kernels demo check check-smp check-kasan check-deep check-long check-stock bench bench-ours bench-apps bench-net benchmarks pyverbs fuzz fmt clean clean-cache
+.PHONY: help packages packages-rpm packages-arch check-packages licences setup-kernels setup-packages docs setup-docs install install-dkms install-lab uninstall print-cargo module-lint setup setup-smp setup-kasan setup-stock setup-workloads programs module module-smp module-kasan module-stock module-kernels check-kernels demo check check-smp check-kasan check-deep check-long check-stock bench bench-ours bench-apps bench-bond bench-net benchmarks pyverbs fuzz fmt clean clean-cache

@@ -51,8 +51,12 @@ class Side:
         self.cq = CQ(self.context, 256, None, self.channel, 0) if events else CQ(self.context, 256)
         self.gid_index = gid_index
         self.seen = []
+        self.qp = self.pair()
+
+    def pair(self):
+        """A queue pair of this end's."""
         cap = QPCap(max_send_wr=QUEUE, max_recv_wr=QUEUE, max_send_sge=PIECES, max_recv_sge=PIECES, max_inline_data=64)
-        self.qp = QP(self.pd, QPInitAttr(qp_type=e.IBV_QPT_RC, scq=self.cq, rcq=self.cq, cap=cap, sq_sig_all=0))
+        return QP(self.pd, QPInitAttr(qp_type=e.IBV_QPT_RC, scq=self.cq, rcq=self.cq, cap=cap, sq_sig_all=0))
 
     def exchange(self, **values):
         self.line.write(json.dumps(values) + "\n")
@@ -672,6 +676,46 @@ STREAMS = {f"stream_{name}_{length}_{'both' if both else 'one'}":
            for name, opcode in OPCODES.items() for length in (65536, MIB) for both in (False, True)}
 
 
+def rounds(side, calling, length, count=1000):
+    """WRITEs with immediate data there and back, one at a time; waits for the event of what comes in, and for no other.
+    Nothing in a round reads the clock, which takes time where nothing else does."""
+    arena = Arena(side, length, length)
+    side.connect(mtu=4096, timeout=18, rkey_of=arena.mr)
+    wr = SendWR(opcode=e.IBV_WR_RDMA_WRITE_WITH_IMM, num_sge=1, sg=arena.sges([(0, length)]), imm_data=1,
+                send_flags=e.IBV_SEND_SIGNALED | e.IBV_SEND_SOLICITED)
+    wr.set_wr_rdma(side.peer["rkey"], side.peer["addr"] + arena.sources)
+    receive = RecvWR(num_sge=1, sg=arena.sges([(arena.sources, length)]))
+    for _ in range(QUEUE):
+        side.qp.post_recv(receive)
+    side.exchange(ready=True)
+    begun, came, bad = time.monotonic(), 0, 0
+    for turn in range(1, count + 1):
+        if calling:
+            side.qp.post_send(wr)
+        while came < turn and not bad:
+            number, wcs = side.cq.poll(QUEUE)
+            if not number:
+                side.cq.req_notify(True)
+                number, wcs = side.cq.poll(QUEUE)
+            if not number:
+                side.channel.get_cq_event(side.cq)
+                side.cq.ack_events(1)
+            for w in wcs:
+                bad += w.status != 0
+                came += w.opcode & e.IBV_WC_RECV != 0
+        side.qp.post_recv(receive)
+        if not calling:
+            side.qp.post_send(wr)
+    taken = time.monotonic() - begun
+    same = arena.same([(0, length)], [(arena.sources, length)])
+    side.exchange(done=True)
+    side.report(rounds=count, seconds=taken, bad=bad + (not same))
+
+
+ROUNDS = {f"rounds_{length}": lambda side, calling, length=length: rounds(side, calling, length)
+          for length in (64, 16384)}
+
+
 class Paged:
     """A region of memory that is not pinned, all of whose pages can be taken away."""
 
@@ -800,7 +844,7 @@ LENT |= {f"lent_read_{f.__name__}": lambda side, calling, f=f: lent(side, callin
 SIZES_SCENES = {"sizes": lambda side, calling: sizes(side, calling, turns=1, mixed=20),
                 "sizes_long": lambda side, calling: sizes(side, calling, turns=12, mixed=2000)}
 
-SCENES = LENT | SIZES_SCENES | STREAMS | {f.__name__: f for f in (
+SCENES = LENT | SIZES_SCENES | STREAMS | ROUNDS | {f.__name__: f for f in (
     bad_rkey, out_of_bounds, wrong_pd, no_remote_right, bad_read_rkey, wrong_local_pd, bad_lkey, missing_receive,
     late_receive, short_receive, dead_peer, idle, operations, paged, unmapped_source, reads, windows, last)}
 
@@ -813,8 +857,9 @@ def main():
     else:
         address, port, device, gid_index, scene = sys.argv[2:7]
         line = socket.create_connection((address, int(port)))
-    side = Side(line, device, int(gid_index), events=scene in STREAMS)
+    side = Side(line, device, int(gid_index), events=scene in STREAMS | ROUNDS)
     SCENES[scene](side, sys.argv[1] == "call")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -141,7 +141,7 @@ in the first and in the last call of a size.";
 fn round(ground: Ground, times: &mut [[Vec<f64>; SIZES.len()]; WAYS.len()], which: &str) -> Result<()> {
     let lab = Lab::up(&format!("apps-{}", std::process::id()), ground.spec())?;
     let marks = lab.marks();
-    join(&lab)?;
+    join(&lab, &[0, 1].map(|host| ipv4(0, host)))?;
     let pair = Pair::add(&lab, ground.kind(), ground.kind())?;
     for (way, times) in ground.ways().iter().zip(times) {
         let name = ground.name(*way);
@@ -159,11 +159,15 @@ fn round(ground: Ground, times: &mut [[Vec<f64>; SIZES.len()]; WAYS.len()], whic
     Ok(())
 }
 
-/// Lets host 0 start programs on every host by ssh, by the names that the hosts have.
-fn join(lab: &Lab) -> Result<()> {
+/// Lets host 0 start programs on every host by ssh, by the names that the hosts have, at one address of each.
+///
+/// # Errors
+///
+/// A command that fails.
+pub fn join(lab: &Lab, addresses: &[String]) -> Result<()> {
     let mut names = String::from("127.0.0.1 localhost\n");
-    for host in 0..lab.spec.hosts {
-        names += &format!("{} h{host}\n", ipv4(0, host));
+    for (host, address) in addresses.iter().enumerate() {
+        names += &format!("{address} h{host}\n");
         lab.sh(host, "mkdir -p -m 700 /root/.ssh /run/sshd")?;
     }
     let key = lab.sh(
@@ -178,6 +182,15 @@ fn join(lab: &Lab) -> Result<()> {
         lab.sh(host, "/usr/sbin/sshd")?;
     }
     Ok(())
+}
+
+/// The same over our devices, wherever they are; microseconds of a call at each size.
+///
+/// # Errors
+///
+/// A sum that is wrong, or a program that fails.
+pub fn reduce_over(lab: &Lab, pair: &Pair) -> Result<Vec<f64>> {
+    all_reduce(lab, pair, Ground::Ours, Way::Rdma)
 }
 
 /// Microseconds of a call at each size.

@@ -26,6 +26,7 @@ mod tools;
 mod virtual_time;
 
 pub use data::{check_operations, devinfo};
+pub use virtual_time::bond as bonds;
 
 use crate::lab::Lab;
 use crate::spec::{Kernel, LabSpec, NetDriver, Profile, Tier, Topology};
@@ -182,6 +183,7 @@ pub fn all() -> Vec<Case> {
         netdev::runs::CASES,
         netdev::last::CASES,
         netdev::bond::CASES,
+        netdev::group::CASES,
         netdev::soak::CASES,
         data::CASES,
         services::CASES,
@@ -212,6 +214,8 @@ pub fn all() -> Vec<Case> {
         fuzz::CASES,
         stress::CASES,
         virtual_time::CASES,
+        virtual_time::bond::CASES,
+        virtual_time::cuts::CASES,
         stock::CASES,
     ]
     .into_iter()

@@ -3,6 +3,7 @@
 
 use crate::apps;
 use crate::bench::{self, Suite};
+use crate::bondbench;
 use crate::deep::{self, Ground};
 use crate::demo;
 use crate::fair::Fair;
@@ -163,9 +164,12 @@ enum Command {
         /// The netdev below our device (suite rdma). Over ours, TCP over it is measured too, and our RDMA both ways
         #[arg(long, value_parser = ["stock", "ours"], default_value = "stock")]
         net: String,
-        /// Put the table into docs/benchmarks.md (suite rdma with --net ours, suite apps)
+        /// Put the table into docs/benchmarks.md (suite rdma with --net ours, suites apps and bond)
         #[arg(long)]
         write: bool,
+        /// Only what is measured in virtual time, which the machine's load does not change (suite bond)
+        #[arg(long)]
+        exact: bool,
         #[arg(long, value_enum, default_value_t = Kind::Usb4, conflicts_with = "net")]
         ours: Kind,
     },
@@ -465,8 +469,16 @@ impl Cli {
                 write,
                 ..
             } => apps::run(runs, json.as_deref(), write)?,
+            Command::Bench {
+                suite: Suite::Bond,
+                runs,
+                json,
+                write,
+                exact,
+                ..
+            } => bondbench::run(runs, exact, json.as_deref(), write)?,
             Command::Bench { write: true, .. } => {
-                bail!("--write belongs to --suite rdma --net ours, and to --suite apps")
+                bail!("--write belongs to --suite rdma --net ours, and to the suites apps and bond")
             }
             Command::Bench {
                 suite,

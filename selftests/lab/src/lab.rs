@@ -295,6 +295,19 @@ impl Lab {
         Ok(self.ok(host, &["/usb4lab/netdev", &end.xdomain()])?.trim().to_string())
     }
 
+    /// Waits until a host's echo requests are answered.
+    pub fn wait_ping(&self, from: usize, address: &str, seconds: u32) -> Result<()> {
+        let tries = seconds * 2;
+        self.sh(
+            from,
+            &format!(
+                "n=0; until ping -q -c 1 -W 0.5 {address} > /dev/null 2>&1; do n=$((n+1)); [ $n -lt {tries} ] || exit 1; sleep 0.05; done"
+            ),
+        )
+        .map(|_| ())
+        .with_context(|| format!("host {from} does not reach {address} within {seconds} s"))
+    }
+
     /// Positions at the end of all guests' logs.
     pub fn marks(&self) -> Vec<Mark> {
         (0..self.spec.hosts).map(|h| Mark::here(&self.console(h))).collect()

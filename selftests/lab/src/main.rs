@@ -7,6 +7,8 @@
 mod agent;
 mod apps;
 mod bench;
+mod bondbench;
+mod bonded;
 mod cases;
 mod cli;
 mod control;
@@ -41,6 +43,7 @@ mod sweep;
 mod tiers;
 mod uml;
 mod verbs;
+mod virtually;
 mod wires;
 mod yardstick;
 

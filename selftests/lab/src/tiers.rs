@@ -54,12 +54,16 @@ const MISSING: &[(Kernel, &str, &str)] = &[
     (Kernel::Smp, "virtual_time_loss", NO_VIRTUAL_TIME),
     (Kernel::Smp, "virtual_time_group", NO_VIRTUAL_TIME),
     (Kernel::Smp, "virtual_time_unequal", NO_VIRTUAL_TIME),
+    (Kernel::Smp, "virtual_time_rings", NO_VIRTUAL_TIME),
     (Kernel::Smp, "virtual_time_spread", NO_VIRTUAL_TIME),
+    (Kernel::Smp, "virtual_time_cuts", NO_VIRTUAL_TIME),
+    (Kernel::Smp, "virtual_time_cuts_long", NO_VIRTUAL_TIME),
     (Kernel::Smp, "virtual_time_determinism", NO_VIRTUAL_TIME),
     (Kernel::Smp, "net_soak_virtual", NO_VIRTUAL_TIME),
     (Kernel::Smp, "net_suspend", "arch/um has suspend on one processor only"),
     (Kernel::Smp, "nvme_over_rdma", NVMET),
     (Kernel::Smp, "nvme_with_rxe", NVMET),
+    (Kernel::Smp, "group_nvme", NVMET),
 ];
 
 const NO_VIRTUAL_TIME: &str = "arch/um has virtual time on one processor only";

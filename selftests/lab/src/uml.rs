@@ -46,6 +46,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("storms.py", include_str!("../guest/storms.py")),
     ("stream.py", include_str!("../guest/stream.py")),
     ("verbs.py", include_str!("../guest/verbs.py")),
+    ("cuts.py", include_str!("../guest/cuts.py")),
     ("allreduce.py", include_str!("../guest/allreduce.py")),
     ("duo.py", include_str!("../guest/duo.py")),
     ("rdma-tests.py", include_str!("../guest/rdma-tests.py")),

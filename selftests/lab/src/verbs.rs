@@ -83,15 +83,35 @@ impl Device {
         device.find_gids(lab)
     }
 
+    /// Adds a link over any netdev, which has the address; waits for its GID a little.
+    pub fn over(lab: &Lab, host: usize, kind: Kind, name: &str, netdev: &str, ipv4: &str) -> Result<Device> {
+        let link = ["rdma", "link", "add", name, "type", kind.link_type(), "netdev", netdev];
+        lab.ok(host, &link)
+            .with_context(|| format!("is {} built and in the lab? `make module`", kind.module()))?;
+        Ok(Device {
+            host,
+            name: name.into(),
+            netdev: netdev.into(),
+            cable: 0,
+            ipv4: ipv4.into(),
+            gid: gid_index(lab, host, name, ipv4)?,
+            gid6: 0,
+        })
+    }
+
+    /// The same device with the GID of its IPv4 address looked up anew.
+    pub fn find_gid(&self, lab: &Lab) -> Result<Device> {
+        Ok(Device {
+            gid: gid_index(lab, self.host, &self.name, &self.ipv4)?,
+            ..self.clone()
+        })
+    }
+
     /// The same device with its GIDs looked up anew; waits for them a little.
     pub fn find_gids(&self, lab: &Lab) -> Result<Device> {
-        let index = |address: &str| -> Result<u32> {
-            let index = lab.ok(self.host, &["/usb4lab/gid", &self.name, &gid(address)?])?;
-            index.trim().parse().context("GID index")
-        };
         Ok(Device {
-            gid: index(&self.ipv4)?,
-            gid6: index(&ipv6(self.cable, self.host))?,
+            gid: gid_index(lab, self.host, &self.name, &self.ipv4)?,
+            gid6: gid_index(lab, self.host, &self.name, &ipv6(self.cable, self.host))?,
             ..self.clone()
         })
     }
@@ -99,6 +119,12 @@ impl Device {
     pub fn delete(&self, lab: &Lab) -> Result<()> {
         lab.ok(self.host, &["rdma", "link", "del", &self.name]).map(|_| ())
     }
+}
+
+/// Index of the GID that carries an address; waits for it a little.
+fn gid_index(lab: &Lab, host: usize, device: &str, address: &str) -> Result<u32> {
+    let index = lab.ok(host, &["/usb4lab/gid", device, &gid(address)?])?;
+    index.trim().parse().context("GID index")
 }
 
 /// An address as sysfs shows the GID that carries it.

@@ -44,7 +44,7 @@ fn rxe(context: &Context) -> Result<()> {
 }
 
 /// The client writes `mib` to the server's disk and reads them back. Nothing of it stays.
-fn disk(context: &Context, pair: &Pair, mib: u32, target: &str) -> Result<()> {
+pub fn disk(context: &Context, pair: &Pair, mib: u32, target: &str) -> Result<()> {
     let lab = context.lab()?;
     let (client, server) = (pair.client.host, pair.server.host);
     let mib = &mib.to_string();

@@ -5,6 +5,7 @@ pub mod bond;
 pub mod data;
 pub mod direct;
 pub mod failing;
+pub mod group;
 pub mod last;
 pub mod life;
 pub mod peer;
@@ -91,15 +92,7 @@ fn ping(lab: &Lab, from: usize, address: &str, size: u32, whole: bool) -> Result
 
 /// Waits until echo requests are answered again.
 fn wait_ping(lab: &Lab, from: usize, address: &str, seconds: u32) -> Result<()> {
-    let tries = seconds * 2;
-    lab.sh(
-        from,
-        &format!(
-            "n=0; until ping -q -c 1 -W 0.5 {address} > /dev/null 2>&1; do n=$((n+1)); [ $n -lt {tries} ] || exit 1; sleep 0.05; done"
-        ),
-    )
-    .map(|_| ())
-    .with_context(|| format!("host {from} does not reach {address} within {seconds} s"))
+    lab.wait_ping(from, address, seconds)
 }
 
 /// Counters of a host's network device.

@@ -152,23 +152,27 @@ fn qperf(context: &Context) -> Result<()> {
     pair.delete(lab)
 }
 
+/// A run of `ucx_perftest` over a pair's devices, with settings of UCX, and arguments of both sides, in which DEVICE
+/// stands for their own.
+pub fn ucx_run(pair: &Pair, id: &str, settings: &str, server: &str, client: &str) -> Run {
+    let to = &pair.server.ipv4;
+    // Without a terminal it waits for mpirun.
+    let line = |device: &str, arguments: &str| {
+        format!("UCX_NET_DEVICES={device}:1 {settings} script -qec 'ucx_perftest {arguments}' /dev/null")
+    };
+    let on = |arguments: &str, device: &str| arguments.replace("DEVICE", &format!("{device}:1"));
+    run(
+        id,
+        line(&pair.server.name, &on(server, &pair.server.name)),
+        line(&pair.client.name, &format!("{to} {}", on(client, &pair.client.name))),
+        "tcp:13337",
+    )
+}
+
 fn ucx(context: &Context) -> Result<()> {
     let lab = context.lab()?;
     let pair = Pair::add(lab, context.ours, context.ours)?;
-    let to = &pair.server.ipv4;
-    // Without a terminal it waits for mpirun.
-    let both = |id: &str, tls: &str, server: &str, client: &str| {
-        let line = |device: &str, arguments: &str| {
-            format!("UCX_NET_DEVICES={device}:1 {tls} script -qec 'ucx_perftest {arguments}' /dev/null")
-        };
-        let on = |arguments: &str, device: &str| arguments.replace("DEVICE", &format!("{device}:1"));
-        run(
-            id,
-            line(&pair.server.name, &on(server, &pair.server.name)),
-            line(&pair.client.name, &format!("{to} {}", on(client, &pair.client.name))),
-            "tcp:13337",
-        )
-    };
+    let both = |id: &str, tls: &str, server: &str, client: &str| ucx_run(&pair, id, tls, server, client);
     let mut runs = Vec::new();
     for test in ["tag_lat", "tag_bw", "ucp_put_bw", "ucp_get", "ucp_am_lat", "ucp_fadd"] {
         runs.push(both(

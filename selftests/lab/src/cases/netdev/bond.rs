@@ -3,13 +3,13 @@
 
 use super::runs::counter;
 use super::{only_ours, xdomain, BOTH};
+use crate::bonded::{trains_by, Bond};
 use crate::cases::data::bandwidth;
 use crate::cases::life::both_up;
 use crate::cases::{about_net, long, Case, Context, NetLab};
 use crate::lab::Lab;
-use crate::parse;
 use crate::spec::NetDriver;
-use crate::verbs::{wait_listen, Device, Kind, Pair};
+use crate::verbs::{wait_listen, Device, Kind};
 use anyhow::{ensure, Context as _, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -43,10 +43,9 @@ const EVERY_S: f64 = 0.01;
 fn bond(context: &Context) -> Result<()> {
     let lab = context.lab()?;
     for mode in MODES {
-        let outcome = one(context, mode).with_context(|| mode.to_string());
-        for host in 0..2 {
-            lab.sh(host, "ip link del bond0 2>/dev/null; true")?;
-        }
+        let bond = Bond::of_pair(lab, mode);
+        let outcome = one(context, &bond).with_context(|| mode.to_string());
+        bond.undo(lab, None)?;
         outcome?;
         both_up(lab)?;
     }
@@ -62,40 +61,21 @@ const AGAIN: [&str; 3] = ["completer_retry_err", "response_gaps", "local_ack_tim
 fn round_robin(context: &Context) -> Result<()> {
     let lab = context.lab()?;
     for mode in ["balance-xor", "balance-rr"] {
-        let outcome = join(lab, mode).and_then(|()| rdma(lab, context.ours, mode));
-        for host in 0..2 {
-            lab.sh(
-                host,
-                "rdma link del over_bond 2>/dev/null; ip link del bond0 2>/dev/null; true",
-            )?;
-        }
+        let bond = Bond::of_pair(lab, mode);
+        let outcome = bond.make(lab).and_then(|()| rdma(lab, context.ours, &bond));
+        bond.undo(lab, Some(OVER))?;
         outcome.with_context(|| mode.to_string())?;
         both_up(lab)?;
     }
     Ok(())
 }
 
+/// RDMA link over the bond.
+const OVER: &str = "over_bond";
+
 /// Long WRITEs and READs over the bond: what overtakes is not sent again.
-fn rdma(lab: &Lab, kind: Kind, mode: &str) -> Result<()> {
-    let device = |host: usize| -> Result<Device> {
-        let (name, kind) = ("over_bond", kind.link_type());
-        lab.sh(host, "ip link set bond0 mtu 9000")?;
-        lab.sh(host, &format!("rdma link add {name} type {kind} netdev bond0"))?;
-        let gid = format!("0000:0000:0000:0000:0000:ffff:0a6e:000{}", host + 1);
-        Ok(Device {
-            host,
-            name: name.into(),
-            netdev: "bond0".into(),
-            cable: 0,
-            ipv4: format!("10.110.0.{}", host + 1),
-            gid: lab.ok(host, &["/usb4lab/gid", name, &gid])?.trim().parse()?,
-            gid6: 0,
-        })
-    };
-    let pair = Pair {
-        server: device(1)?,
-        client: device(0)?,
-    };
+fn rdma(lab: &Lab, kind: Kind, bond: &Bond) -> Result<()> {
+    let (pair, mode) = (bond.link(lab, kind, OVER)?, bond.mode);
     let of = |device: &Device, name| counter(lab, device.host, &device.name, name);
     let again = || -> Result<u64> { AGAIN.iter().map(|name| of(&pair.client, name)).sum() };
     for program in ["ib_write_bw", "ib_read_bw"] {
@@ -119,9 +99,9 @@ fn rdma(lab: &Lab, kind: Kind, mode: &str) -> Result<()> {
     Ok(())
 }
 
-fn one(context: &Context, mode: &str) -> Result<()> {
-    let lab = context.lab()?;
-    join(lab, mode)?;
+fn one(context: &Context, bond: &Bond) -> Result<()> {
+    let (lab, mode) = (context.lab()?, bond.mode);
+    bond.make(lab)?;
     super::transfer(lab, 0, "10.110.0.2", 16, "send")?;
     for cable in 0..2 {
         let gap = cut(lab, cable)?;
@@ -135,9 +115,9 @@ fn one(context: &Context, mode: &str) -> Result<()> {
                 host,
                 &format!("n=0; until /usb4lab/netdev {name} > /dev/null 2>&1; do n=$((n+1)); [ $n -lt 400 ] || exit 1; sleep 0.05; done"),
             )?;
-            enslave(lab, host, cable)?;
+            bond.enslave(lab, host, cable)?;
         }
-        both_active(lab, cable)?;
+        bond.wait_active(lab, cable)?;
         super::wait_ping(lab, 0, "10.110.0.2", 10)?;
     }
     super::transfer(lab, 1, "10.110.0.1", 16, "send")?;
@@ -153,20 +133,25 @@ const BEFORE_CUT: u64 = 100;
 fn group(context: &Context) -> Result<()> {
     only_ours(context, "trains")?;
     let lab = context.lab()?;
-    join(lab, "balance-xor")?;
-    let names = link(lab, "group")?;
+    let bond = Bond::of_pair(lab, "balance-xor");
+    bond.make(lab)?;
+    let pair = bond.link(lab, context.ours, "group")?;
     let common = format!("exec ibv_rc_pingpong -c -n {CUT_ROUNDS} -s 200000 -m 4096 -d group -g");
     let (over, mut pairs) = (AtomicBool::new(false), 0);
     let share = std::thread::scope(|scope| -> Result<Vec<u64>> {
         let cutting = scope.spawn(|| {
-            let share = cut_both(lab);
+            let share = cut_both(lab, &bond);
             over.store(true, Ordering::Relaxed);
             share
         });
         while !over.load(Ordering::Relaxed) {
-            let serving = lab.start(1, &format!("{common} {}", names[1]), CUT_LIMIT);
+            let serving = lab.start(1, &format!("{common} {}", pair.server.gid), CUT_LIMIT);
             wait_listen(lab, 1, 18515)?;
-            let calling = lab.start(0, &format!("{common} {} 10.110.0.2", names[0]), CUT_LIMIT);
+            let calling = lab.start(
+                0,
+                &format!("{common} {} {}", pair.client.gid, pair.server.ipv4),
+                CUT_LIMIT,
+            );
             calling.ok()?;
             serving.ok()?;
             pairs += 1;
@@ -187,13 +172,13 @@ fn group(context: &Context) -> Result<()> {
             counter(lab, host, "group", "sent_trains")?,
         ];
         println!("host {host}: {runs} runs, {trains} of them trains");
-        lab.sh(host, "rdma link del group; ip link del bond0")?;
     }
+    bond.undo(lab, Some("group"))?;
     both_up(lab)
 }
 
 /// Cuts each cable under load, and waits until it is back. The trains that had gone by it before.
-fn cut_both(lab: &Lab) -> Result<Vec<u64>> {
+fn cut_both(lab: &Lab, bond: &Bond) -> Result<Vec<u64>> {
     let mut share = Vec::new();
     for cable in [1, 0] {
         let (begun, before) = (Instant::now(), trains_by(lab, 0, cable)?);
@@ -206,89 +191,9 @@ fn cut_both(lab: &Lab) -> Result<Vec<u64>> {
         std::thread::sleep(Duration::from_millis(500));
         lab.cable(cable, "plug", None)?;
         both_up(lab)?;
-        both_active(lab, cable)?;
+        bond.wait_active(lab, cable)?;
     }
     Ok(share)
-}
-
-/// Makes an RDMA link over the bond of each host; the index of its address.
-pub(super) fn link(lab: &Lab, name: &str) -> Result<Vec<String>> {
-    (0..2)
-        .map(|host| {
-            lab.sh(
-                host,
-                &format!("ip link set bond0 mtu 9000; rdma link add {name} type usb4 netdev bond0"),
-            )?;
-            let gid = format!("0000:0000:0000:0000:0000:ffff:0a6e:000{}", host + 1);
-            Ok(lab.ok(host, &["/usb4lab/gid", name, &gid])?.trim().to_string())
-        })
-        .collect()
-}
-
-/// Trains that a host has sent by a cable.
-pub(super) fn trains_by(lab: &Lab, host: usize, cable: usize) -> Result<u64> {
-    let dev = lab.netdev(host, cable)?;
-    let text = lab.sh(host, &format!("ethtool -S {dev}"))?;
-    let trains = parse::ethtool_counters(&text).get("tx_rdma_trains").copied();
-    trains.context("tx_rdma_trains")
-}
-
-/// Makes the bond on both hosts, with an address, and waits until it carries packets.
-pub(super) fn join(lab: &Lab, mode: &str) -> Result<()> {
-    for host in 0..2 {
-        let extra = if mode == "802.3ad" { "lacp_rate fast" } else { "" };
-        lab.sh(
-            host,
-            &format!("ip link add bond0 type bond mode {mode} miimon 20 {extra}"),
-        )?;
-        for cable in 0..2 {
-            enslave(lab, host, cable)?;
-        }
-        lab.sh(
-            host,
-            &format!("ip addr add 10.110.0.{}/24 dev bond0 && ip link set bond0 up", host + 1),
-        )?;
-    }
-    super::wait_ping(lab, 0, "10.110.0.2", 15)?;
-    if mode == "802.3ad" {
-        lab.sh(
-            0,
-            "n=0; until [ \"$(cat /sys/class/net/bond0/bonding/ad_num_ports)\" = 2 ]; do n=$((n+1)); [ $n -lt 200 ] || exit 1; sleep 0.05; done",
-        )
-        .context("LACP did not join both cables")?;
-    }
-    Ok(())
-}
-
-fn enslave(lab: &Lab, host: usize, cable: usize) -> Result<()> {
-    let dev = lab.netdev(host, cable)?;
-    lab.sh(
-        host,
-        &format!("ip addr flush dev {dev}; ip link set {dev} down && ip link set {dev} master bond0"),
-    )
-    .map(|_| ())
-}
-
-/// Waits until the bonds count the cable again.
-fn both_active(lab: &Lab, cable: usize) -> Result<()> {
-    for host in 0..2 {
-        let dev = lab.netdev(host, cable)?;
-        let state = format!("/sys/class/net/{dev}/bonding_slave/mii_status");
-        lab.sh(
-            host,
-            &format!(
-                "n=0; until [ \"$(cat {state})\" = up ]; do n=$((n+1)); [ $n -lt 300 ] || exit 1; sleep 0.05; done"
-            ),
-        )
-        .with_context(|| format!("host {host}: {dev} does not come up in the bond"))?;
-    }
-    // LACP agrees anew.
-    lab.sh(
-        0,
-        "m=/sys/class/net/bond0/bonding; n=0; grep -q 802.3ad $m/mode || exit 0; until [ \"$(cat $m/ad_num_ports)\" = 2 ]; do n=$((n+1)); [ $n -lt 300 ] || exit 1; sleep 0.05; done",
-    )
-    .context("LACP did not join both cables again")?;
-    Ok(())
 }
 
 /// Cuts a cable under echo requests; the longest time without an answer, seconds.

@@ -2,10 +2,11 @@
 //! The last byte of a message last. The verbs promise it to nobody; programs that poll memory in place of a completion
 //! queue count on it all the same, as every adapter keeps to it (docs/protocol.md).
 
-use super::{bond, only_ours, BOTH, MINUTE};
+use super::{only_ours, BOTH, MINUTE};
+use crate::bonded::{trains_by, Bond};
 use crate::cases::{about_net, Case, Context, NetLab};
 use crate::lab::Lab;
-use crate::verbs::{Device, Pair};
+use crate::verbs::Pair;
 use anyhow::{ensure, Context as _, Result};
 use serde_json::{json, Value};
 
@@ -59,6 +60,8 @@ fn one_cable(context: &Context) -> Result<()> {
     pair.delete(lab)
 }
 
+/// RDMA link over the bond.
+const LINK: &str = "lastr0";
 /// Nanoseconds and bits per second of the second cable.
 const LONG_NS: f64 = 1e6;
 const SLOW: f64 = 1e9;
@@ -66,30 +69,16 @@ const SLOW: f64 = 1e9;
 fn two_cables(context: &Context) -> Result<()> {
     only_ours(context, "trains")?;
     let lab = context.lab()?;
-    bond::join(lab, "balance-xor")?;
-    let names = bond::link(lab, "lastr0")?;
+    let bond = Bond::of_pair(lab, "balance-xor");
+    bond.make(lab)?;
+    let pair = bond.link(lab, context.ours, LINK)?;
     lab.cable(0, "rate", Some(10.0 * SLOW))?;
     lab.cable(1, "rate", Some(SLOW))?;
     lab.cable(1, "latency", Some(LONG_NS))?;
-    let end = |host: usize| -> Result<Device> {
-        Ok(Device {
-            host,
-            name: "lastr0".into(),
-            netdev: "bond0".into(),
-            cable: 0,
-            ipv4: format!("10.110.0.{}", host + 1),
-            gid: names[host].parse()?,
-            gid6: 0,
-        })
-    };
-    let pair = Pair {
-        client: end(0)?,
-        server: end(1)?,
-    };
-    let before = [bond::trains_by(lab, 0, 0)?, bond::trains_by(lab, 0, 1)?];
+    let before = [trains_by(lab, 0, 0)?, trains_by(lab, 0, 1)?];
     play(context, lab, &pair)?;
     for (cable, before) in before.into_iter().enumerate() {
-        let trains = bond::trains_by(lab, 0, cable)? - before;
+        let trains = trains_by(lab, 0, cable)? - before;
         println!("{trains} trains by cable {cable}");
         ensure!(trains > 100, "{trains} trains went by cable {cable}");
     }
@@ -97,8 +86,6 @@ fn two_cables(context: &Context) -> Result<()> {
         lab.cable(cable, "rate", Some(0.0))?;
         lab.cable(cable, "latency", Some(0.0))?;
     }
-    for host in 0..2 {
-        lab.sh(host, "rdma link del lastr0; ip link del bond0")?;
-    }
+    bond.undo(lab, Some(LINK))?;
     crate::cases::life::both_up(lab)
 }

@@ -3,7 +3,8 @@
 //! so: as trains on the cable's rings, past the network stack (`trains_*`), or as datagrams on the netdev's queue
 //! (`runs_*`).
 
-use super::{bond, only_ours, BOTH, MINUTE};
+use super::{only_ours, BOTH, MINUTE};
+use crate::bonded::{trains_by, Bond};
 use crate::cases::life::both_up;
 use crate::cases::{self, about_net, data, faults, long, Case, Context, NetLab};
 use crate::lab::Lab;
@@ -574,10 +575,9 @@ fn bonds(context: &Context) -> Result<()> {
     only_ours(context, "runs")?;
     let lab = context.lab()?;
     for mode in BONDS {
-        let outcome = over_bond(lab, mode).with_context(|| mode.to_string());
-        for host in 0..2 {
-            lab.sh(host, "rdma link del bondr0; ip link del bond0; true")?;
-        }
+        let bond = Bond::of_pair(lab, mode);
+        let outcome = over_bond(lab, context.ours, &bond).with_context(|| mode.to_string());
+        bond.undo(lab, Some("bondr0"))?;
         outcome?;
         both_up(lab)?;
     }
@@ -587,18 +587,13 @@ fn bonds(context: &Context) -> Result<()> {
 /// Modes that need no switch and come up by themselves.
 const BONDS: [&str; 3] = ["balance-xor", "balance-rr", "802.3ad"];
 
-fn over_bond(lab: &Lab, mode: &str) -> Result<()> {
-    bond::join(lab, mode)?;
-    let names = bond::link(lab, "bondr0")?;
-    let before = [bond::trains_by(lab, 0, 0)?, bond::trains_by(lab, 0, 1)?];
+fn over_bond(lab: &Lab, kind: Kind, bond: &Bond) -> Result<()> {
+    bond.make(lab)?;
+    let pair = bond.link(lab, kind, "bondr0")?;
+    let before = [trains_by(lab, 0, 0)?, trains_by(lab, 0, 1)?];
     // What is overtaken is lost to an unreliable connection, which would wait for ever: its trains keep to one cable.
     for program in ["ibv_rc_pingpong -c", "ibv_uc_pingpong"] {
-        let line = |host: usize| format!("exec {program} -n 300 -s 1000000 -d bondr0 -g {}", names[host]);
-        let serving = lab.start(1, &line(1), MINUTE);
-        wait_listen(lab, 1, 18515)?;
-        let line = format!("{} 10.110.0.2", line(0));
-        lab.ok_within(0, &["sh", "-c", &line], MINUTE)?;
-        serving.ok()?;
+        pair.example(lab, program, "-n 300 -s 1000000", MINUTE)?;
     }
     for host in 0..2 {
         let runs = counter(lab, host, "bondr0", "sent_runs")?;
@@ -609,7 +604,7 @@ fn over_bond(lab: &Lab, mode: &str) -> Result<()> {
         );
     }
     for (cable, before) in before.into_iter().enumerate() {
-        let trains = bond::trains_by(lab, 0, cable)?.saturating_sub(before);
+        let trains = trains_by(lab, 0, cable)?.saturating_sub(before);
         ensure!(trains > 100, "{trains} trains went by cable {cable}");
     }
     Ok(())
