@@ -15,7 +15,7 @@ use crate::apps::Settings;
 use crate::facts::{build_id, Facts, MODULE};
 use crate::peers::peers;
 use crate::text::table;
-use anyhow::Result;
+use anyhow::{bail, Result};
 use serde::{Deserialize, Serialize};
 
 /// Version of the JSON: a number that grows when a field changes its meaning or goes.
@@ -191,6 +191,45 @@ pub fn bench(facts: &Facts, settings: &Settings, how: &How, mut told: impl FnMut
         }
     }
     Ok(bench)
+}
+
+/// Single figures, for whoever wants no whole series; the agent at the peer measures along.
+pub struct Client {
+    there: run::Peer,
+    here: Machine,
+    how: How,
+    gbps: f64,
+}
+
+impl Client {
+    /// # Errors
+    ///
+    /// No agent at the peer.
+    pub fn connect(facts: &Facts, settings: &Settings, how: How) -> Result<Client> {
+        Ok(Client {
+            there: run::Peer::connect(settings, &how)?,
+            here: machine(facts, &settings.netdev).unwrap_or_default(),
+            how,
+            gbps: wire(facts, &settings.peer).gbps,
+        })
+    }
+
+    /// The median of some runs, in Gbit/s or microseconds.
+    ///
+    /// # Errors
+    ///
+    /// A program fails or is missing, the agent is gone, or the figure is above what the cables carry.
+    pub fn figure(&mut self, test: Test, size: u64) -> Result<f64> {
+        let row = match self.there.figure(test, size, &self.here, &self.how) {
+            Ok(row) => row,
+            Err(run::Failure::Missing(what)) => bail!(what),
+            Err(run::Failure::Failed(error) | run::Failure::Gone(error)) => return Err(error),
+        };
+        match above_the_wire(&row, self.gbps) {
+            None => Ok(row.median),
+            Some(why) => bail!(why),
+        }
+    }
 }
 
 /// Why a figure cannot be.

@@ -145,8 +145,13 @@ pub enum Verb {
         #[arg(long)]
         redact: bool,
     },
-    /// Interrupts, rings, MTU, clocks: what could be better, why, and the command; nothing is set without --apply
-    #[command(after_help = "Examples:\n  usb4rdma tune\n  sudo usb4rdma tune --for latency --apply")]
+    /// Interrupts, rings, MTU, clocks: what could be better, why, and the command; nothing stays set without --apply
+    ///
+    /// With --sweep interrupts and rings of this host are tried one after the other and measured: round trips over the
+    /// bare rings, and bandwidth where the other host runs `usb4rdma bench --serve`. All is put back at the end, also at
+    /// Ctrl-C, but for the best with --apply.
+    #[command(after_help = "Examples:\n  usb4rdma tune\n  sudo usb4rdma tune --for latency --apply\n  \
+                            sudo usb4rdma tune --sweep\n  sudo usb4rdma tune --sweep --usecs 16 --usecs 64 --ring 1024")]
     Tune {
         /// What matters most
         #[arg(long = "for", value_enum, default_value = "bandwidth")]
@@ -154,9 +159,11 @@ pub enum Verb {
         /// Set it, and measure round trips before and after
         #[arg(long)]
         apply: bool,
-        /// One JSON object, described by schema/tune.json
+        /// One JSON object, described by schema/tune.json; with --sweep by schema/sweep.json
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        sweep: Sweep,
     },
     /// Bandwidth and latency over size, by RDMA and TCP, both ends from one side: a table, JSON, CSV, a page with plots
     ///
@@ -221,6 +228,31 @@ pub struct Bench {
     /// Write a page with plots; - for standard output
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Sweep {
+    /// Try settings of interrupts and rings, and put all back
+    #[arg(long)]
+    pub sweep: bool,
+    /// With --sweep: the host at the other end, where there are several
+    #[arg(long, value_name = "HOST", requires = "sweep")]
+    pub peer: Option<String>,
+    /// With --sweep: an interval between interrupts, microseconds, in place of a ladder; may be given again
+    #[arg(long, requires = "sweep", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub usecs: Vec<u32>,
+    /// With --sweep: a depth of the rings, in place of a ladder; may be given again
+    #[arg(long, requires = "sweep", value_parser = clap::value_parser!(u32).range(64..=4096))]
+    pub ring: Vec<u32>,
+    /// With --sweep: seconds of each run for bandwidth
+    #[arg(long, requires = "sweep", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60))]
+    pub seconds: u32,
+    /// With --sweep: runs of which a bandwidth is the median
+    #[arg(long, requires = "sweep", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub runs: u32,
+    /// With --sweep: TCP port of the other host's `usb4rdma bench --serve`
+    #[arg(long, requires = "sweep", default_value_t = 18600)]
+    pub port: u16,
 }
 
 #[derive(Debug, Args)]

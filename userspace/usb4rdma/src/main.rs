@@ -136,7 +136,33 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             let to = output.as_ref().unwrap_or(&name);
             print(&report::write(&facts, &top, &cli.config, to, *redact)?)?;
         }
-        Verb::Tune { goal, apply, json } => {
+        Verb::Tune {
+            goal,
+            apply,
+            json,
+            sweep: words,
+        } if words.sweep => {
+            let wanted = tune::sweep::Wanted {
+                goal: *goal,
+                apply: *apply,
+                peer: words.peer.as_deref(),
+                usecs: &words.usecs,
+                rings: &words.ring,
+                seconds: words.seconds,
+                runs: words.runs,
+                port: words.port,
+            };
+            let told = |made: &tune::sweep::Try| eprintln!("{}", made.line());
+            let sweep = tune::sweep::sweep(&net, &collect()?.without_left(), &wanted, told)?;
+            match json {
+                true => print_json(&sweep)?,
+                false => print(&sweep.text())?,
+            }
+            if sweep.interrupted {
+                return Ok(ExitCode::from(INTERRUPTED));
+            }
+        }
+        Verb::Tune { goal, apply, json, .. } => {
             let facts = collect()?;
             let mut tune = tune::Tune::of(&facts, *goal);
             if *apply {
@@ -285,6 +311,8 @@ fn watch_top(once: bool, json: bool, interval: Duration, look: &mut dyn FnMut() 
     }
 }
 
+/// Exit status where Ctrl-C has ended it, as shells have it.
+const INTERRUPTED: u8 = 130;
 /// What a person waits for the first rates.
 const FIRST_LOOK: Duration = Duration::from_millis(300);
 

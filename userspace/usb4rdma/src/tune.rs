@@ -11,6 +11,8 @@ use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+pub mod sweep;
+
 /// Version of the JSON: a number that grows when a field changes its meaning or goes.
 const VERSION: u32 = 1;
 /// A cable with new rings carries again within this.
