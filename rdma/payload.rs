@@ -126,6 +126,14 @@ impl<'a> Payload<'a> {
         })
     }
 
+    /// The addresses of a datagram.
+    pub(crate) fn addresses(&self) -> Option<Addresses> {
+        match &self.0 {
+            Bearer::Datagram { addresses, .. } => Some(*addresses),
+            Bearer::Train(_) => None,
+        }
+    }
+
     /// It is a train.
     pub(crate) fn is_train(&self) -> bool {
         matches!(self.0, Bearer::Train(_))

@@ -393,6 +393,10 @@ impl Qp {
             if self.is_connected() && !state.wire.is_some_and(|wire| wire.brought(payload)) {
                 return (Outcome::Refused, Sends::No);
             }
+            if let (Event::Packet(packet, _) | Event::Window(packet, ..), true) = (event, watch::shows_packets()) {
+                let along = (state.wire.as_ref(), state.engine.path_mtu().bytes());
+                watch::received(packet, payload, along, self.device.ib(), self.number);
+            }
             if state.paging.is_busy() {
                 state.paging.park(payload.keep());
                 return (Outcome::Done, Sends::No);

@@ -117,6 +117,22 @@ enum usb4_trace {
 	USB4_TRACE_ERROR,
 };
 
+/* What a trace event shows of a packet or of a run of them, see usb4_rdma_trace.h. */
+struct usb4_packet {
+	const u8 *head;
+	u32 head_len;
+	u32 qpn;
+	u32 bytes;
+	u32 window;
+	u16 packets;
+	u16 mtu;
+	u16 sport;
+	u8 by;
+	bool out;
+	u8 src[16];
+	u8 dst[16];
+};
+
 /* One of our own attributes of an object that `rdma resource show -dd` lists. */
 /* What a frame has borrowed. */
 struct usb4_loan {
@@ -139,6 +155,8 @@ struct usb4_dmabuf {
 bool usb4_trace_is_on(void);
 void usb4_trace_state(struct ib_device *ib, u32 qpn, u32 from, u32 to);
 void usb4_trace_event(struct ib_device *ib, enum usb4_trace kind, u32 qpn, u32 sq_psn, u32 rq_psn, u32 what);
+bool usb4_trace_shows_packets(void);
+void usb4_trace_packet(struct ib_device *ib, const struct usb4_packet *packet);
 int usb4_res_put(struct sk_buff *msg, const struct usb4_detail *details, size_t count);
 
 /* The driver's table and its life in the core. */

@@ -37,3 +37,13 @@ void usb4_trace_event(struct ib_device *ib, enum usb4_trace kind, u32 qpn, u32 s
 		break;
 	}
 }
+
+bool usb4_trace_shows_packets(void)
+{
+	return trace_qp_packet_enabled();
+}
+
+void usb4_trace_packet(struct ib_device *ib, const struct usb4_packet *packet)
+{
+	trace_qp_packet(dev_name(&ib->dev), packet);
+}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Tracepoints of queue pairs: /sys/kernel/tracing/events/usb4_rdma. Each says the device, the queue pair, the PSN of
- * the next request, the PSN expected of the peer, and one number of its own.
+ * Tracepoints of queue pairs: /sys/kernel/tracing/events/usb4_rdma. Each says the device and the queue pair. Most say
+ * the PSN of the next request, the PSN expected of the peer, and one number of their own.
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM usb4_rdma
@@ -55,6 +55,39 @@ DEFINE_EVENT(qp_event, qp_drop, TP_PROTO(const char *dev, u32 qpn, u32 sq_psn, u
 /* An asynchronous event; what: its ib_event_type. */
 DEFINE_EVENT(qp_event, qp_error, TP_PROTO(const char *dev, u32 qpn, u32 sq_psn, u32 rq_psn, u32 what),
 	TP_ARGS(dev, qpn, sq_psn, rq_psn, what));
+
+/*
+ * A packet of RoCEv2, or a run of them, that a queue pair sends (out=1) or has got from its peer. by: 0 a packet, 1 a run
+ * in a datagram, 2 a train on the cable, which has neither IP nor UDP header. head: the transport headers of the first
+ * packet, from the BTH on. bytes: the payload of all packets, of which `window` go by a window. sport: UDP source port, 0
+ * if it is not known.
+ */
+TRACE_EVENT(qp_packet,
+	TP_PROTO(const char *dev, const struct usb4_packet *packet),
+	TP_ARGS(dev, packet),
+	TP_STRUCT__entry(__string(dev, dev) __field(u32, qpn) __field(u32, bytes) __field(u32, window)
+			 __field(u16, packets) __field(u16, mtu) __field(u16, sport) __field(u8, by) __field(u8, out)
+			 __array(u8, src, 16) __array(u8, dst, 16) __dynamic_array(u8, head, packet->head_len)),
+	TP_fast_assign(
+		__assign_str(dev);
+		__entry->qpn = packet->qpn;
+		__entry->bytes = packet->bytes;
+		__entry->window = packet->window;
+		__entry->packets = packet->packets;
+		__entry->mtu = packet->mtu;
+		__entry->sport = packet->sport;
+		__entry->by = packet->by;
+		__entry->out = packet->out;
+		memcpy(__entry->src, packet->src, sizeof(packet->src));
+		memcpy(__entry->dst, packet->dst, sizeof(packet->dst));
+		memcpy(__get_dynamic_array(head), packet->head, packet->head_len);
+	),
+	TP_printk("dev=%s qpn=0x%06x out=%u by=%u packets=%u mtu=%u bytes=%u window=%u sport=%u src=%s dst=%s head=%s",
+		  __get_str(dev), __entry->qpn, __entry->out, __entry->by, __entry->packets, __entry->mtu,
+		  __entry->bytes, __entry->window, __entry->sport, __print_hex_str(__entry->src, 16),
+		  __print_hex_str(__entry->dst, 16),
+		  __print_hex_str(__get_dynamic_array(head), __get_dynamic_array_len(head)))
+);
 
 #endif
 

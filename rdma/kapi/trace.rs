@@ -47,3 +47,59 @@ pub(crate) fn event(place: &Place<'_>, kind: Kind, what: u32) {
     // SAFETY: The device is held.
     unsafe { c::usb4_trace_event(place.device.as_ptr(), kind, place.qpn, place.sq_psn, place.rq_psn, what) }
 }
+
+/// What carries a packet.
+#[derive(Clone, Copy)]
+pub(crate) enum Carrier {
+    /// RoCEv2.
+    Datagram = 0,
+    /// One datagram of a run.
+    Run = 1,
+    /// A train on the cable.
+    Train = 2,
+}
+
+/// A packet, or a run of them, as an event shows it.
+pub(crate) struct Shown<'a> {
+    pub(crate) out: bool,
+    pub(crate) by: Carrier,
+    pub(crate) packets: u32,
+    /// Of the path; a run's packets but the last have as much.
+    pub(crate) mtu: u32,
+    /// Of the payload of all.
+    pub(crate) bytes: u32,
+    /// Of these by a window.
+    pub(crate) window: u32,
+    /// UDP source port, 0 if it is not known.
+    pub(crate) src_port: u16,
+    pub(crate) src: [u8; 16],
+    pub(crate) dst: [u8; 16],
+    /// The transport headers of the first, from the BTH on.
+    pub(crate) head: &'a [u8],
+}
+
+/// Whether anybody wants to see packets: a jump that the kernel patches.
+pub(crate) fn shows_packets() -> bool {
+    // SAFETY: No preconditions.
+    unsafe { c::usb4_trace_shows_packets() }
+}
+
+/// Shows a packet of a queue pair.
+pub(crate) fn packet(device: &IbDev, qpn: u32, shown: &Shown<'_>) {
+    let packet = c::usb4_packet {
+        head: shown.head.as_ptr(),
+        head_len: u32::try_from(shown.head.len()).unwrap_or(0),
+        qpn,
+        bytes: shown.bytes,
+        window: shown.window,
+        packets: u16::try_from(shown.packets).unwrap_or(u16::MAX),
+        mtu: u16::try_from(shown.mtu).unwrap_or(u16::MAX),
+        sport: shown.src_port,
+        by: shown.by as u8,
+        out: shown.out,
+        src: shown.src,
+        dst: shown.dst,
+    };
+    // SAFETY: The device is held, and the headers live until the call returns.
+    unsafe { c::usb4_trace_packet(device.as_ptr(), &packet) }
+}

@@ -8,7 +8,7 @@ use crate::{
     host::{Lent, PayloadOf},
     kapi::{netdev::Netdev, timer::now},
     ports::Lanes,
-    watch,
+    watch::{self, Carrier},
     wire::{
         native::{self, WindowsOf},
         udp::{
@@ -71,6 +71,8 @@ impl Qp {
         batch: &mut Batch,
     ) {
         let needs = state.paging.needs();
+        let watched = watch::shows_packets();
+        let by = if runs { Carrier::Run } else { Carrier::Datagram };
         let mut turns = 0;
         while !batch.is_full() {
             turns += 1;
@@ -119,6 +121,10 @@ impl Qp {
             }
             match built {
                 Ok(frame) => {
+                    if watched {
+                        let mtu = state.engine.path_mtu().bytes();
+                        watch::sent(&transmit, &path, (by, mtu, 0), self.device.ib(), self.number);
+                    }
                     state.tally.sent_runs += u64::from(runs);
                     self.flight.on_built(&self.device.in_flight);
                     state.tally.sent_bytes += frame.ip_len();
@@ -140,6 +146,7 @@ impl Qp {
     #[inline(never)]
     fn fill_lanes(self: &Arc<Self>, state: &mut State, now: Instant, lanes: &[Port], wire: &Wire) {
         let needs = state.paging.needs();
+        let watched = watch::shows_packets();
         let mtu = state.engine.path_mtu().bytes();
         let mac = wire.path.dst_mac;
         let leading = Leading::of(lanes.iter().map(|port| port.reaches(mac)));
@@ -199,6 +206,11 @@ impl Qp {
             state.runs.handle_built(!matches!(built, Err(NotBuilt::Lost)));
             match built {
                 Ok((len, went)) => {
+                    if watched {
+                        let windowed = part.filter(|_| went == Went::Asking).map_or(0, |part| part.len);
+                        let how = (Carrier::Train, mtu, windowed);
+                        watch::sent(&transmit, &wire.path, how, self.device.ib(), self.number);
+                    }
                     state.asks.on_sent(now, went, transmit.request_psn().is_some());
                     state.tally.sent_windows += u64::from(went == Went::Asking);
                     posted |= 1_u64.checked_shl(at as u32).unwrap_or(0);

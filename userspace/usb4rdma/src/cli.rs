@@ -99,12 +99,15 @@ pub enum Verb {
         command: Vec<String>,
     },
     /// What happens to queue pairs, as it happens: states, timeouts, losses, refusals, by the module's trace events
+    ///
+    /// Packets are shown where they are asked for: in words by --event qp_packet, as a file for Wireshark by --pcap.
     #[command(
         after_help = "Examples:\n  usb4rdma trace\n  usb4rdma trace --event qp_timeout --seconds 10 --json\n  \
-                            usb4rdma trace -- ib_write_bw -d usb4r0 -F 10.85.15.178"
+                      usb4rdma trace -- ib_write_bw -d usb4r0 -F 10.85.15.178\n  usb4rdma trace --event qp_packet\n  \
+                      usb4rdma trace --pcap - | wireshark -k -i -"
     )]
     Trace {
-        /// Only these events (qp_state, qp_drop, qp_timeout, qp_retry, qp_nak, qp_error); may be given again
+        /// Only these events (qp_state, qp_drop, qp_timeout, qp_retry, qp_nak, qp_error, qp_packet); may be given again
         #[arg(long, value_name = "EVENT")]
         event: Vec<String>,
         /// Only this RDMA device
@@ -116,6 +119,12 @@ pub enum Verb {
         /// A JSON object for each event, a line each, described by schema/trace.json
         #[arg(long)]
         json: bool,
+        /// Write packets as pcapng, which Wireshark opens as RoCEv2, with zeros for payloads; - for standard output
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["event", "json"])]
+        pcap: Option<PathBuf>,
+        /// With --pcap: no zeros, each packet is cut behind its headers, and Wireshark says so
+        #[arg(long, requires = "pcap")]
+        cut: bool,
         /// Trace while this runs
         #[arg(last = true)]
         command: Vec<String>,
@@ -150,8 +159,10 @@ pub enum Verb {
     /// With --sweep interrupts and rings of this host are tried one after the other and measured: round trips over the
     /// bare rings, and bandwidth where the other host runs `usb4rdma bench --serve`. All is put back at the end, also at
     /// Ctrl-C, but for the best with --apply.
-    #[command(after_help = "Examples:\n  usb4rdma tune\n  sudo usb4rdma tune --for latency --apply\n  \
-                            sudo usb4rdma tune --sweep\n  sudo usb4rdma tune --sweep --usecs 16 --usecs 64 --ring 1024")]
+    #[command(
+        after_help = "Examples:\n  usb4rdma tune\n  sudo usb4rdma tune --for latency --apply\n  \
+                            sudo usb4rdma tune --sweep\n  sudo usb4rdma tune --sweep --usecs 16 --usecs 64 --ring 1024"
+    )]
     Tune {
         /// What matters most
         #[arg(long = "for", value_enum, default_value = "bandwidth")]

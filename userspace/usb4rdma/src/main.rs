@@ -35,8 +35,8 @@ use cli::{Cli, Verb};
 use config::Config;
 use facts::{Facts, Net};
 use serde::Serialize;
-use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use text::Paint;
@@ -112,18 +112,27 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             device,
             seconds,
             json,
+            pcap,
+            cut,
             command,
         } => {
+            let packets = [trace::PACKET.to_string()];
             let wanted = trace::Wanted {
-                events: event,
+                events: if pcap.is_some() { &packets } else { event },
                 device: device.as_deref(),
                 time: *seconds,
                 command,
             };
-            trace::trace(&wanted, |event| match json {
-                true => print_on(&(serde_json::to_string(event)? + "\n")),
-                false => print_on(&event.line()),
-            })?;
+            let lost = match pcap {
+                Some(file) => capture(&wanted, file, *cut)?,
+                None => trace::trace(&wanted, |event| match json {
+                    true => print_on(&(serde_json::to_string(event)? + "\n")),
+                    false => print_on(&event.line()),
+                })?,
+            };
+            if lost > 0 {
+                eprintln!("{lost} events were lost: they came faster than they could be written");
+            }
         }
         Verb::Report { output, redact } => {
             report::root()?;
@@ -232,6 +241,29 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Facts => print_json(&collect()?)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// `trace --pcap`; how many packets were lost.
+fn capture(wanted: &trace::Wanted, file: &Path, cut: bool) -> Result<u64> {
+    let live = file.as_os_str() == "-";
+    let to: Box<dyn Write> = match live {
+        true => Box::new(std::io::stdout().lock()),
+        false => Box::new(std::fs::File::create(file).with_context(|| file.display().to_string())?),
+    };
+    let mut capture = trace::packets::Capture::new(BufWriter::new(to), trace::behind()?, cut)?;
+    let lost = trace::trace(wanted, |event| {
+        if let Some(packet) = &event.packet {
+            capture.write(&event.device, Duration::from_secs_f64(event.time), packet)?;
+            // Who looks on is not to wait for a full buffer, and may go.
+            return Ok(!live || capture.flush().is_ok());
+        }
+        Ok(true)
+    })?;
+    eprintln!("{} packets", capture.packets);
+    if !live {
+        capture.flush()?;
+    }
+    Ok(lost)
 }
 
 /// `status --watch`: drawn on a terminal; without one, printed when it has changed.

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! `usb4rdma trace`: the module's trace events, in words, as they come.
 //!
+//! Packets are among them where they are asked for ([`packets`]): an event for each costs time, so they are not shown
+//! otherwise.
+//!
 //! They are read through an instance of tracefs of our own, so that whoever else traces is not disturbed; it goes when
 //! this ends, by whatever but SIGKILL.
+
+pub mod packets;
 
 use anyhow::{bail, ensure, Context, Result};
 use nix::errno::Errno;
@@ -10,6 +15,7 @@ use nix::mount::{mount, umount, MsFlags};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use packets::Packet;
 use serde::Serialize;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -20,6 +26,10 @@ use std::time::{Duration, Instant};
 
 const TRACEFS: &str = "/sys/kernel/tracing";
 const EVENTS: &str = "events/usb4_rdma";
+/// The event of packets.
+pub const PACKET: &str = "qp_packet";
+/// KiB of events that each processor keeps until they are read: of packets there may be many.
+const BUFFER: &str = "8192";
 /// How often the end of a command is looked for.
 const LOOK: u16 = 100;
 
@@ -36,6 +46,9 @@ pub struct Event {
     pub queue_pair: u32,
     /// What has happened, in words.
     pub text: String,
+    /// Of `qp_packet`.
+    #[serde(skip)]
+    pub packet: Option<Packet>,
 }
 
 /// `enum ib_qp_state`, and the events of `enum ib_event_type` that are a queue pair's.
@@ -80,7 +93,10 @@ impl Event {
                 field("rq_psn").unwrap_or("?")
             )
         };
+        let packet = Some(event).filter(|event| *event == PACKET);
+        let packet = packet.and_then(|_| Packet::parse(field));
         let text = match event {
+            PACKET => packet.as_ref()?.text(),
             "qp_state" => format!("state {} -> {}", state("from"), state("to")),
             "qp_drop" => format!("drops a packet, {what} so far {}", place()),
             "qp_timeout" => format!("no acknowledgement in time, {what} so far {}", place()),
@@ -107,6 +123,7 @@ impl Event {
             device: field("dev")?.into(),
             queue_pair,
             text,
+            packet,
         })
     }
 
@@ -122,7 +139,7 @@ impl Event {
 /// What is traced, and until when.
 #[derive(Debug, Default)]
 pub struct Wanted<'w> {
-    /// Names such as `qp_state`; none: all.
+    /// Names such as `qp_state`; none: all but that of packets.
     pub events: &'w [String],
     pub device: Option<&'w str>,
     /// None: until Ctrl-C.
@@ -131,12 +148,13 @@ pub struct Wanted<'w> {
     pub command: &'w [String],
 }
 
-/// Hands each event over as it comes, until the end or until `show` says false.
+/// Hands each event over as it comes, until the end or until `show` says false. How many were lost, as nobody came to
+/// read them in time.
 ///
 /// # Errors
 ///
 /// No privilege, no tracefs, the module not loaded, no such event, a command that cannot be run.
-pub fn trace(wanted: &Wanted, mut show: impl FnMut(&Event) -> Result<bool>) -> Result<()> {
+pub fn trace(wanted: &Wanted, mut show: impl FnMut(&Event) -> Result<bool>) -> Result<u64> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         "trace needs root, as it turns the module's trace events on: `sudo usb4rdma trace`"
@@ -149,7 +167,7 @@ pub fn trace(wanted: &Wanted, mut show: impl FnMut(&Event) -> Result<bool>) -> R
     let mut pipe = instance.pipe()?;
     let start = Instant::now();
     let mut child = start_command(wanted.command)?;
-    let mut kept = String::new();
+    let (mut kept, mut lost) = (String::new(), 0);
     loop {
         let over = wanted.time.is_some_and(|time| start.elapsed() >= time);
         let child_over = child
@@ -165,13 +183,15 @@ pub fn trace(wanted: &Wanted, mut show: impl FnMut(&Event) -> Result<bool>) -> R
             Err(error) => return Err(error.into()),
         }
         let told = fds[1].any().unwrap_or(false);
-        for event in read(&mut pipe, &mut kept)? {
-            if wanted.device.is_none_or(|device| device == event.device) && !show(&event)? {
-                return Ok(());
-            }
-        }
-        if over || told || child_over == Some(true) {
-            return Ok(());
+        let mut on = true;
+        read(&mut pipe, &mut kept, |line| {
+            lost += lost_before(line);
+            let event = Event::parse(line).filter(|event| wanted.device.is_none_or(|device| device == event.device));
+            on = on && event.map_or(Ok(true), |event| show(&event))?;
+            Ok(on)
+        })?;
+        if !on || over || told || child_over == Some(true) {
+            return Ok(lost);
         }
     }
 }
@@ -192,23 +212,40 @@ fn start_command(words: &[String]) -> Result<Option<Child>> {
     Ok(Some(child.with_context(|| format!("{program} cannot be run"))?))
 }
 
-/// All whole lines that have come.
-fn read(pipe: &mut File, kept: &mut String) -> Result<Vec<Event>> {
-    let mut bytes = [0; 4096];
-    let mut found = vec![];
+/// Shows each whole line that has come, until there is none or `show` says false.
+fn read(pipe: &mut File, kept: &mut String, mut show: impl FnMut(&str) -> Result<bool>) -> Result<()> {
+    let mut bytes = [0; 65536];
     loop {
         match pipe.read(&mut bytes) {
-            Ok(0) => return Ok(found),
+            Ok(0) => return Ok(()),
             Ok(length) => kept.push_str(&String::from_utf8_lossy(&bytes[..length])),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(found),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error).context("trace_pipe"),
         }
-        while let Some((line, rest)) = kept.split_once('\n') {
-            found.extend(Event::parse(line));
-            *kept = rest.to_string();
+        let Some(end) = kept.rfind('\n') else { continue };
+        for line in kept[..end].lines() {
+            if !show(line)? {
+                return Ok(());
+            }
         }
+        kept.drain(..=end);
     }
+}
+
+/// How many events were lost, where a line says so.
+fn lost_before(line: &str) -> u64 {
+    let number = line
+        .split_once(" [LOST ")
+        .and_then(|(_, rest)| rest.split_once(" EVENTS]"));
+    number.and_then(|(number, _)| number.parse().ok()).unwrap_or(0)
+}
+
+/// By how much the clock of events, which counts from the boot, is behind the wall's.
+pub fn behind() -> Result<Duration> {
+    use nix::time::{clock_gettime, ClockId};
+    let wall = Duration::from(clock_gettime(ClockId::CLOCK_REALTIME)?);
+    Ok(wall.saturating_sub(Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?)))
 }
 
 /// An instance of tracefs with the events on; it goes with this.
@@ -243,11 +280,18 @@ impl Instance {
             }
         }
         fs::create_dir(&instance.dir).with_context(|| instance.dir.display().to_string())?;
+        // That of the wall but for its start, so that packets have a time of day.
+        let clock = instance.dir.join("trace_clock");
+        fs::write(&clock, "mono").with_context(|| clock.display().to_string())?;
         let chosen: Vec<&String> = if events.is_empty() {
-            known
+            known.into_iter().filter(|name| *name != PACKET).collect()
         } else {
             events.iter().collect()
         };
+        if chosen.iter().any(|name| *name == PACKET) {
+            // With less it goes on, and more are lost.
+            let _ = fs::write(instance.dir.join("buffer_size_kb"), BUFFER);
+        }
         for event in chosen {
             let file = instance.dir.join(EVENTS).join(event).join("enable");
             fs::write(&file, "1").with_context(|| file.display().to_string())?;
@@ -306,5 +350,19 @@ mod tests {
             .contains("no receive"));
         assert_eq!(said("x-1 [0] . 1.0: sched_switch: prev=1"), None);
         assert_eq!(said("# tracer: nop"), None);
+        let gid = "00000000000000000000ffff0a550001";
+        let line = format!(
+            "x-1 [0] . 1.0: qp_packet: dev=d qpn=0x1 out=1 by=0 packets=1 mtu=4096 bytes=0 window=0 sport=49153 src={gid} \
+             dst={gid} head=1140ffff0082000100000005000000aa"
+        );
+        assert!(said(&line)
+            .unwrap()
+            .contains("sends acknowledgement to 0x820001, PSN 5, ACK, MSN 170"));
+    }
+
+    #[test]
+    fn lost_events_are_counted() {
+        assert_eq!(lost_before("CPU:1 [LOST 42 EVENTS]"), 42);
+        assert_eq!(lost_before("x-1 [0] . 1.0: qp_nak: dev=d"), 0);
     }
 }

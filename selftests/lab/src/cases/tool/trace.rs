@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! `usb4rdma trace` tells what happens to queue pairs, `usb4rdma topo` who is joined to whom.
+//! `usb4rdma trace` tells what happens to queue pairs and shows their packets, `usb4rdma topo` who is joined to whom.
 
 use super::checked;
 use crate::cases::netdev::BOTH;
-use crate::cases::{about_net, Case, Context};
+use crate::cases::{about_net, pair, Case, Context, Skip};
 use crate::lab::{Lab, USUAL};
-use crate::verbs::{port, wait_listen, Pair};
+use crate::spec::Root;
+use crate::verbs::{port, wait_listen, Kind, Pair};
+use crate::{paths, uml};
 use anyhow::{ensure, Context as _, Result};
+use base64::prelude::{Engine, BASE64_STANDARD};
 use serde_json::{json, Value};
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 pub const CASES: &[Case] = &[
     about_net(
@@ -15,6 +20,17 @@ pub const CASES: &[Case] = &[
         "usb4rdma trace: states of a program's queue pairs, timeouts when the cable goes; nothing of it stays",
         BOTH,
         trace,
+    ),
+    about_net(
+        "tool_packets",
+        "usb4rdma trace: packets of trains in words, and as pcapng that tshark takes for RoCEv2, one by one",
+        BOTH,
+        packets,
+    ),
+    pair(
+        "tool_packets_udp",
+        "the same of packets that go by UDP, to rxe",
+        packets_udp,
     ),
     about_net(
         "tool_topo",
@@ -90,7 +106,7 @@ fn trace(context: &Context) -> Result<()> {
     for (words, said) in [
         (
             "usb4rdma trace --event qp_x",
-            "usb4rdma: there is no event qp_x: there are qp_drop, qp_error, qp_nak, qp_retry, qp_state, qp_timeout\n",
+            "usb4rdma: there is no event qp_x: there are qp_drop, qp_error, qp_nak, qp_packet, qp_retry, qp_state, qp_timeout\n",
         ),
         (
             "setpriv --reuid 65534 --regid 65534 --clear-groups usb4rdma trace",
@@ -114,6 +130,173 @@ fn events(lines: &str) -> Result<Vec<Value>> {
         .collect::<Result<_>>()?;
     ensure!(!events.is_empty(), "no events:\n{lines}");
     Ok(events)
+}
+
+/// Bytes of each of the messages that are looked at, and how many of them there are.
+const SIZE: u32 = 20_000;
+const COUNT: u32 = 5;
+
+fn packets(context: &Context) -> Result<()> {
+    super::only_ours(context)?;
+    let lab = context.lab()?;
+    let pair = Pair::add(lab, context.ours, context.ours)?;
+    let seen = captured(lab, &pair)?;
+    ensure!(
+        seen.iter()
+            .any(|packet| packet.comment.contains("in a train of 20000 bytes")),
+        "{seen:?}"
+    );
+    pair.delete(lab)
+}
+
+fn packets_udp(context: &Context) -> Result<()> {
+    super::only_ours(context)?;
+    let lab = context.lab()?;
+    let pair = Pair::add(lab, context.ours, Kind::Rxe)?;
+    let seen = captured(lab, &pair)?;
+    ensure!(seen.iter().all(|packet| packet.comment.is_empty()), "{seen:?}");
+    pair.delete(lab)
+}
+
+/// What tshark says of a packet.
+#[derive(Debug)]
+struct Seen {
+    opcode: u8,
+    psn: u32,
+    /// Of the IP packet.
+    length: u32,
+    reth_length: String,
+    msn: String,
+    comment: String,
+}
+
+/// WRITEs of one host to the other, as both forms of the trace have them.
+fn captured(lab: &Lab, pair: &Pair) -> Result<Vec<Seen>> {
+    let run = |trace: &str| -> Result<String> {
+        let words = format!("ib_write_bw -F -n {COUNT} -s {SIZE} -m 4096");
+        let server = lab.start(
+            1,
+            &format!("{words} -d {} -x {}", pair.server.name, pair.server.gid),
+            USUAL,
+        );
+        wait_listen(lab, 1, port())?;
+        let client = format!(
+            "{words} -d {} -x {} {}",
+            pair.client.name, pair.client.gid, pair.server.ipv4
+        );
+        let said = lab.sh(0, &format!("{trace} -- {client}"))?;
+        server.ok()?;
+        Ok(said)
+    };
+    let out = run("usb4rdma trace --event qp_packet --json")?;
+    let lines: String = out
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let told = events(&lines)?;
+    let texts: Vec<&str> = told.iter().filter_map(|event| event["text"].as_str()).collect();
+    for wanted in ["sends WRITE", "gets acknowledgement", ", 20000 bytes at 0x"] {
+        ensure!(texts.iter().any(|text| text.contains(wanted)), "no {wanted}: {texts:?}");
+    }
+
+    run("usb4rdma trace --pcap /run/packets.pcapng 2> /run/told")?;
+    ensure!(!lab.sh(0, "cat /run/told")?.contains("lost"), "events were lost");
+    let file =
+        BASE64_STANDARD.decode(lab.sh(0, "base64 -w0 /run/packets.pcapng; rm /run/packets.pcapng /run/told")?)?;
+    let seen = tshark(&file)?;
+    // SEND may be among them: perftest exchanges nothing by it, but a later one may.
+    let writes: Vec<&Seen> = seen
+        .iter()
+        .filter(|packet| (0x06..=0x0a).contains(&packet.opcode))
+        .collect();
+    let begun: Vec<&&Seen> = writes
+        .iter()
+        .filter(|packet| [0x06, 0x0a].contains(&packet.opcode))
+        .collect();
+    ensure!(begun.len() as u32 >= COUNT, "{seen:?}");
+    ensure!(
+        begun.iter().all(|packet| packet.reth_length == SIZE.to_string()),
+        "{seen:?}"
+    );
+    // 4096, 4096, 4096, 4096, 3616: headers of IP, UDP, BTH, and ICRC are 44 bytes.
+    let last = writes.iter().filter(|packet| packet.opcode == 0x08);
+    ensure!(
+        last.clone().count() as u32 >= COUNT && last.clone().all(|packet| packet.length == 3616 + 44),
+        "{seen:?}"
+    );
+    let psns: Vec<u32> = writes.iter().map(|packet| packet.psn).collect();
+    ensure!(
+        psns.windows(2).all(|two| two[1] == (two[0] + 1) & 0x00ff_ffff),
+        "PSNs do not follow each other: {psns:?}"
+    );
+    let answers = seen.iter().filter(|packet| packet.opcode == 0x11);
+    ensure!(
+        answers.clone().count() > 0 && answers.clone().all(|packet| !packet.msn.is_empty()),
+        "{seen:?}"
+    );
+    Ok(seen)
+}
+
+/// tshark of the workloads' root, or of this machine.
+fn tshark(file: &[u8]) -> Result<Vec<Seen>> {
+    let mut command = Command::new("tshark");
+    match paths::root(Root::Workloads)
+        .ok()
+        .filter(|root| root.join("usr/bin/tshark").exists())
+    {
+        Some(root) => uml::enter(&mut command, &root),
+        None if Command::new("tshark").arg("--version").output().is_ok() => {}
+        None => {
+            let why = "no tshark, neither in the workloads' root (`make setup-workloads`) nor on this machine";
+            return Err(Skip(why.into()).into());
+        }
+    }
+    command.args(["-r", "-", "-n", "-Y", "infiniband", "-T", "fields", "-E", "separator=;"]);
+    for field in [
+        "infiniband.bth.opcode",
+        "infiniband.bth.psn",
+        "ip.len",
+        "infiniband.reth.dmalen",
+        "infiniband.aeth.msn",
+        "frame.comment",
+    ] {
+        command.args(["-e", field]);
+    }
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("tshark")?;
+    child.stdin.take().context("no standard input")?.write_all(file)?;
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success() && !said.is_empty(),
+        "tshark: {said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    said.lines()
+        .map(seen)
+        .collect::<Option<_>>()
+        .with_context(|| said.clone())
+}
+
+fn seen(line: &str) -> Option<Seen> {
+    let fields: Vec<&str> = line.splitn(6, ';').collect();
+    let number = |text: &str| match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    };
+    Some(Seen {
+        opcode: u8::try_from(number(fields.first()?)?).ok()?,
+        psn: number(fields.get(1)?)?,
+        length: number(fields.get(2)?)?,
+        reth_length: number(fields.get(3)?).map_or(String::new(), |length| length.to_string()),
+        msn: (*fields.get(4)?).into(),
+        comment: (*fields.get(5)?).into(),
+    })
 }
 
 fn topo(context: &Context) -> Result<()> {
