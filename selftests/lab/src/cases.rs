@@ -200,6 +200,7 @@ pub fn all() -> Vec<Case> {
         tool::hardware::CASES,
         tool::install::CASES,
         tool::top::CASES,
+        tool::torch::CASES,
         tool::trace::CASES,
         tool::tune::CASES,
         tool::up::CASES,

@@ -48,6 +48,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("verbs.py", include_str!("../guest/verbs.py")),
     ("cuts.py", include_str!("../guest/cuts.py")),
     ("allreduce.py", include_str!("../guest/allreduce.py")),
+    ("torch-allreduce.py", include_str!("../guest/torch-allreduce.py")),
     ("duo.py", include_str!("../guest/duo.py")),
     ("rdma-tests.py", include_str!("../guest/rdma-tests.py")),
 ];

@@ -11,6 +11,7 @@ pub mod install;
 pub mod report;
 pub mod status;
 pub mod top;
+pub mod torch;
 pub mod trace;
 pub mod tune;
 pub mod up;
