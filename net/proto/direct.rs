@@ -12,8 +12,8 @@
 //!                                         <------------------  Grant: whole, or void
 //! ```
 //!
-//! The train that asks is the one whose payload begins with the window; what follows is not whole pages of the target, and
-//! comes along with it. It is delivered when the window is whole, so nothing else has to come after the frames.
+//! The train that asks is the one whose payload begins with the window; what follows is not whole pages of the target,
+//! and comes along with it. It is delivered when the window is whole, so nothing else has to come after the frames.
 //!
 //! A [`Grant`] tells the whole state, of the last [`KNOWN`] requests. Any one of them may be lost: the next makes up
 //! for it, and whoever misses one asks ([`Ask`]).

@@ -65,9 +65,9 @@ pub const WINDOW_ASK: Duration = LEDGER_PROBE_MIN;
 /// Longest time between two such asks.
 pub const WINDOW_ASK_MAX: Duration = CREDIT_PROBE_MAX;
 
-/// Time for which a window may be the oldest one that is open; then its lane is opened anew. So one is over [`MAX_WINDOWS`]
-/// times that after it was granted. Ours: asks repair a lost grant many times over until then, and a deregistration that
-/// waits for the window is hardly noticed by a user.
+/// Time for which a window may be the oldest one that is open; then its lane is opened anew. So one is over
+/// [`MAX_WINDOWS`] times that after it was granted. Ours: asks repair a lost grant many times over until then, and a
+/// deregistration that waits for the window is hardly noticed by a user.
 pub const WINDOW_STALL: Duration = Duration::from_millis(100);
 
 /// Time after which a train whose window nobody speaks of is sent otherwise: a stalled lane has been opened anew by

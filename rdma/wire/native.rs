@@ -132,8 +132,8 @@ fn meta(transmit: &Transmit, mtu: u32, ends: u64) -> Result<Roce, NotBuilt> {
 /// Pieces and what keeps them, if they can be lent.
 type Lent<C> = Option<(Pieces, KBox<Loan<C>>)>;
 
-/// Posts a train that asks for a window for the first bytes of its payload. If it cannot go so nothing is posted: memory
-/// that is not whole pages here, or no room for a window now.
+/// Posts a train that asks for a window for the first bytes of its payload. If it cannot go so nothing is posted:
+/// memory that is not whole pages here, or no room for a window now.
 #[inline(never)]
 #[expect(clippy::too_many_arguments, reason = "those of its caller")]
 fn ask<C: FrameDone>(

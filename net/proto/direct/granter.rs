@@ -73,8 +73,8 @@ pub struct Granter {
     /// Frames and windows of this generation that are over.
     frame: u32,
     window: u32,
-    /// When the oldest window must be over. Not put off by its frames: a peer that sends one now and then would hold the
-    /// pages for ever.
+    /// When the oldest window must be over. Not put off by its frames: a peer that sends one now and then would hold
+    /// the pages for ever.
     stalls: Option<Instant>,
     due: bool,
 }
@@ -142,8 +142,8 @@ impl Granter {
     /// Whether the window of the request just handled may be these `parts` of the target, where so many descriptors are
     /// free; `tail` is written when its train is carried out.
     ///
-    /// That may be after the frames of later windows have come, and must not write over them: no page of a window is the
-    /// tail of one that is open. Pages are compared, as one may have several keys and addresses.
+    /// That may be after the frames of later windows have come, and must not write over them: no page of a window is
+    /// the tail of one that is open. Pages are compared, as one may have several keys and addresses.
     pub fn fits(
         &self,
         request: &Request,

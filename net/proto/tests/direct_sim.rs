@@ -338,8 +338,8 @@ impl World {
                 if whole && honest {
                     for index in 0..window.frames {
                         let found = self.memory[window.first + usize::from(index)];
-                        // Windows may overlap: then the later one, which is behind it on the ring, has written over it, be it
-                        // with void frames.
+                        // Windows may overlap: then the later one, which is behind it on the ring, has written over it,
+                        // be it with void frames.
                         let own = found == Some((window.token, index));
                         let later = found.is_some_and(|(token, _)| token > window.token);
                         assert!(own || later, "window {number}: page {index} has {found:?}");

@@ -3,9 +3,9 @@
 //! the two sides of `tbip::direct` between them.
 //!
 //! A frame is written to the receiver's memory when it comes, and found by a poll that may be later. The message lane
-//! is the link itself, with its losses; the direct lane has its own, and everything that a granter may refuse is refused
-//! now and then: windows are denied, come to nothing, are filled with void frames, or make no progress, upon which the
-//! lane begins anew. Who asks in a stream of windows waits for the next one, as the kernel does.
+//! is the link itself, with its losses; the direct lane has its own, and everything that a granter may refuse is
+//! refused now and then: windows are denied, come to nothing, are filled with void frames, or make no progress, upon
+//! which the lane begins anew. Who asks in a stream of windows waits for the next one, as the kernel does.
 
 use std::collections::{BTreeMap, VecDeque};
 

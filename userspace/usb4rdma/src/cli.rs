@@ -157,8 +157,8 @@ pub enum Verb {
     /// Interrupts, rings, MTU, clocks: what could be better, why, and the command; nothing stays set without --apply
     ///
     /// With --sweep interrupts and rings of this host are tried one after the other and measured: round trips over the
-    /// bare rings, and bandwidth where the other host runs `usb4rdma bench --serve`. All is put back at the end, also at
-    /// Ctrl-C, but for the best with --apply.
+    /// bare rings, and bandwidth where the other host runs `usb4rdma bench --serve`. All is put back at the end, also
+    /// at Ctrl-C, but for the best with --apply.
     #[command(
         after_help = "Examples:\n  usb4rdma tune\n  sudo usb4rdma tune --for latency --apply\n  \
                             sudo usb4rdma tune --sweep\n  sudo usb4rdma tune --sweep --usecs 16 --usecs 64 --ring 1024"

@@ -3,8 +3,8 @@
 //!
 //! A train on the cable has neither IP nor UDP header, and is many packets at once; what is written of it is those
 //! packets as they would go over any other network, with the path's addresses. Payloads are not in the event: in their
-//! place, and in the ICRC's, are zeros, as Wireshark takes a packet that is cut before its ICRC for malformed. A capture
-//! that would be too large with them is cut behind the transport headers, and each packet says how long it was.
+//! place, and in the ICRC's, are zeros, as Wireshark takes a packet that is cut before its ICRC for malformed. A
+//! capture that would be too large with them is cut behind the transport headers, and each packet says how long it was.
 
 use anyhow::{Context, Result};
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};

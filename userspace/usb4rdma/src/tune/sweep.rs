@@ -406,7 +406,8 @@ fn rings(was: &[Was], depths: &[u32]) -> Vec<Point> {
     depths.map(|depth| Point::Rings(*depth)).collect()
 }
 
-/// The place of the best of those from `base` on, which is `base` where none is better by enough; None if nothing tells.
+/// The place of the best of those from `base` on, which is `base` where none is better by enough; None if nothing
+/// tells.
 fn best(tries: &[Try], base: usize, goal: Goal) -> Option<usize> {
     let score = |at: usize| -> Option<f64> {
         let seen = &tries.get(at)?.seen;

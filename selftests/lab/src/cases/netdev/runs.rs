@@ -466,8 +466,8 @@ fn stuck(context: &Context) -> Result<()> {
     pair.delete(lab)
 }
 
-/// Lets `act` act while a stream of WRITEs runs, for so many seconds in all. What the stream says of its own speed is not
-/// heard: perftest says 0 where a busy machine spoils its estimate of the clock.
+/// Lets `act` act while a stream of WRITEs runs, for so many seconds in all. What the stream says of its own speed is
+/// not heard: perftest says 0 where a busy machine spoils its estimate of the clock.
 fn beside(lab: &Lab, pair: &Pair, seconds: u32, act: impl FnOnce() -> Result<()>) -> Result<()> {
     let before = counter(lab, 0, &pair.client.name, "rcvd_pkts")?;
     thread::scope(|scope| {
