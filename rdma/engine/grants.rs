@@ -315,19 +315,20 @@ mod tests {
     #[test]
     fn after_one_in_vain_none_is_asked_for_for_a_while() {
         let lane = Lane::new(true, true);
-        let told = |asks: &mut Asks, carried, denied| {
-            asks.on_sent(T, Went::Asking, true);
-            asks.on_told(T, carried, denied);
-        };
-        let unfit = |asks: &mut Asks| asks.on_sent(T, Went::Unfit, true);
-        let cases: [(&dyn Fn(&mut Asks), _); 3] = [
-            (&|asks| told(asks, false, true), limits::WINDOW_DENIED),
-            (&|asks| told(asks, false, false), limits::WINDOW_LOST),
-            (&unfit, limits::WINDOW_UNFIT),
+        let cases = [
+            (Some((false, true)), limits::WINDOW_DENIED),
+            (Some((false, false)), limits::WINDOW_LOST),
+            (None, limits::WINDOW_UNFIT),
         ];
-        for (act, pause) in cases {
+        for (told, pause) in cases {
             let mut asks = Asks::default();
-            act(&mut asks);
+            match told {
+                Some((carried, denied)) => {
+                    asks.on_sent(T, Went::Asking, true);
+                    asks.on_told(T, carried, denied);
+                }
+                None => asks.on_sent(T, Went::Unfit, true),
+            }
             let until = T.after(pause);
             assert_eq!(part(&asks, Instant(until.0 - 1), 1, &lane), None);
             assert_eq!(part(&asks, until, 1, &lane), Some(PART));

@@ -567,11 +567,9 @@ proptest! {
                     let near = granter.take_grant().answered.wrapping_add(wild % 5);
                     let number = if what == 0 { near } else { wild };
                     let asks = Request { generation, ..request(number, frames) };
-                    if granter.handle_request(&asks) {
-                        if eof < 12 {
-                            granter.grant(now, &asks, None);
-                            posted.push_back((number, frames));
-                        }
+                    if granter.handle_request(&asks) && eof < 12 {
+                        granter.grant(now, &asks, None);
+                        posted.push_back((number, frames));
                     }
                 }
                 2 => granter.handle_ask(&Ask { generation: wild, asked: wild }),
