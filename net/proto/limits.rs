@@ -92,6 +92,13 @@ pub const START_REPEAT: Duration = Duration::from_millis(8);
 /// Longest time between two of those.
 pub const START_REPEAT_MAX: Duration = Duration::from_millis(64);
 
+/// Time for which a direct lane must have granted windows for it to begin anew at once after a reset.
+pub const RESET_SOON: Duration = Duration::from_millis(1_000);
+
+/// Longest time for which it grants none after a reset. Ours: a peer, or a cable, that breaks the lane each time has it
+/// stop the ring and map its pages anew once a second, in place of once in a round trip.
+pub const RESET_PAUSE_MAX: Duration = Duration::from_millis(1_000);
+
 /// Time between two ThunderboltIP logins until the link is up. `thunderbolt_net` waits 4.5 s after
 /// a time-out of 0.5 s; a request every second costs nothing and finds it sooner.
 pub const LOGIN_RETRY: Duration = Duration::from_millis(1_000);

@@ -3,7 +3,9 @@
 
 use super::{marker, Ask, Grant, Request, Start, State, EOF_VOID, KNOWN};
 use crate::frame::SOF;
-use crate::limits::{MAX_FRAME, MAX_WINDOWS, START_REPEAT, START_REPEAT_MAX, WINDOW_STALL};
+use crate::limits::{
+    MAX_FRAME, MAX_WINDOWS, RESET_PAUSE_MAX, RESET_SOON, START_REPEAT, START_REPEAT_MAX, WINDOW_STALL,
+};
 use crate::time::{Duration, Instant};
 use crate::train::Arrival;
 
@@ -27,8 +29,9 @@ pub struct Part {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Waits for the frame that names the generation; at some time for that of the next one.
-    Waits { at: Instant, wait: Duration },
+    /// Waits for the frame that names the generation; at some time for that of the next one. Before that none opens the
+    /// lane while it is `shut`.
+    Waits { at: Instant, wait: Duration, shut: bool },
     /// Windows may be granted.
     Runs,
     /// A frame was not in its place, or did not come. Until the ring has been stopped.
@@ -77,6 +80,10 @@ pub struct Granter {
     /// the pages for ever.
     stalls: Option<Instant>,
     due: bool,
+    /// When windows were last granted for the first time after a reset.
+    opened: Option<Instant>,
+    /// How long the lane was shut after the last reset.
+    pause: Duration,
 }
 
 impl Granter {
@@ -88,6 +95,7 @@ impl Granter {
             phase: Phase::Waits {
                 at: now.after(START_REPEAT),
                 wait: START_REPEAT,
+                shut: false,
             },
             answered: 0,
             states: 0,
@@ -104,6 +112,8 @@ impl Granter {
             window: 0,
             stalls: None,
             due: true,
+            opened: None,
+            pause: Duration(0),
         }
     }
 
@@ -188,9 +198,11 @@ impl Granter {
     /// A descriptor of the direct lane is complete; `frame` has its bytes if the page was the driver's own.
     pub fn handle_frame(&mut self, now: Instant, arrival: Arrival, frame: &[u8]) -> Frame {
         match self.phase {
-            Phase::Waits { .. } => {
-                if !arrival.spoiled && Start::parse(arrival.eof, frame) == Some(Start(self.generation)) {
+            Phase::Waits { shut, .. } => {
+                let starts = Start::parse(arrival.eof, frame) == Some(Start(self.generation));
+                if starts && !arrival.spoiled && !shut {
                     self.phase = Phase::Runs;
+                    self.opened = Some(now);
                     self.due = true;
                 }
                 return Frame::Other;
@@ -239,15 +251,22 @@ impl Granter {
     }
 
     /// The ring has been stopped: no descriptor is posted, and nothing of the windows that were open will be written
-    /// any more. They are void, and the lane begins again with the next generation.
+    /// any more. They are void, and the lane begins again with the next generation: at once if it has run for
+    /// [`RESET_SOON`], else after a pause that doubles, as each reset costs this host more than its windows were worth.
     pub fn handle_reset(&mut self, now: Instant) {
         while self.count != 0 {
             self.over(now, false);
         }
         self.generation = self.generation.wrapping_add(1);
+        let soon = self.opened.is_some_and(|at| now.since(at) < RESET_SOON);
+        let double = Duration(self.pause.0.saturating_mul(2))
+            .max(START_REPEAT)
+            .min(RESET_PAUSE_MAX);
+        self.pause = if soon { double } else { Duration(0) };
         self.phase = Phase::Waits {
-            at: now.after(START_REPEAT),
+            at: now.after(self.pause.max(START_REPEAT)),
             wait: START_REPEAT,
+            shut: soon,
         };
         (self.frame, self.window) = (0, 0);
         self.due = true;
@@ -266,7 +285,8 @@ impl Granter {
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         match &mut self.phase {
-            Phase::Waits { at, wait } if now >= *at => {
+            Phase::Waits { at, wait, shut } if now >= *at => {
+                *shut = false;
                 *wait = Duration(wait.0.saturating_mul(2)).min(START_REPEAT_MAX);
                 *at = now.after(*wait);
                 // Or a first frame that was slow, and not lost, would leave another one behind it.

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::frame::{EOF_MASK, SOF};
-use crate::limits::{START_REPEAT, WINDOW_ASK, WINDOW_LIMIT, WINDOW_PAUSE, WINDOW_SLOW, WINDOW_STALL};
+use crate::limits::{RESET_SOON, START_REPEAT, WINDOW_ASK, WINDOW_LIMIT, WINDOW_PAUSE, WINDOW_SLOW, WINDOW_STALL};
 use crate::time::Instant;
 use crate::train::Arrival;
 use proptest::prelude::*;
@@ -214,7 +214,7 @@ fn a_frame_out_of_place_ends_it_all_until_the_ring_has_been_stopped() {
         // Nobody hears that the window is void while something may still be written to it.
         assert_eq!(granter.take_grant(), grant(1, &[State::Open], false));
         assert!(!granter.handle_request(&request(2, 1)));
-        granter.handle_reset(T);
+        granter.handle_reset(T.after(RESET_SOON));
         assert!(granter.wants_page());
         let told = granter.take_grant();
         assert_eq!((told.generation, told.waits), (6, true));
@@ -229,6 +229,43 @@ fn a_frame_out_of_place_ends_it_all_until_the_ring_has_been_stopped() {
         granter.handle_frame(T, arrival(EOF_VOID, 8), &Start(6).bytes());
         assert!(!granter.wants_page() && granter.is_due());
     }
+}
+
+#[test]
+fn a_lane_that_breaks_again_and_again_is_shut_for_longer_each_time() {
+    let mut granter = running();
+    let mut now = T;
+    let mut pauses = vec![];
+    for _ in 0..12 {
+        // A frame for which there is no window.
+        granter.handle_frame(now, page(3), &[]);
+        assert!(granter.is_broken());
+        granter.handle_reset(now);
+        let broke = now;
+        loop {
+            let start = Start(granter.take_grant().generation);
+            granter.handle_frame(now, arrival(EOF_VOID, 8), &start.bytes());
+            if !granter.wants_page() {
+                break;
+            }
+            now = granter.poll_timeout().unwrap();
+            granter.handle_timeout(now);
+        }
+        pauses.push(now.since(broke).0 / 1_000_000);
+        let asks = Request {
+            generation: granter.take_grant().generation,
+            ..request(pauses.len() as u32, 1)
+        };
+        assert!(granter.handle_request(&asks));
+    }
+    assert_eq!(pauses, [8, 16, 32, 64, 128, 256, 512, 1000, 1000, 1000, 1000, 1000]);
+    // One that has run for a while is open at once.
+    now = now.after(RESET_SOON);
+    granter.handle_frame(now, page(3), &[]);
+    granter.handle_reset(now);
+    let start = Start(granter.take_grant().generation);
+    granter.handle_frame(now, arrival(EOF_VOID, 8), &start.bytes());
+    assert!(!granter.wants_page());
 }
 
 #[test]
@@ -558,13 +595,13 @@ proptest! {
         steps in proptest::collection::vec((0u8..8, any::<u32>(), 1u16..6, 0u8..16), 1..400),
     ) {
         let mut granter = running();
-        let mut generation = 5;
         let mut posted = std::collections::VecDeque::new();
         let mut now = T;
         for (what, wild, frames, eof) in steps {
             match what {
                 0 | 1 => {
-                    let near = granter.take_grant().answered.wrapping_add(wild % 5);
+                    let Grant { answered, generation, .. } = granter.take_grant();
+                    let near = answered.wrapping_add(wild % 5);
                     let number = if what == 0 { near } else { wild };
                     let asks = Request { generation, ..request(number, frames) };
                     if granter.handle_request(&asks) && eof < 12 {
@@ -581,7 +618,7 @@ proptest! {
                     // No frame comes where no descriptor is posted.
                     let wants = granter.wants_page();
                     if wants {
-                        let start = Start(generation).bytes();
+                        let start = Start(granter.take_grant().generation).bytes();
                         prop_assert_eq!(granter.handle_frame(now, arrival(EOF_VOID, 8), &start), Frame::Other);
                     } else if !posted.is_empty() {
                         let frame = Arrival { spoiled: wild % 50 == 0, ..arrival(eof, if wild % 9 == 0 { 1 } else { 4096 }) };
@@ -602,7 +639,6 @@ proptest! {
             }
             if granter.is_broken() {
                 granter.handle_reset(now);
-                generation += 1;
                 posted.clear();
             }
             prop_assert!(posted.len() <= MAX_WINDOWS);
