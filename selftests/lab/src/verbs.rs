@@ -238,7 +238,7 @@ impl Pair {
             let _ = lab.run(self.server.host, &["pkill", "-KILL", program], Duration::from_secs(20));
         }
         let served = serving.wait();
-        let output = output?;
+        let output = output.with_context(|| format!("the server {server:?} {}", told(&served)))?;
         let both = || -> Result<String> {
             let served = served.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))?;
             Ok(format!(
@@ -276,16 +276,18 @@ impl Pair {
             self.server.name, self.server.gid
         );
         let serving = lab.start(self.server.host, &line, timeout);
-        wait_listen(lab, self.server.host, PORT)?;
-        let called = lab.run(self.client.host, &["/bin/sh", "-c", &self.call_line(scene)], timeout)?;
-        if called.status != 0 {
+        let called = wait_listen(lab, self.server.host, PORT)
+            .and_then(|()| lab.run(self.client.host, &["/bin/sh", "-c", &self.call_line(scene)], timeout));
+        if !matches!(&called, Ok(Output { status: 0, .. })) {
             let _ = lab.run(
                 self.server.host,
                 &["pkill", "-KILL", "-x", "verbs.py"],
                 Duration::from_secs(20),
             );
         }
-        let served = serving.wait()?;
+        let served = serving.wait();
+        let called = called.with_context(|| format!("scene {scene}: the server {}", told(&served)))?;
+        let served = served?;
         if called.status != 0 || served.status != 0 {
             bail!(
                 "scene {scene} could not be played:\nclient: {}\nserver: {}",
@@ -313,6 +315,19 @@ impl Pair {
             "/usb4lab/verbs.py serve {PORT} {} {} {scene}",
             self.server.name, self.server.gid
         )
+    }
+}
+
+/// How a server ended, for the error of whoever waited for it in vain.
+fn told(served: &Result<Output>) -> String {
+    match served {
+        Ok(output) => format!(
+            "had status {} and said\n{}{}",
+            output.status,
+            output.text(),
+            output.errors()
+        ),
+        Err(error) => format!("did not run: {error:#}"),
     }
 }
 
