@@ -76,6 +76,19 @@ impl Spoken<'_> {
 /// HopIDs that `avoid` and `busy` masks can name.
 const NAMED_HOPS: u16 = 32;
 
+/// Transmit HopIDs, the first lane's first.
+#[derive(Default)]
+pub(crate) struct Hops {
+    hops: [HopId; LANES],
+    count: usize,
+}
+
+impl Hops {
+    pub(crate) fn as_slice(&self) -> &[HopId] {
+        self.hops.get(..self.count).unwrap_or(&[])
+    }
+}
+
 /// What a link holds of the host interface and of the cable.
 pub(crate) struct Rig {
     first: Rings,
@@ -151,18 +164,22 @@ impl Rig {
         self.open.iter().any(Option::is_some)
     }
 
-    /// Takes the transmit HopIDs of so many lanes, none in `avoid` (bit i is HopID 8 + i) if it can be helped.
-    pub(crate) fn take_transmit(&mut self, lanes: u8, avoid: u32) -> Result<[HopId; LANES]> {
+    /// Takes the transmit HopIDs of so many lanes, none in `avoid` (bit i is HopID 8 + i) if it can be helped. As many
+    /// as there are.
+    pub(crate) fn take_transmit(&mut self, lanes: u8, avoid: u32) -> Hops {
         self.free_transmit();
-        let mut taken = [HopId(0); LANES];
-        for index in 0..usize::from(lanes).min(LANES) {
-            let hop = self.take_one(avoid)?;
-            if let (Some(to), Some(place)) = (taken.get_mut(index), self.transmit.get_mut(index)) {
+        let mut taken = Hops::default();
+        while taken.count < usize::from(lanes).min(LANES) {
+            let Ok(hop) = self.take_one(avoid) else {
+                break;
+            };
+            if let (Some(to), Some(place)) = (taken.hops.get_mut(taken.count), self.transmit.get_mut(taken.count)) {
                 *to = hop;
                 *place = Some(hop);
             }
+            taken.count += 1;
         }
-        Ok(taken)
+        taken
     }
 
     fn take_one(&self, avoid: u32) -> Result<HopId> {
@@ -201,7 +218,9 @@ impl Rig {
     ///
     /// # Errors
     ///
-    /// Everything is as before. `Busy` if one of `receive` is taken.
+    /// Everything is as before. `Busy` if one of `receive` is taken; `Lanes` if the first lane can be had and the
+    /// second cannot, as where the connection manager has no buffers of a router on the way left for it
+    /// (`tb_dma_reserve_credits`; a cable between two hosts has 14 for each path).
     pub(crate) fn open(
         &mut self,
         lanes: &Lanes,
@@ -238,11 +257,11 @@ impl Rig {
             lane.begin();
         }
         let mut open = [const { None }; LANES];
-        let mut failed = false;
+        let mut failed = None;
         let each = Iterator::zip(self.used(), Iterator::zip(self.transmit.iter(), receive));
-        for (to, (rings, (transmit, receive))) in Iterator::zip(open.iter_mut(), each) {
+        for (at, (to, (rings, (transmit, receive)))) in Iterator::zip(open.iter_mut(), each).enumerate() {
             let Some(transmit) = *transmit else {
-                failed = true;
+                failed = Some(at);
                 break;
             };
             let paths = Paths {
@@ -252,16 +271,19 @@ impl Rig {
                 receive_ring: rings.rx.hop(),
             };
             if self.xd.enable_paths(&paths).is_err() {
-                failed = true;
+                failed = Some(at);
                 break;
             }
             *to = Some(paths);
         }
         self.open = open;
-        if failed {
+        if let Some(at) = failed {
             let _ = self.shut(lanes);
             self.free_receive(receive);
-            return Err(OpenError::Other);
+            return Err(match u8::try_from(at) {
+                Ok(had) if had > 0 => OpenError::Lanes(had),
+                _ => OpenError::Other,
+            });
         }
         Ok(())
     }

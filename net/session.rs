@@ -197,7 +197,7 @@ impl Session {
         let mac = Mac(requested.wanted.mac);
         match kind {
             ServiceKind::Stock(settings) => {
-                let [path, ..] = rig.take_transmit(1, 0)?;
+                let path = *rig.take_transmit(1, 0).as_slice().first().ok_or(ENOSPC)?;
                 let config = login::Config {
                     ends: *port.ends,
                     mac,
@@ -369,13 +369,18 @@ impl Session {
             },
             Machine::Native(rail) => match rail.poll_action() {
                 Some(rail::Action::Allocate { lanes, avoid }) => {
-                    let hops = rig.take_transmit(lanes, avoid).ok();
-                    let hops = hops.as_ref().and_then(|hops| hops.get(..usize::from(lanes)));
-                    rail.handle_allocated(now(), hops);
+                    let hops = rig.take_transmit(lanes, avoid);
+                    if hops.as_slice().len() < usize::from(lanes) {
+                        pr_warn!("{}: too few HopIDs for {} lanes\n", port.name, lanes);
+                    }
+                    rail.handle_allocated(now(), Some(hops.as_slice()));
                     true
                 }
                 Some(rail::Action::Open(plan)) => {
                     let result = open_native(port, rig, lanes, &plan);
+                    if let Err(OpenError::Lanes(had)) = result {
+                        pr_warn!("{}: no path for more lanes than {}\n", port.name, had);
+                    }
                     rail.handle_opened(now(), result);
                     true
                 }
@@ -432,6 +437,7 @@ impl Session {
         match &self.machine {
             Machine::None => "nobody",
             Machine::Stock(..) => "ThunderboltIP",
+            Machine::Native(_) if self.rig.as_ref().is_some_and(Rig::has_two) => "native, two lanes",
             Machine::Native(_) => "native",
         }
     }

@@ -63,6 +63,9 @@ pub enum Action {
 pub enum OpenError {
     /// These receive HopIDs are taken: bit i is HopID 8 + i. The peer is asked for others.
     Busy(u32),
+    /// No more lanes than these can be had, as where the router has no buffers left for another path. The peer is told
+    /// of no more.
+    Lanes(u8),
     /// Anything else; tried again later.
     Other,
 }
@@ -316,7 +319,8 @@ impl Rail {
         Ok(())
     }
 
-    /// [`Action::Allocate`] is done: the HopIDs, or nothing could be had.
+    /// [`Action::Allocate`] is done: the HopIDs, or nothing could be had. Of fewer lanes than were asked for: there are
+    /// no more, and the peer is told so.
     pub fn handle_allocated(&mut self, now: Instant, paths: Option<&[HopId]>) {
         if self.work != Work::Allocating {
             return;
@@ -325,8 +329,12 @@ impl Rail {
         for (to, from) in self.paths.iter_mut().zip(paths.unwrap_or(&[])) {
             *to = *from;
         }
-        if self.doomed || paths.is_none() {
-            self.fail(now, paths.is_none());
+        let had = u8::try_from(paths.map_or(0, <[HopId]>::len)).unwrap_or(u8::MAX);
+        let wanted = self.peer.map_or(1, |peer| self.lanes(&peer));
+        if self.doomed || had == 0 {
+            self.fail(now, had == 0);
+        } else if had < wanted {
+            self.fail_but(now, had);
         } else {
             self.work = Work::Allocated;
             self.kick(now);
@@ -355,9 +363,17 @@ impl Rail {
                 self.fail(now, true);
                 self.hold = now;
             }
+            Err(OpenError::Lanes(most)) if (1..self.config.abilities.lanes).contains(&most) => self.fail_but(now, most),
             Err(_) => self.fail(now, true),
         }
         self.advance(now);
+    }
+
+    /// Fewer lanes can be had than were agreed on: with those it is tried at once.
+    fn fail_but(&mut self, now: Instant, lanes: u8) {
+        self.config.abilities.lanes = lanes;
+        self.fail(now, true);
+        self.hold = now;
     }
 
     /// [`Action::Close`] is done.

@@ -184,6 +184,32 @@ fn other_hop_ids_are_agreed_when_one_is_taken() {
 }
 
 #[test]
+fn who_can_have_fewer_lanes_than_were_agreed_says_so_and_comes_up_at_once() {
+    let mut pair = Pair::new([config(A, B, 2), config(B, A, 2)]);
+    pair.open = Err(OpenError::Lanes(1));
+    pair.run(ms(100));
+    let (a, _) = pair.agreed();
+    assert_eq!(a.lanes, 1);
+    // For as long as the cable is in.
+    let now = pair.now;
+    pair.rails[1].handle_fault(now);
+    pair.run(ms(1_500));
+    assert_eq!(pair.agreed().0.lanes, 1);
+    let opened = pair.log.iter().filter(|(_, action)| matches!(action, Action::Open(_)));
+    assert!(opened.count() <= 6);
+}
+
+#[test]
+fn who_can_have_no_lane_more_says_no_such_thing() {
+    let mut pair = Pair::new([config(A, B, 1), config(B, A, 1)]);
+    pair.open = Err(OpenError::Lanes(0));
+    pair.run(ms(100));
+    assert!(pair.rails.iter().all(|rail| rail.up().is_none()));
+    pair.run(ms(3_000));
+    assert_eq!(pair.agreed().0.lanes, 1);
+}
+
+#[test]
 fn no_common_version_is_refused_once_and_in_words() {
     let mut theirs = config(B, A, 2);
     theirs.abilities.version = 3;

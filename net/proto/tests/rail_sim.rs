@@ -34,6 +34,8 @@ struct Side {
     config: Config,
     rail: Rail,
     driver: Driver,
+    /// Lanes that the host has transmit HopIDs for, and paths: perhaps fewer than rings, which the machine knows of.
+    most: [usize; 2],
     /// Crashed until then.
     dead: Option<u64>,
     /// To be started again then.
@@ -103,6 +105,7 @@ impl World {
                 config,
                 rail: Rail::new(config, rng.next()),
                 driver: Driver::default(),
+                most: [rng.pick(&[1, 2, 7, 7]), rng.pick(&[1, 2, 7, 7])],
                 dead: None,
                 start: Some(rng.below(2_000 * MS).min(calm)),
                 up: false,
@@ -224,7 +227,7 @@ impl World {
                     return;
                 }
                 let free = (8..40).filter(|h| avoid & (1 << (h - 8)) == 0);
-                driver.hops = free.take(lanes.into()).map(HopId).collect();
+                driver.hops = free.take(usize::from(lanes).min(side.most[0])).map(HopId).collect();
                 side.rail.handle_allocated(now, Some(&driver.hops));
             }
             Action::Open(plan) => {
@@ -238,6 +241,8 @@ impl World {
                     & side.stale;
                 if taken != 0 {
                     side.rail.handle_opened(now, Err(OpenError::Busy(taken)));
+                } else if lanes > side.most[1] {
+                    side.rail.handle_opened(now, Err(OpenError::Lanes(side.most[1] as u8)));
                 } else if flaky {
                     side.rail.handle_opened(now, Err(OpenError::Other));
                 } else {

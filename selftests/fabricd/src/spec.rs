@@ -29,6 +29,8 @@ pub struct Spec {
     hops: Option<usize>,
     /// Bits per second of each ring's DMA, whatever its cable's rate.
     ring_rate_bps: Option<f64>,
+    /// Overrides the profile's number of HopIDs of each lane adapter.
+    hop_ids: Option<usize>,
     /// Commands of the control socket with the time of each in `at_ns`.
     #[serde(default)]
     pub events: Vec<serde_json::Value>,
@@ -111,6 +113,7 @@ impl Spec {
             seed: self.seed,
             hops: self.hops,
             ring_rate: self.ring_rate_bps.map(|rate| rate as u64).filter(|&rate| rate > 0),
+            hop_ids: self.hop_ids,
         }
     }
 

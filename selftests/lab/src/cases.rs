@@ -184,6 +184,7 @@ pub fn all() -> Vec<Case> {
         netdev::last::CASES,
         netdev::bond::CASES,
         netdev::group::CASES,
+        netdev::rings::CASES,
         netdev::soak::CASES,
         data::CASES,
         services::CASES,

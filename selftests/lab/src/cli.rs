@@ -332,6 +332,9 @@ struct Up {
     /// Rate of each ring of a router, such as 12G, whatever its cable's; as fast as the cable if not given
     #[arg(long)]
     ring_rate: Option<String>,
+    /// HopIDs of each lane adapter of a router; 9 are enough for one path between hosts each way, 32 if not given
+    #[arg(long)]
+    hop_ids: Option<usize>,
     /// Network driver: of all hosts, or of each, such as `ours,stock`
     #[arg(long, value_enum, value_delimiter = ',', default_value = "stock")]
     net: Vec<NetDriver>,
@@ -611,6 +614,7 @@ impl Up {
             net: drivers(&self.net, self.hosts)?,
             hops: self.hops,
             ring_rate_bps: self.ring_rate.as_deref().map(quantity).transpose()?,
+            hop_ids: self.hop_ids,
             append: self.append,
             root: self.root,
             pinned: self.pinned,

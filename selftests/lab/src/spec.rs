@@ -123,6 +123,9 @@ pub struct LabSpec {
     /// Bits per second that each ring of a router moves, whatever its cable's rate; as many as the cable takes if none.
     #[serde(default)]
     pub ring_rate_bps: Option<f64>,
+    /// HopIDs of each lane adapter of a router, of which 8 are not for paths between hosts; the profile's if none.
+    #[serde(default)]
+    pub hop_ids: Option<usize>,
     /// Commands to the fabric with the time of each in `at_ns`.
     #[serde(default)]
     pub events: Vec<Value>,
@@ -212,6 +215,7 @@ impl LabSpec {
             net: Vec::new(),
             hops: None,
             ring_rate_bps: None,
+            hop_ids: None,
             events: Vec::new(),
             scenario_s: default_scenario_s(),
             root: Root::default(),
@@ -285,6 +289,7 @@ impl LabSpec {
             "seed": self.seed,
             "hops": self.hops,
             "ring_rate_bps": self.ring_rate_bps,
+            "hop_ids": self.hop_ids,
             "events": self.events,
         })
     }

@@ -10,13 +10,15 @@ use crate::time::Instant;
 const LENGTH: usize = 0x60;
 const ADAPTER_ID: u32 = 0x0208 << 16 | 0x1022;
 const TOTAL_BUFFERS: u32 = 120 << 20;
-/// Hops of a lane adapter's path space.
+/// HopIDs of a lane adapter, and the room of its path space, if nothing else is asked for.
 pub const LANE_HOPS: usize = 32;
 /// Credits of the control path, hop 0 of a lane.
 const CONTROL_CREDITS: u32 = 2 << 17;
 
 const BASIC_4: usize = 4;
 const BASIC_5: usize = 5;
+/// The highest HopID that comes in, and 11 bits higher that which goes out.
+const MOST_HOP: u32 = 0x7ff;
 const PHY: usize = 0x10;
 const PHY_STATE: usize = PHY + 1;
 const LANE_TMU: usize = 0x18;
@@ -140,6 +142,12 @@ impl Adapter {
             hotplug_since: None,
             bonded: false,
         }
+    }
+
+    /// Has so many HopIDs, at most [`LANE_HOPS`]; those below 8 are not for paths between hosts.
+    pub fn set_hop_ids(&mut self, count: usize) {
+        let most = count.clamp(1, LANE_HOPS) as u32 - 1;
+        self.space.set(BASIC_5, MOST_HOP | MOST_HOP << 11, most | most << 11);
     }
 
     fn define_lane(space: &mut Space, kind: Kind, version: Usb4Version) {

@@ -41,6 +41,8 @@ pub struct Topology {
     /// Bits per second that the DMA of each ring moves, whatever its cable's rate; `None`: as many as the cable takes.
     /// Bytes of frames count, without the cable's own overhead; ring 0, which has no bulk, is not held to it.
     pub ring_rate: Option<u64>,
+    /// Overrides the profile's number of HopIDs of each lane adapter.
+    pub hop_ids: Option<usize>,
 }
 
 /// A host: how many NHIs, and ports on each.
@@ -129,6 +131,7 @@ impl<M: Memory> Fabric<M> {
             for index in 0..shape.nhis {
                 let mut profile = topology.profile.nhi(index, topology.version);
                 profile.hops = topology.hops.unwrap_or(profile.hops);
+                profile.hop_ids = topology.hop_ids.unwrap_or(profile.hop_ids);
                 if shape.nhis > FULL_NHIS {
                     profile.vectors /= 2;
                 }

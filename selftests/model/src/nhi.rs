@@ -65,7 +65,9 @@ impl<M> Nhi<M> {
 
     /// Everything as after power-on, but the guest stays.
     pub fn reset(&mut self) {
-        let NhiProfile { hops, version, .. } = self.profile;
+        let NhiProfile {
+            hops, version, hop_ids, ..
+        } = self.profile;
         let last = self.nhi_adapter();
         // Generations go on, so that work begun before the reset stays void.
         let generations: Vec<u32> = self.tx.iter().map(|tx| tx.ring.generation.wrapping_add(1)).collect();
@@ -83,7 +85,13 @@ impl<M> Nhi<M> {
             _ => Kind::Lane1,
         };
         self.adapters = (0..=last)
-            .map(|number| Adapter::new(kind(number), number, hops, version))
+            .map(|number| {
+                let mut adapter = Adapter::new(kind(number), number, hops, version);
+                if matches!(kind(number), Kind::Lane0 | Kind::Lane1) {
+                    adapter.set_hop_ids(hop_ids);
+                }
+                adapter
+            })
             .collect();
         self.backlog.clear();
         self.dma_misc = 0;

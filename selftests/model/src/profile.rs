@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Kinds of machine: what a host's NHIs look like to a driver.
 
+use crate::adapter::LANE_HOPS;
 use crate::regs::VECTORS;
 
 /// USB4 major version the routers report. It decides how the driver resets a router and how fast a link is.
@@ -34,6 +35,8 @@ pub struct NhiProfile {
     pub version: Usb4Version,
     /// MSI-X vectors, at most 16 and no fewer than the driver's minimum of 6.
     pub vectors: usize,
+    /// HopIDs of each lane adapter, of which 8 are not for paths between hosts.
+    pub hop_ids: usize,
 }
 
 impl Profile {
@@ -59,6 +62,7 @@ impl Profile {
             hops,
             version,
             vectors: VECTORS,
+            hop_ids: LANE_HOPS,
         }
     }
 }

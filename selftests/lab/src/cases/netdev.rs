@@ -10,13 +10,16 @@ pub mod last;
 pub mod life;
 pub mod peer;
 pub mod port;
+pub mod rings;
 pub mod runs;
 pub mod soak;
 pub mod tools;
 
 use super::{Context, NetLab, Role, Way};
 use crate::lab::{Lab, Running};
-use crate::spec::{ipv4, NetDriver, Profile};
+use crate::runner;
+use crate::spec::{ipv4, LabSpec, NetDriver, Profile};
+use crate::tiers::still_checking;
 use crate::{parse, verbs};
 use anyhow::{bail, ensure, Context as _, Result};
 use serde_json::Value;
@@ -35,6 +38,23 @@ pub(super) const BOTH: NetLab = NetLab {
     hops: None,
     way: Way::TwoRings,
 };
+
+/// A lab of the case's own, whose kernels are heard at the end.
+pub(super) fn in_own(spec: LabSpec, name: &str, act: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
+    let lab = Lab::up(&format!("test-{name}-{}", std::process::id()), spec)?;
+    let marks = lab.marks();
+    let outcome = act(&lab);
+    if let Some(trouble) = runner::kernel_trouble(&marks)? {
+        bail!(
+            "a kernel complained:\n{trouble}\n{}",
+            outcome.err().map_or(String::new(), |e| format!("{e:#}"))
+        );
+    }
+    outcome?;
+    still_checking(&lab)?;
+    lab.discard();
+    Ok(())
+}
 
 /// Sets the MTU of a cable's network devices on both hosts.
 fn set_mtu(lab: &Lab, cable: usize, mtu: u32) -> Result<()> {

@@ -3,17 +3,16 @@
 //! active-backup bond; three hosts in a ring with a bond to each neighbour.
 
 use super::runs::{counter, wait_flow, FLOWS};
-use super::{only_ours, BOTH, MINUTE};
+use super::{in_own, only_ours, BOTH, MINUTE};
 use crate::bonded::{trains_by, Bond};
 use crate::cases::life::both_up;
 use crate::cases::{about_net, kernel, long, own, tools, Case, Context, NetLab, Skip};
 use crate::duo::Run;
 use crate::lab::{Lab, Running};
 use crate::spec::{ipv4, LabSpec, NetDriver, Profile, Root, Topology};
-use crate::tiers::still_checking;
 use crate::verbs::{port, wait_listen, Device, Pair};
-use crate::{apps, paths, runner};
-use anyhow::{anyhow, bail, ensure, Context as _, Result};
+use crate::{apps, paths};
+use anyhow::{anyhow, ensure, Context as _, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -185,23 +184,6 @@ fn all_reduce(context: &Context) -> Result<()> {
         println!("{times} times all sizes while both cables were pulled");
         bond.undo(lab, Some(LINK))
     })
-}
-
-/// A lab of the case's own, whose kernels are heard at the end.
-fn in_own(spec: LabSpec, name: &str, act: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
-    let lab = Lab::up(&format!("test-{name}-{}", std::process::id()), spec)?;
-    let marks = lab.marks();
-    let outcome = act(&lab);
-    if let Some(trouble) = runner::kernel_trouble(&marks)? {
-        bail!(
-            "a kernel complained:\n{trouble}\n{}",
-            outcome.err().map_or(String::new(), |e| format!("{e:#}"))
-        );
-    }
-    outcome?;
-    still_checking(&lab)?;
-    lab.discard();
-    Ok(())
 }
 
 /// Seconds of a stream that runs while the bonds choose.
