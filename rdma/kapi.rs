@@ -9,6 +9,7 @@ pub(crate) mod ibdev;
 pub(crate) mod kernel_memory;
 pub(crate) mod netdev;
 pub(crate) mod paged;
+mod place;
 pub(crate) mod pure;
 pub(crate) mod queue;
 pub(crate) mod revoke;

@@ -218,7 +218,7 @@ int usb4_paging_start(void);
 void usb4_paging_stop(void);
 struct workqueue_struct *usb4_paging_queue(void);
 void usb4_page_read(void *to, struct page *page, size_t offset, size_t len);
-void usb4_page_write(struct page *page, size_t offset, const void *from, size_t len);
+void usb4_page_flush(struct page *page);
 void *usb4_page_map(struct page *page);
 void usb4_page_unmap(void *base);
 struct dma_buf *usb4_dmabuf_get(int fd);

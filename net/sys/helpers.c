@@ -463,10 +463,8 @@ void usb4_page_read(void *to, struct page *page, size_t offset, size_t len)
 	memcpy_from_page(to, page, offset, len);
 }
 
-void usb4_page_write(struct page *page, size_t offset, const void *from, size_t len)
-{
-	memcpy_to_page(page, offset, from, len);
-}
+/* After it was written through a mapping of the kernel's. */
+void usb4_page_flush(struct page *page) { flush_dcache_page(page); }
 
 void *usb4_page_map(struct page *page) { return kmap_local_page(page); }
 void usb4_page_unmap(void *base) { kunmap_local(base); }

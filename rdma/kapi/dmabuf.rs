@@ -4,7 +4,11 @@
 //!
 //! C header: `include/linux/dma-buf.h`.
 
-use core::{ptr::NonNull, sync::atomic::AtomicU64};
+use super::place::front;
+use core::{
+    ptr::NonNull,
+    sync::atomic::{fence, AtomicU64, Ordering},
+};
 use kernel::{
     error::{from_err_ptr, to_result},
     prelude::*,
@@ -127,8 +131,14 @@ impl Dmabuf {
         let Some(place) = self.place(at, from.len()) else {
             return false;
         };
-        // SAFETY: Inside the mapping.
-        unsafe { c::usb4_dmabuf_write(&self.mapping, place, from.as_ptr().cast(), from.len()) };
+        let (front, tail) = from.split_at_checked(front(place, from.len())).unwrap_or((from, &[]));
+        // SAFETY: Both parts are inside the mapping.
+        unsafe {
+            c::usb4_dmabuf_write(&self.mapping, place, front.as_ptr().cast(), front.len());
+            // As `place::bytes` has it, by a call that also knows a device's memory.
+            fence(Ordering::Release);
+            c::usb4_dmabuf_write(&self.mapping, place + front.len(), tail.as_ptr().cast(), tail.len());
+        }
         true
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Memory of callers in the kernel, who name it by its addresses.
 
+use super::place;
 use core::{ptr, sync::atomic::AtomicU64};
 use kernel::prelude::*;
 use usb4_bindings as c;
@@ -27,7 +28,7 @@ unsafe fn copy_out(from: usize, to: &mut [u8]) {
 unsafe fn copy_in(to: usize, from: &[u8]) {
     let to = ptr::with_exposed_provenance_mut::<u8>(to);
     // SAFETY: By the caller's promise.
-    unsafe { c::usb4_mem_copy(to.cast(), from.as_ptr().cast(), from.len()) };
+    unsafe { place::bytes(to, from) };
 }
 
 /// Lets `act` work on 8 bytes as one. `None` if they are not aligned.

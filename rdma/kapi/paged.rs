@@ -10,6 +10,7 @@
 use super::{
     held::Held,
     ibdev::IbDev,
+    place,
     sync::{bh_lock, lock_class, new_bh_lock, BhLock},
 };
 use core::{
@@ -167,7 +168,7 @@ impl PagedMemory {
         self.pieces(at, from.len(), true, |page, offset, len| {
             if let Some(piece) = from.get(done..done + len) {
                 // SAFETY: As in `read`, and the page may be written.
-                unsafe { c::usb4_page_write(page, offset, piece.as_ptr().cast(), len) };
+                unsafe { place::in_page(page, offset, piece) };
             }
             done += len;
         })

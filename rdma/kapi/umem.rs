@@ -3,7 +3,7 @@
 //!
 //! C header: `include/rdma/ib_umem.h`.
 
-use super::{ibdev::IbDev, netdev::Borrower};
+use super::{ibdev::IbDev, netdev::Borrower, place};
 use core::{
     ptr::{self, NonNull},
     sync::atomic::AtomicU64,
@@ -86,7 +86,7 @@ impl Umem {
                 return;
             };
             // SAFETY: The page is pinned and `offset + len` is inside it; `piece` has `len` bytes.
-            unsafe { c::usb4_page_write(page, offset, piece.as_ptr().cast(), len) };
+            unsafe { place::in_page(page, offset, piece) };
             done += len;
         })
     }
