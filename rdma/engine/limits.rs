@@ -125,6 +125,23 @@ pub const MAX_HOLES: usize = 8;
 /// for which a lane gives no word, this is under the shortest local ACK timeouts that programs use.
 pub const LANE_LATE: Duration = Duration::from_millis(12);
 
+/// How long an answer is waited for when the way to the peer is back, before all goes again, doubling: the peer's end may
+/// have come up later, and have dropped what came before. Ours: many times what two hosts that come up together differ
+/// by, and not noticed by whoever has waited for a cable.
+pub const BACK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How often; after that, 3.15 s, the local ACK timeout is what tells.
+pub const BACK_TRIES: u8 = 6;
+
+/// The wait with so many left of [`BACK_TRIES`]; `None` with none.
+#[must_use]
+pub const fn back_again(left: u8) -> Option<Duration> {
+    match left {
+        0 => None,
+        _ => Some(Duration(BACK_AGAIN.0 << BACK_TRIES.saturating_sub(left))),
+    }
+}
+
 /// How long the word of a lane, that keeps account of its trains, is waited for when the peer says that something is
 /// missing. Ours: a lane asks after two round trips, or 1 ms, and its answer takes a round trip more.
 pub const LANE_WORD: Duration = Duration::from_millis(2);
@@ -231,6 +248,18 @@ pub const fn ack_timeout_again(exponent: u8, before: u8) -> Option<Duration> {
                     _ => 2,
                 },
         )),
+    }
+}
+
+/// How long an answer is waited for: the local ACK timeout as [`ack_timeout_again`] has it, or while `back` tries
+/// are left that of [`back_again`], if that is shorter.
+#[inline]
+#[must_use]
+pub const fn answer_time(exponent: u8, before: u8, back: u8) -> Option<Duration> {
+    match (ack_timeout_again(exponent, before), back_again(back)) {
+        (Some(usual), Some(back)) if usual.0 <= back.0 => Some(usual),
+        (_, Some(back)) => Some(back),
+        (usual, None) => usual,
     }
 }
 

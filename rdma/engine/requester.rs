@@ -80,6 +80,9 @@ pub(crate) struct Requester {
     pub(crate) wait_until: Option<Instant>,
     /// Local ACK timeout.
     pub(crate) ack_deadline: Option<Instant>,
+    /// The way to the peer is back, and nothing was heard by it yet: how often all goes again until the local ACK
+    /// timeout tells.
+    pub(crate) back: u8,
     /// Holds short sends back.
     pub(crate) cork: Cork,
     /// Status the oldest incomplete message fails with.
@@ -586,7 +589,7 @@ impl<S: Storage> Qp<S> {
         }
         if requester.ack_deadline.is_none() || !due {
             requester.ack_deadline =
-                limits::ack_timeout_again(self.attrs.timeout, requester.timeouts).map(|span| now.after(span));
+                limits::answer_time(self.attrs.timeout, requester.timeouts, requester.back).map(|span| now.after(span));
         }
     }
 
@@ -596,7 +599,7 @@ impl<S: Storage> Qp<S> {
         let requester = &mut self.requester;
         if requester.ack_deadline.is_none() {
             requester.ack_deadline =
-                limits::ack_timeout_again(self.attrs.timeout, requester.timeouts).map(|span| now.after(span));
+                limits::answer_time(self.attrs.timeout, requester.timeouts, requester.back).map(|span| now.after(span));
         }
     }
 

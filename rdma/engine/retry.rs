@@ -74,7 +74,14 @@ impl<S: Storage> Qp<S> {
         }
         if self.requester.ack_deadline.is_some_and(|at| at <= now) {
             self.requester.ack_deadline = None;
-            if self.requester.una != self.requester.max {
+            let outstanding = self.requester.una != self.requester.max;
+            let usual = limits::ack_timeout_again(self.attrs.timeout, self.requester.timeouts);
+            let back = limits::back_again(self.requester.back);
+            let is_back = back.is_some_and(|back| usual.is_none_or(|usual| back < usual));
+            if outstanding && is_back {
+                self.requester.back = self.requester.back.saturating_sub(1);
+                self.rewind();
+            } else if outstanding {
                 Counters::bump(&mut self.counters.timeouts);
                 self.requester.timeouts = self.requester.timeouts.saturating_add(1);
                 self.requester.vain = self.requester.vain.saturating_add(1);
@@ -95,9 +102,14 @@ impl<S: Storage> Qp<S> {
     }
 
     /// The way to the peer, which was no way for a while, is one again: what was sent meanwhile is lost, and nobody has
-    /// to wait for the timer to find out. Costs no retry.
+    /// to wait for the timer to find out. Costs no retry. The peer's end may come up later than this one, and drop what
+    /// comes before: until something is heard it goes again and again ([`limits::BACK_AGAIN`]).
     pub(crate) fn on_way_back(&mut self) {
-        if matches!(self.attrs.state, State::Rts | State::Sqd) && self.requester.una != self.requester.max {
+        if !matches!(self.attrs.state, State::Rts | State::Sqd) {
+            return;
+        }
+        self.requester.back = limits::BACK_TRIES;
+        if self.requester.una != self.requester.max {
             self.rewind();
         }
     }
@@ -111,6 +123,7 @@ impl<S: Storage> Qp<S> {
         requester.postponed = 0;
         requester.vain = 0;
         requester.rewound = false;
+        requester.back = 0;
         requester.wait_until = None;
         requester.hint = None;
         requester.settle_asked(now);

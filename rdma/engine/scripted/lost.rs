@@ -277,6 +277,37 @@ fn what_comes_after_the_one_that_asked_asks_in_its_turn() {
 }
 
 #[test]
+fn what_a_peer_that_comes_up_later_has_dropped_goes_again_before_the_timer_and_costs_no_retry() {
+    let mut rig = Rig::with(|_, all| all.timeout = Some(20));
+    rig.post(SendOp::Write, 256 * 8);
+    rig.runs();
+    rig.qp.handle_port_up();
+    let runs = rig.runs();
+    for left in (1..=limits::BACK_TRIES).rev() {
+        let wait = limits::back_again(left).unwrap();
+        rig.wait(Duration(wait.0 - 1));
+        assert!(rig.runs().is_empty(), "{wait:?}");
+        rig.wait(Duration(1));
+        assert_eq!(rig.runs(), runs, "{wait:?}");
+    }
+    assert_eq!(rig.qp.counters().timeouts, 0);
+    // Then the timer tells, as ever.
+    rig.wait(Duration(limits::ack_timeout(20).unwrap().0 - 1));
+    assert!(rig.runs().is_empty());
+    rig.wait(Duration(1));
+    assert_eq!((rig.runs().len(), rig.qp.counters().timeouts), (1, 1));
+    // What is heard ends it.
+    rig.ack(SQ_PSN, ACK);
+    rig.runs();
+    rig.qp.handle_port_up();
+    assert!(!rig.runs().is_empty());
+    rig.ack(SQ_PSN + 3, ACK);
+    rig.runs();
+    rig.wait(limits::BACK_AGAIN);
+    assert!(rig.runs().is_empty());
+}
+
+#[test]
 fn a_port_that_is_up_again_is_no_reason_to_wait() {
     let mut rig = Rig::with(|_, all| all.timeout = Some(20));
     rig.qp.handle_port_up();
