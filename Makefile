@@ -42,7 +42,7 @@ setup-stock: ## the distro's kernel, its Rust metadata and QEMU, for the second 
 	$(setup)/setup stock
 	$(MAKE) --no-print-directory programs
 
-setup-workloads: ## the lab root with MPI on top, for guests that run workloads
+setup-workloads: ## the lab root with MPI, torch and llama.cpp on top, for guests that run workloads
 	$(setup)/setup workloads
 	$(MAKE) --no-print-directory programs
 

@@ -24,6 +24,7 @@ mod stress;
 mod tool;
 mod tools;
 mod virtual_time;
+mod workload;
 
 pub use data::{check_operations, devinfo};
 pub use virtual_time::bond as bonds;
@@ -219,6 +220,7 @@ pub fn all() -> Vec<Case> {
         virtual_time::bond::CASES,
         virtual_time::cuts::CASES,
         stock::CASES,
+        workload::CASES,
     ]
     .into_iter()
     .flatten()

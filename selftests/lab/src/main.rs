@@ -45,6 +45,7 @@ mod uml;
 mod verbs;
 mod virtually;
 mod wires;
+mod workloads;
 mod yardstick;
 
 use clap::Parser;

@@ -49,6 +49,8 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("cuts.py", include_str!("../guest/cuts.py")),
     ("allreduce.py", include_str!("../guest/allreduce.py")),
     ("torch-allreduce.py", include_str!("../guest/torch-allreduce.py")),
+    ("exchange.c", include_str!("../guest/exchange.c")),
+    ("uc.py", include_str!("../guest/uc.py")),
     ("duo.py", include_str!("../guest/duo.py")),
     ("rdma-tests.py", include_str!("../guest/rdma-tests.py")),
 ];

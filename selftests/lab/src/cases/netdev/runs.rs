@@ -149,18 +149,18 @@ const BEHIND: [&str; 2] = ["10.79.0.1", "10.79.0.2"];
 const BEHIND_GID: &str = "0000:0000:0000:0000:0000:ffff:0a4f:0002";
 
 /// One of a device's counters.
-pub(super) fn counter(lab: &Lab, host: usize, device: &str, name: &str) -> Result<u64> {
+pub(in crate::cases) fn counter(lab: &Lab, host: usize, device: &str, name: &str) -> Result<u64> {
     let path = format!("/sys/class/infiniband/{device}/ports/1/hw_counters/{name}");
     lab.ok(host, &["cat", &path])?.trim().parse().context(path)
 }
 
 /// Packets after which a program's traffic is under way: its queue pairs are connected. Of a stream of WRITEs the
 /// sender receives one ACK in 16 trains.
-pub(super) const FLOWS: u64 = 20;
+pub(in crate::cases) const FLOWS: u64 = 20;
 
 /// Waits until host 0's device has received so many packets. How long a program takes until it sends is the machine's
 /// affair: what is to happen in the middle of its traffic waits for the traffic, not for a time.
-pub(super) fn wait_flow(lab: &Lab, device: &str, packets: u64) -> Result<()> {
+pub(in crate::cases) fn wait_flow(lab: &Lab, device: &str, packets: u64) -> Result<()> {
     const LIMIT: Duration = Duration::from_secs(60);
     let begun = Instant::now();
     while counter(lab, 0, device, "rcvd_pkts")? < packets {
