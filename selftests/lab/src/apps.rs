@@ -9,6 +9,7 @@ use crate::page;
 use crate::runner::kernel_trouble;
 use crate::spec::{ipv4, LabSpec, NetDriver, Root};
 use crate::verbs::{Kind, Pair};
+use crate::workloads;
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::{json, Value};
 use std::path::Path;
@@ -196,24 +197,13 @@ pub fn reduce_over(lab: &Lab, pair: &Pair) -> Result<Vec<f64>> {
 /// Microseconds of a call at each size.
 fn all_reduce(lab: &Lab, pair: &Pair, ground: Ground, way: Way) -> Result<Vec<f64>> {
     let sizes: Vec<String> = SIZES.iter().map(u64::to_string).collect();
-    // What queue pairs are connected by. Over rxe's UD queue pairs UCX's datagrams arrive, by rxe's counters, and UCX
-    // does not take them: it gives up after half a minute.
-    let (aux, devices) = match ground {
-        Ground::Ours => ("ud_verbs", format!("{}:1", pair.client.name)),
-        Ground::Stock => ("tcp", format!("{}:1,{}", pair.client.name, pair.client.netdev)),
+    let program = format!("python3 /usb4lab/allreduce.py {EACH_S} {}", sizes.join(" "));
+    let (way, more) = match way {
+        Way::Rdma => (workloads::Way::Rdma, String::new()),
+        Way::Segments => (workloads::Way::Rdma, format!("-x {SEGMENTS}")),
+        Way::Tcp => (workloads::Way::Tcp, String::new()),
     };
-    let rdma = format!("-x UCX_TLS=rc_verbs,{aux}:aux,self -x UCX_NET_DEVICES={devices}");
-    // Open MPI takes UCX for InfiniBand devices only, unless it is told to take any.
-    let line = format!(
-        "mpirun --allow-run-as-root -np 2 --host h0:1,h1:1 --mca pml ucx --mca opal_common_ucx_tls any \
-         --mca opal_common_ucx_devices any {} python3 /usb4lab/allreduce.py {EACH_S} {}",
-        match way {
-            Way::Rdma => rdma,
-            Way::Segments => format!("{rdma} -x {SEGMENTS}"),
-            Way::Tcp => format!("-x UCX_TLS=tcp,self -x UCX_NET_DEVICES={}", pair.client.netdev),
-        },
-        sizes.join(" ")
-    );
+    let line = workloads::open_mpi(pair, ground.kind(), way, 1, &more, &program);
     let text = lab.ok_within(0, &["/bin/sh", "-c", &line], LIMIT)?;
     let mut times = Vec::new();
     for (size, line) in SIZES.iter().zip(text.lines()) {

@@ -51,6 +51,9 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("torch-allreduce.py", include_str!("../guest/torch-allreduce.py")),
     ("exchange.c", include_str!("../guest/exchange.c")),
     ("uc.py", include_str!("../guest/uc.py")),
+    ("mpi.c", include_str!("../guest/mpi.c")),
+    ("torch-steps.py", include_str!("../guest/torch-steps.py")),
+    ("torch-fsdp.py", include_str!("../guest/torch-fsdp.py")),
     ("duo.py", include_str!("../guest/duo.py")),
     ("rdma-tests.py", include_str!("../guest/rdma-tests.py")),
 ];

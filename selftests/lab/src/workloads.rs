@@ -4,10 +4,12 @@
 
 use crate::duo::Run;
 use crate::lab::Lab;
+use crate::paths;
 use crate::spec::{LabSpec, NetDriver, Root};
-use crate::verbs::Pair;
+use crate::verbs::{Kind, Pair};
 use anyhow::{ensure, Context, Result};
 use serde::Deserialize;
+use serde_json::Value;
 use std::time::Duration;
 
 /// What torch, or two ranks with UCX's buffers, need in a guest, MiB.
@@ -116,4 +118,135 @@ pub fn exchange(lab: &Lab, pair: &Pair, way: Way, bytes: u32, rounds: u32) -> Re
         served.wrong
     );
     Ok(called)
+}
+
+/// What Open MPI and torch's fork of it want to be told, where root runs them.
+const AS_ROOT: &str = "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; exec";
+
+/// An Open MPI program over UCX between hosts 0 and 1, `ranks` on each; `more` for mpirun.
+pub fn open_mpi(pair: &Pair, kind: Kind, way: Way, ranks: u32, more: &str, program: &str) -> String {
+    let (device, netdev) = (&pair.client.name, &pair.client.netdev);
+    // Shared memory where there are several ranks on a host.
+    let within = if ranks > 1 { "self,sm" } else { "self" };
+    // What queue pairs are connected by. Over rxe's UD queue pairs UCX's datagrams arrive, by rxe's counters, and UCX
+    // does not take them: it gives up after half a minute.
+    let transport = match (way, kind) {
+        (Way::Rdma, Kind::Usb4) => {
+            format!("-x UCX_TLS=rc_verbs,ud_verbs:aux,{within} -x UCX_NET_DEVICES={device}:1")
+        }
+        (Way::Rdma, Kind::Rxe) => {
+            format!("-x UCX_TLS=rc_verbs,tcp:aux,{within} -x UCX_NET_DEVICES={device}:1,{netdev}")
+        }
+        (Way::Tcp, _) => format!("-x UCX_TLS=tcp,{within} -x UCX_NET_DEVICES={netdev}"),
+    };
+    // Open MPI takes UCX for InfiniBand devices only, unless it is told to take any. It would give each rank a processor
+    // of its own, of which a guest has one.
+    format!(
+        "{AS_ROOT} mpirun -np {} --bind-to none --host h0:{ranks},h1:{ranks} --mca pml ucx \
+         --mca opal_common_ucx_tls any --mca opal_common_ucx_devices any {transport} {more} {program}",
+        2 * ranks
+    )
+}
+
+/// The same over libfabric's `verbs;ofi_rxm`: messages only, as its one-sided part finds no provider that has all it asks
+/// for.
+pub fn open_mpi_ofi(pair: &Pair, ranks: u32, program: &str) -> String {
+    format!(
+        "{AS_ROOT} mpirun -np {} --bind-to none --host h0:{ranks},h1:{ranks} --mca pml cm --mca mtl ofi \
+         --mca mtl_ofi_provider_include 'verbs;ofi_rxm' -x FI_VERBS_IFACE={} {program}",
+        2 * ranks,
+        pair.client.netdev
+    )
+}
+
+/// An MPICH program over UCX, which is all that the distribution's build has.
+pub fn mpich(pair: &Pair, ranks: u32, program: &str) -> String {
+    format!(
+        "exec mpiexec.mpich -hosts h0:{ranks},h1:{ranks} -genv UCX_TLS rc_verbs,ud_verbs:aux,self,sm \
+         -genv UCX_NET_DEVICES {}:1 {program}",
+        pair.client.name
+    )
+}
+
+/// Runs a line of shell on host 0 that prints one JSON object as its last line.
+///
+/// # Errors
+///
+/// A status other than 0, or another last line.
+pub fn told(lab: &Lab, line: &str, limit: Duration) -> Result<Value> {
+    let text = lab.ok_within(0, &["/bin/sh", "-c", line], limit)?;
+    let last = text.lines().last().unwrap_or_default();
+    serde_json::from_str(last).with_context(|| format!("{line}\nprinted {text}"))
+}
+
+/// Where guests find llama.cpp's programs and the model; None if they are not set up.
+pub fn llama_home() -> Result<Option<String>> {
+    let Ok(home) = paths::project()?.join("build/llama").canonicalize() else {
+        return Ok(None);
+    };
+    let name = home.file_name().context("build/llama")?.to_string_lossy().into_owned();
+    Ok(Some(format!("/opt/{name}")))
+}
+
+/// What a generation has printed, and what both ends have logged.
+#[derive(Debug)]
+pub struct Generated {
+    pub tokens: Vec<u32>,
+    pub per_second: f64,
+    /// Connections that either end says to have over RDMA.
+    pub activated: [usize; 2],
+}
+
+/// Port of llama.cpp's RPC server.
+const LLAMA: u16 = 50052;
+/// Layers of the model's four that the server has.
+const LAYERS: u32 = 2;
+/// What llama.cpp logs of a connection that goes by RDMA.
+const ACTIVATED: &str = "RDMA activated";
+
+/// `tokens` of llama.cpp, half of the model's layers on the pair's server; on the client alone if there is no way.
+///
+/// # Errors
+///
+/// A program that fails.
+pub fn llama(lab: &Lab, pair: &Pair, way: Option<Way>, tokens: u32) -> Result<Generated> {
+    let home = llama_home()?.context("llama.cpp is not set up")?;
+    let here = format!("{home}/generate {home}/model.gguf {tokens}");
+    let (text, logs) = match way {
+        None => (
+            lab.sh(0, &format!("{here} 2> /dev/null"))?,
+            [String::new(), String::new()],
+        ),
+        Some(way) => {
+            let end = format!("{}:{LLAMA}", pair.server.ipv4);
+            let no_rdma = if way == Way::Tcp { "GGML_RPC_NO_RDMA=1 " } else { "" };
+            let server = format!(
+                "{no_rdma}GGML_RDMA_DEV={} exec {home}/server {end} 2>&1",
+                pair.server.name
+            );
+            let serving = lab.start(1, &server, Duration::from_secs(120));
+            crate::verbs::wait_listen(lab, 1, LLAMA)?;
+            let line = format!("{no_rdma}GGML_RDMA_DEV={} exec {here} {LAYERS} {end}", pair.client.name);
+            let called = lab.run(0, &["/bin/sh", "-c", &line], Duration::from_secs(100))?;
+            lab.run(1, &["pkill", "-KILL", "-x", "server"], Duration::from_secs(20))?;
+            let served = serving.wait()?;
+            ensure!(
+                called.status == 0,
+                "llama.cpp by {way:?}: status {}\n{}server:\n{}",
+                called.status,
+                called.errors(),
+                served.text()
+            );
+            (called.text(), [called.errors(), served.text()])
+        }
+    };
+    let said: Value = serde_json::from_str(text.trim()).with_context(|| text.clone())?;
+    let list: Vec<u32> = serde_json::from_value(said["tokens"].clone())?;
+    let seconds = said["seconds"].as_f64().context("no time")?;
+    ensure!(list.len() == tokens as usize, "{said}");
+    Ok(Generated {
+        per_second: f64::from(tokens - 1) / seconds,
+        tokens: list,
+        activated: logs.map(|log| log.matches(ACTIVATED).count()),
+    })
 }

@@ -2,6 +2,8 @@
 //! What people buy the cables for, unmodified where it is theirs, on hosts with the workloads' root; with a cable pulled
 //! in the middle of each. docs/workloads.md has the recipes.
 
+mod share;
+
 use super::netdev::only_ours;
 use super::netdev::runs::{counter, wait_flow, FLOWS};
 use super::{long, own, Case, Context, Skip};
@@ -27,6 +29,21 @@ pub const CASES: &[Case] = &[
         "workload_uc",
         "ds4's and JACCL's use: SENDs of a UC queue pair, 32 requests of one SGE outstanding, MTU 1024 and 4096",
         uc,
+    )),
+    long(own(
+        "workload_mpi",
+        "Open MPI over UCX and OFI, MPICH over UCX, 1 and 4 ranks a host: alltoall, allreduce, Put, Get; a cable is pulled",
+        share::mpi,
+    )),
+    long(own(
+        "workload_torch",
+        "torch: tensor-parallel decoding, DDP and FSDP2, equal to one process, timed over RDMA and TCP; a cable is pulled",
+        share::torch,
+    )),
+    long(own(
+        "workload_llama",
+        "llama.cpp's RPC backend: the tokens of one host, by RDMA as its log says, and by TCP; a cable is pulled",
+        share::llama,
     )),
 ];
 
@@ -65,16 +82,15 @@ fn in_lab(context: &Context, name: &str, act: impl FnOnce(&Lab, &Pair) -> Result
     Ok(())
 }
 
-/// Lets `act` act, and pulls the cable for half a second once `packets` have come. It must have been at work when the
-/// cable was back.
+/// Lets `act` act, and pulls the cable for half a second once `packets` have come. It must be at work then.
 fn while_pulled<T: Send>(lab: &Lab, pair: &Pair, packets: u64, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let before = counter(lab, 0, &pair.client.name, "rcvd_pkts")?;
     thread::scope(|scope| {
         let acting = scope.spawn(act);
         let pulled = wait_flow(lab, &pair.client.name, before + packets).and_then(|()| {
+            let over = acting.is_finished();
             lab.cable(0, "pull", None)?;
             thread::sleep(OUT);
-            let over = acting.is_finished();
             lab.cable(0, "plug", None)?;
             Ok(over)
         });
