@@ -236,7 +236,7 @@ bench-ours: ## the same over our netdev, and beside TCP over it, into build/benc
 	@$(MAKE) --no-print-directory programs module
 	target/release/usb4lab bench --suite rdma --net ours --json build/bench-ours.json --write
 
-bench-apps: | build/root-workloads ## all_reduce of Open MPI over our RDMA, our TCP and rxe, into build/bench-apps.json and docs/benchmarks.md
+bench-apps: | build/root-workloads ## all_reduce of Open MPI, torch, llama.cpp over our RDMA, our TCP and rxe, into build/bench-apps.json and docs/benchmarks.md
 	@$(MAKE) --no-print-directory programs module
 	target/release/usb4lab bench --suite apps --json build/bench-apps.json --write
 

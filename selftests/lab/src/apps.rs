@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! `usb4lab bench --suite apps`: programs that people buy the cables for, over our RDMA, TCP over our netdev, and what
-//! the kernel has by itself: rxe and TCP over thunderbolt_net. In turns, medians. Now: all_reduce of Open MPI over UCX.
+//! the kernel has by itself: rxe and TCP over thunderbolt_net. In turns, medians: all_reduce of Open MPI over UCX here,
+//! an exchange, torch and llama.cpp in `steps`.
+
+mod steps;
 
 use crate::bench::{keep, steal_seconds};
 use crate::lab::Lab;
@@ -21,8 +24,6 @@ const SIZES: [u64; 7] = [1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 2
 const EACH_S: f64 = 0.5;
 /// Time limit of all sizes.
 const LIMIT: Duration = Duration::from_secs(240);
-/// What two kernels and a rank of Python with UCX's buffers need, MiB.
-const MEMORY_MIB: u32 = 1024;
 
 /// What UCX is told to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,15 @@ enum Way {
     Tcp,
     /// RDMA in longer segments than UCX's own 8 KiB, which nothing that a device says of itself changes.
     Segments,
+}
+
+impl From<workloads::Way> for Way {
+    fn from(way: workloads::Way) -> Self {
+        match way {
+            workloads::Way::Rdma => Self::Rdma,
+            workloads::Way::Tcp => Self::Tcp,
+        }
+    }
 }
 
 /// A lab, and what is measured in it.
@@ -83,7 +93,7 @@ impl Ground {
         LabSpec {
             net: vec![driver; 2],
             root: Root::Workloads,
-            memory_mib: MEMORY_MIB,
+            memory_mib: workloads::MEMORY_MIB,
             ..LabSpec::measured()
         }
     }
@@ -102,14 +112,17 @@ pub fn run(runs: usize, file: Option<&Path>, write: bool) -> Result<()> {
     let before = page::provenance();
     let steal_before = steal_seconds();
     let mut times = Times::default();
+    let mut steps = steps::Steps::default();
     for n in 0..runs {
         // Who begins changes from run to run.
         for turn in 0..2 {
             let index = (n + turn) % 2;
-            round(GROUNDS[index], &mut times[index], &format!("run {} of {runs}", n + 1))?;
+            let which = format!("run {} of {runs}", n + 1);
+            round(GROUNDS[index], &mut times[index], &mut steps, &which)?;
         }
     }
-    let rows = rows(&times, runs);
+    let mut rows = rows(&times, runs);
+    rows.extend(steps.rows(runs));
     let provenance = format!("{before}; load at the end {}; {runs} runs", page::load());
     keep(
         &json!({
@@ -124,12 +137,20 @@ pub fn run(runs: usize, file: Option<&Path>, write: bool) -> Result<()> {
         file,
     )?;
     let text = format!("{HOW}\n\n{provenance}.\n\n{}", shown(&times));
-    println!("{text}");
+    let steps = format!("{HOW_STEPS}\n\n{provenance}.\n\n{}", steps.shown());
+    println!("{text}\n{steps}");
     if write {
-        page::write_part("benchmarks.md", "apps", "usb4lab bench --suite apps --write", &text)?;
+        let command = "usb4lab bench --suite apps --write";
+        page::write_part("benchmarks.md", "apps", command, &text)?;
+        page::write_part("benchmarks.md", "workloads", command, &steps)?;
     }
     Ok(())
 }
+
+const HOW_STEPS: &str =
+    "Medians of the runs; each of a run is itself the median, of the slower end, but for the exchanges' and for
+llama.cpp's tokens, which are those of one generation. Every result is compared with what one process has, or byte by
+byte. torch goes by MPI over UCX with its own settings. docs/workloads.md says what each is.";
 
 const HOW: &str =
     "all_reduce (sum of float32) of Open MPI over UCX between two hosts, one rank each, by mpi4py: us of a
@@ -139,7 +160,12 @@ for messages, so nothing falls back. UCX's settings are its own, but for one col
 in the first and in the last call of a size.";
 
 /// One lab, both ways over it.
-fn round(ground: Ground, times: &mut [[Vec<f64>; SIZES.len()]; WAYS.len()], which: &str) -> Result<()> {
+fn round(
+    ground: Ground,
+    times: &mut [[Vec<f64>; SIZES.len()]; WAYS.len()],
+    steps: &mut steps::Steps,
+    which: &str,
+) -> Result<()> {
     let lab = Lab::up(&format!("apps-{}", std::process::id()), ground.spec())?;
     let marks = lab.marks();
     join(&lab, &[0, 1].map(|host| ipv4(0, host)))?;
@@ -152,6 +178,7 @@ fn round(ground: Ground, times: &mut [[Vec<f64>; SIZES.len()]; WAYS.len()], whic
             times.push(us);
         }
     }
+    steps.measure(&lab, &pair, ground)?;
     pair.delete(&lab)?;
     if let Some(trouble) = kernel_trouble(&marks)? {
         bail!("a kernel complained:\n{trouble}");

@@ -139,8 +139,8 @@ pub fn open_mpi(pair: &Pair, kind: Kind, way: Way, ranks: u32, more: &str, progr
         }
         (Way::Tcp, _) => format!("-x UCX_TLS=tcp,{within} -x UCX_NET_DEVICES={netdev}"),
     };
-    // Open MPI takes UCX for InfiniBand devices only, unless it is told to take any. It would give each rank a processor
-    // of its own, of which a guest has one.
+    // Open MPI takes UCX for InfiniBand devices only, unless it is told to take any. It would give each rank a
+    // processor of its own, of which a guest has one.
     format!(
         "{AS_ROOT} mpirun -np {} --bind-to none --host h0:{ranks},h1:{ranks} --mca pml ucx \
          --mca opal_common_ucx_tls any --mca opal_common_ucx_devices any {transport} {more} {program}",
@@ -148,8 +148,8 @@ pub fn open_mpi(pair: &Pair, kind: Kind, way: Way, ranks: u32, more: &str, progr
     )
 }
 
-/// The same over libfabric's `verbs;ofi_rxm`: messages only, as its one-sided part finds no provider that has all it asks
-/// for.
+/// The same over libfabric's `verbs;ofi_rxm`: messages only, as its one-sided part finds no provider that has all it
+/// asks for.
 pub fn open_mpi_ofi(pair: &Pair, ranks: u32, program: &str) -> String {
     format!(
         "{AS_ROOT} mpirun -np {} --bind-to none --host h0:{ranks},h1:{ranks} --mca pml cm --mca mtl ofi \

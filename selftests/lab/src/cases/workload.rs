@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! What people buy the cables for, unmodified where it is theirs, on hosts with the workloads' root; with a cable pulled
-//! in the middle of each. docs/workloads.md has the recipes.
+//! What people buy the cables for, unmodified where it is theirs, on hosts with the workloads' root; with a cable
+//! pulled in the middle of each. docs/workloads.md has the recipes.
 
 mod share;
 

@@ -116,8 +116,8 @@ pub fn llama(context: &Context) -> Result<()> {
     })
 }
 
-/// A cable is pulled. llama.cpp gives a queue pair 0.54 s (timeout 14, retry_cnt 7): where that is too short, it ends, and
-/// its log has the reason, not the link. Who looks for that finds it counted, and a new start of both ends works.
+/// A cable is pulled. llama.cpp gives a queue pair 0.54 s (timeout 14, retry_cnt 7): where that is too short, it ends,
+/// and its log has the reason, not the link. Who looks for that finds it counted, and a new start of both ends works.
 fn cut(lab: &Lab, pair: &Pair) -> Result<()> {
     let alone = workloads::llama(lab, pair, None, MANY_TOKENS)?;
     let shared = || workloads::llama(lab, pair, Some(Way::Rdma), MANY_TOKENS);
