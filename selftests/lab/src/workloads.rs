@@ -74,6 +74,8 @@ pub struct Spread {
     pub p50: f64,
     pub p99: f64,
     pub max: f64,
+    /// Times that rdma_cm has said UNREACHABLE, which a carrier that goes brings about.
+    pub unreachable: u32,
 }
 
 impl std::fmt::Display for Spread {

@@ -124,7 +124,10 @@ fn exchange(context: &Context) -> Result<()> {
             cut.max >= OUT.as_micros() as f64,
             "no round lasted as long as the cable was out: {cut}"
         );
-        println!("{} bytes, with the cable out for {OUT:?}: {cut}", GIVEN[1]);
+        println!(
+            "{} bytes, with the cable out for {OUT:?}: {cut}, UNREACHABLE {} times",
+            GIVEN[1], cut.unreachable
+        );
         dead_peer(lab, pair)
     })
 }
