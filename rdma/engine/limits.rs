@@ -125,9 +125,9 @@ pub const MAX_HOLES: usize = 8;
 /// for which a lane gives no word, this is under the shortest local ACK timeouts that programs use.
 pub const LANE_LATE: Duration = Duration::from_millis(12);
 
-/// How long an answer is waited for when the way to the peer is back, before all goes again, doubling: the peer's end may
-/// have come up later, and have dropped what came before. Ours: many times what two hosts that come up together differ
-/// by, and not noticed by whoever has waited for a cable.
+/// How long an answer is waited for when the way to the peer is back, before all goes again, doubling: the peer's end
+/// may have come up later, and have dropped what came before. Ours: many times what two hosts that come up together
+/// differ by, and not noticed by whoever has waited for a cable.
 pub const BACK_AGAIN: Duration = Duration::from_millis(50);
 
 /// How often; after that, 3.15 s, the local ACK timeout is what tells.
