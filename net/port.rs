@@ -49,9 +49,14 @@ impl Port {
         self.0.most_pages().saturating_sub(1) * MAX_FRAME
     }
 
-    /// Whether any train has room now. If not, [`Client::on_room`] is called when it has. `several`: other lanes lead
-    /// where it does, and it has fewer trains at a time (`tbip::share`). Softirqs off or on.
-    pub fn has_room(&self, several: bool) -> bool {
+    /// Whether it is the one of its cable that packets of the stack go by as well.
+    pub fn is_first(&self) -> bool {
+        self.0.is_first()
+    }
+
+    /// Whether any train has room now. If not, [`Client::on_room`] is called when it has. `several`: other cables lead
+    /// where it does, and trains go by so many rings of each (`tbip::share`). Softirqs off or on.
+    pub fn has_room(&self, several: Option<usize>) -> bool {
         self.0.has_room(several)
     }
 

@@ -394,7 +394,7 @@ impl Tx {
     }
 
     /// Whether the client has other lanes beside this one.
-    pub(crate) fn set_several(&mut self, several: bool) {
+    pub(crate) fn set_several(&mut self, several: Option<usize>) {
         self.share.set_several(several);
     }
 

@@ -37,14 +37,19 @@ impl Lane {
         self.reaches.load(Ordering::Relaxed) == mac_number(mac)
     }
 
+    /// Whether it is the one of its cable that packets of the stack go by as well.
+    pub(crate) fn is_first(&self) -> bool {
+        self.is_first
+    }
+
     /// Most page frames of a train.
     pub(crate) fn most_pages(&self) -> usize {
         usize::from(self.most_pages.load(Ordering::Relaxed))
     }
 
-    /// Whether any train has room, where the client has `several` lanes. If not, the client is told when it has; or
-    /// when the peer is there again.
-    pub(crate) fn has_room(&self, several: bool) -> bool {
+    /// Whether any train has room, where the client has lanes of `several` cables. If not, the client is told when it
+    /// has; or when the peer is there again.
+    pub(crate) fn has_room(&self, several: Option<usize>) -> bool {
         let mut side = self.tx.lock();
         let TxSide {
             path,

@@ -32,6 +32,15 @@ impl Leading {
         self.0
     }
 
+    /// Whether these are so many cables that one ring of each is used, though they may have two: a queue pair has
+    /// windows for [`limits::MAX_WINDOWS`] lanes, and where many lanes of unequal cables overtake each other what is
+    /// ahead waits for the slowest. Measured in virtual time, by both rings of four cables: READs of 64 KiB 0.75 of
+    /// their rate where one ring of each has 0.95, WRITEs over unequal ones 0.92 and 0.94.
+    #[must_use]
+    pub const fn has_rings_enough(self) -> bool {
+        self.0 > 2
+    }
+
     /// Whether a train that goes by one of them might hold back what goes by another: then each has few at a time
     /// (`tbip::share`).
     #[must_use]

@@ -518,9 +518,11 @@ impl<S: Storage> Qp<S> {
         self.attrs.path_mtu
     }
 
-    /// The peer's number, if no request of this queue pair is under way.
+    /// The peer's number, if no request of this queue pair is under way, nor an answer due: of whoever answers READs
+    /// nothing tells whether more are coming.
     pub fn is_at_rest(&self) -> Option<Qpn> {
-        (self.requester.nxt == self.requester.una).then_some(self.attrs.dest_qpn)
+        let rests = self.requester.nxt == self.requester.una && !self.responder.owes();
+        rests.then_some(self.attrs.dest_qpn)
     }
 
     /// What was fixed at creation.

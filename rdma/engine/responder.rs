@@ -124,6 +124,11 @@ impl Refusal {
 }
 
 impl Responder {
+    /// Whether an answer is due.
+    pub(crate) const fn owes(&self) -> bool {
+        self.answer.is_some()
+    }
+
     /// Start at `psn` when entering RTR.
     pub(crate) fn start(&mut self, psn: Psn) {
         *self = Self {

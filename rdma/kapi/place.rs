@@ -21,7 +21,9 @@ pub(super) const fn front(address: usize, len: usize) -> usize {
 ///
 /// `from.len()` bytes at `to` are there, and whoever else looks at them or writes there does so as with DMA.
 pub(super) unsafe fn bytes(to: *mut u8, from: &[u8]) {
-    let (front, mut tail) = from.split_at_checked(front(to.addr(), from.len())).unwrap_or((from, &[]));
+    let (front, mut tail) = from
+        .split_at_checked(front(to.addr(), from.len()))
+        .unwrap_or((from, &[]));
     // SAFETY: By the caller's promise.
     unsafe { c::usb4_mem_copy(to.cast(), front.as_ptr().cast(), front.len()) };
     let mut at = to.wrapping_add(front.len());
