@@ -162,10 +162,10 @@ fn sweep(context: &Context) -> Result<()> {
     }
     ensure!(found["applied"] == false && seen(lab)? == before, "{found}");
 
-    // Ctrl-C in the middle of it.
+    // Ctrl-C in the middle of it. One run of each: three take a minute until the interval is tried.
     let running = lab.start(
         0,
-        "usb4rdma tune --sweep 2> /run/told > /run/said; echo $? > /run/status",
+        "usb4rdma tune --sweep --usecs 8 --runs 1 2> /run/told > /run/said; echo $? > /run/status",
         MINUTES,
     );
     lab.sh(
