@@ -15,37 +15,54 @@ use crate::limits;
 pub const LONG: u32 = 4;
 const _: () = assert!(limits::DEFAULT_WINDOW_PACKETS * limits::MAX_WINDOWS / LONG <= limits::MAX_KEPT);
 
-/// How many lanes lead to a queue pair's peer now.
+/// Most cables to a peer of which both rings are used: a queue pair has windows for [`limits::MAX_WINDOWS`] lanes, and
+/// where many lanes of unequal cables overtake each other what is ahead waits for the slowest. Measured in virtual time,
+/// by both rings of four cables of 20, 20, 10 and 5 Gb/s: 0.92 of their sum, where one ring of each has 0.94.
+const BOTH_RINGS: u32 = 2;
+
+/// A lane of a device, of which each cable has one or two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Leading(u32);
+pub struct Lane {
+    /// It is the first of its cable.
+    pub is_first: bool,
+    /// It leads to the queue pair's peer. One that is unplugged leads nowhere, though the device keeps it.
+    pub leads: bool,
+}
 
-impl Leading {
-    /// Of the device's lanes, each of which `leads` there or not. One that is unplugged leads nowhere, and is none of
-    /// them, though the device keeps it.
-    pub fn of(leads: impl Iterator<Item = bool>) -> Self {
-        Self(leads.filter(|leads| *leads).fold(0, |count, _| count.saturating_add(1)))
-    }
+/// What of a device's lanes a queue pair uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// So many, from the first of them on.
+    pub lanes: usize,
+    /// How many of these lead to the peer.
+    pub count: u32,
+    /// There are several cables to the peer, and trains go by so many rings of each: what goes by one cable might hold
+    /// back what goes by another, so each has few trains at a time (`tbip::share`). Both rings of a cable move as fast.
+    pub several: Option<usize>,
+}
 
-    /// How many.
+impl Used {
+    /// Of `lanes`: the first of all cables, then the second of those that have two.
     #[must_use]
-    pub const fn count(self) -> u32 {
-        self.0
-    }
-
-    /// Whether these are so many cables that one ring of each is used, though they may have two: a queue pair has
-    /// windows for [`limits::MAX_WINDOWS`] lanes, and where many lanes of unequal cables overtake each other what is
-    /// ahead waits for the slowest. Measured in virtual time, by both rings of four cables: READs of 64 KiB 0.75 of
-    /// their rate where one ring of each has 0.95, WRITEs over unequal ones 0.92 and 0.94.
-    #[must_use]
-    pub const fn has_rings_enough(self) -> bool {
-        self.0 > 2
-    }
-
-    /// Whether a train that goes by one of them might hold back what goes by another: then each has few at a time
-    /// (`tbip::share`).
-    #[must_use]
-    pub const fn are_several(self) -> bool {
-        self.0 > 1
+    pub fn of(lanes: impl Iterator<Item = Lane>) -> Self {
+        let (mut all, mut firsts) = (0usize, 0usize);
+        let (mut cables, mut count) = (0u32, 0u32);
+        for lane in lanes {
+            all = all.saturating_add(1);
+            firsts = firsts.saturating_add(usize::from(lane.is_first));
+            count = count.saturating_add(u32::from(lane.leads));
+            cables = cables.saturating_add(u32::from(lane.leads && lane.is_first));
+        }
+        let (lanes, count) = match cables > BOTH_RINGS {
+            true => (firsts, cables),
+            false => (all, count),
+        };
+        let rings = if count > cables { 2 } else { 1 };
+        Self {
+            lanes,
+            count,
+            several: (cables > 1).then_some(rings),
+        }
     }
 }
 
@@ -135,12 +152,37 @@ mod tests {
         assert_eq!(turn.pick(0, |_| true, |_| true), None);
     }
 
+    /// Of cables that lead to the peer or not, with so many lanes each.
+    fn used(cables: &[bool], rings: usize) -> (usize, u32, Option<usize>) {
+        let lanes = (0..rings).flat_map(|ring| {
+            cables.iter().map(move |leads| Lane {
+                is_first: ring == 0,
+                leads: *leads,
+            })
+        });
+        let used = Used::of(lanes);
+        (used.lanes, used.count, used.several)
+    }
+
+    #[test]
+    fn both_rings_are_used_of_one_cable_and_of_two() {
+        assert_eq!(used(&[true], 2), (2, 2, None));
+        assert_eq!(used(&[true; 2], 2), (4, 4, Some(2)));
+        assert_eq!(used(&[true; 3], 2), (3, 3, Some(1)));
+        assert_eq!(used(&[true; 4], 2), (4, 4, Some(1)));
+        for cables in 1..4 {
+            let count = cables as u32;
+            assert_eq!(used(&vec![true; cables], 1), (cables, count, (cables > 1).then_some(1)));
+        }
+    }
+
     #[test]
     fn a_cable_that_is_out_is_none_of_several() {
-        assert!(Leading::of([true, false, true].into_iter()).are_several());
-        let one = Leading::of([false, true, false].into_iter());
-        assert_eq!((one.count(), one.are_several()), (1, false));
-        assert_eq!(Leading::of([false].into_iter()).count(), 0);
+        assert_eq!(used(&[false, true, false], 1), (3, 1, None));
+        assert_eq!(used(&[true, false, true, false], 2), (8, 4, Some(2)));
+        assert_eq!(used(&[true, true, true, false], 2), (4, 3, Some(1)));
+        assert_eq!(used(&[false], 2), (2, 0, None));
+        assert_eq!(used(&[], 2), (0, 0, None));
     }
 
     #[test]

@@ -106,6 +106,11 @@ impl Reads {
         }
     }
 
+    /// Whether any may have responses to send.
+    pub(crate) const fn may_be_pending(&self) -> bool {
+        self.scan < self.len
+    }
+
     /// The oldest request from `scan` on that has responses to send; `scan` remembers where it was found.
     pub(crate) fn next_pending(&mut self, slots: &[ReadSlot]) -> Option<(usize, Psn)> {
         while self.scan < self.len {

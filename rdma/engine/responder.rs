@@ -126,7 +126,7 @@ impl Refusal {
 impl Responder {
     /// Whether an answer is due.
     pub(crate) const fn owes(&self) -> bool {
-        self.answer.is_some()
+        self.answer.is_some() || self.reads.may_be_pending()
     }
 
     /// Start at `psn` when entering RTR.

@@ -25,7 +25,7 @@ use kernel::sync::{
 };
 use roce::{
     grants::Went,
-    lanes::{Leading, Turn},
+    lanes::{Lane, Turn, Used},
     qp::QpKind,
     time::Instant,
     wire::udp::Path,
@@ -149,21 +149,13 @@ impl Qp {
         let watched = watch::shows_packets();
         let mtu = state.engine.path_mtu().bytes();
         let mac = wire.path.dst_mac;
-        let cables = Leading::of(lanes.iter().map(|port| port.is_first() && port.reaches(mac)));
-        // The first rings of all cables come first.
-        let lanes = match cables.has_rings_enough() {
-            true => lanes
-                .get(..lanes.iter().take_while(|port| port.is_first()).count())
-                .unwrap_or(lanes),
-            false => lanes,
-        };
-        let count = Leading::of(lanes.iter().map(|port| port.reaches(mac))).count();
-        let rings = count.checked_div(cables.count()).unwrap_or(1);
-        let several = cables.are_several().then_some(rings as usize);
+        let used = Used::of(lanes.iter().map(|port| Lane {
+            is_first: port.is_first(),
+            leads: port.reaches(mac),
+        }));
+        let (lanes, count) = (lanes.get(..used.lanes).unwrap_or(lanes), used.count);
         let (mut posted, before) = (0_u64, state.tally.sent_trains);
-        // Measured in virtual time: READs of 64 KiB over four cables, each time after a rest, have 0.71 of their rate
-        // so.
-        if let Some(peer) = state.engine.is_at_rest().filter(|_| !cables.has_rings_enough()) {
+        if let Some(peer) = state.engine.is_at_rest() {
             state.turn.rest(self.number, peer.value());
         }
         for turn in 0.. {
@@ -173,7 +165,7 @@ impl Qp {
                 break;
             }
             let free = self.free_lane(|| {
-                let at = pick(&state.turn, lanes, mac, |port| port.has_room(several))?;
+                let at = pick(&state.turn, lanes, mac, |port| port.has_room(used.several))?;
                 let windows = WindowsOf(lanes.get(at)?);
                 (!state.asks.must_wait(now, count, &windows)).then_some(at)
             });
