@@ -62,6 +62,7 @@ pub mod lost;
 pub mod mw;
 pub mod opcode;
 pub mod parking;
+pub mod place;
 pub mod psn;
 pub mod qp;
 pub mod runs;

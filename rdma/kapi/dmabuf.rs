@@ -4,7 +4,6 @@
 //!
 //! C header: `include/linux/dma-buf.h`.
 
-use super::place::front;
 use core::{
     ptr::NonNull,
     sync::atomic::{fence, AtomicU64, Ordering},
@@ -13,6 +12,7 @@ use kernel::{
     error::{from_err_ptr, to_result},
     prelude::*,
 };
+use roce::place::front;
 use tbnet::kapi::kernels::not_supported;
 use usb4_bindings as c;
 

@@ -2,13 +2,8 @@
 //! Copies into memory that a program looks at meanwhile.
 
 use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicU8, Ordering};
+use roce::place::{front, step};
 use usb4_bindings as c;
-
-/// Bytes before the aligned word in which `len` bytes at an address end.
-pub(super) const fn front(address: usize, len: usize) -> usize {
-    let last_word = address.wrapping_add(len).saturating_sub(1) & !7;
-    last_word.saturating_sub(address)
-}
 
 /// Copies `from` to `to`, the word of 8 bytes that it ends in last, by one store where it is whole: another processor
 /// that sees the new last bytes sees all others.
@@ -28,26 +23,27 @@ pub(super) unsafe fn bytes(to: *mut u8, from: &[u8]) {
     unsafe { c::usb4_mem_copy(to.cast(), front.as_ptr().cast(), front.len()) };
     let mut at = to.wrapping_add(front.len());
     loop {
-        let aligned = |size: usize| at.addr() % size == 0;
+        let size = step(at.addr(), tail.len());
+        let Some((word, rest)) = tail.split_at_checked(size) else {
+            break;
+        };
         // SAFETY: In each case aligned, and within the bytes that are there; all who look at them meanwhile do so as
         // with DMA.
-        let (size, rest) = unsafe {
-            if let (true, Some((word, rest))) = (aligned(8), tail.split_first_chunk()) {
-                AtomicU64::from_ptr(at.cast()).store(u64::from_ne_bytes(*word), Ordering::Release);
-                (8, rest)
-            } else if let (true, Some((word, rest))) = (aligned(4), tail.split_first_chunk()) {
-                AtomicU32::from_ptr(at.cast()).store(u32::from_ne_bytes(*word), Ordering::Release);
-                (4, rest)
-            } else if let (true, Some((word, rest))) = (aligned(2), tail.split_first_chunk()) {
-                AtomicU16::from_ptr(at.cast()).store(u16::from_ne_bytes(*word), Ordering::Release);
-                (2, rest)
-            } else if let Some((byte, rest)) = tail.split_first() {
-                AtomicU8::from_ptr(at).store(*byte, Ordering::Release);
-                (1, rest)
-            } else {
-                break;
+        unsafe {
+            match *word {
+                [byte] => AtomicU8::from_ptr(at).store(byte, Ordering::Release),
+                [a, b] => AtomicU16::from_ptr(at.cast()).store(u16::from_ne_bytes([a, b]), Ordering::Release),
+                [a, b, c, d] => {
+                    let word = u32::from_ne_bytes([a, b, c, d]);
+                    AtomicU32::from_ptr(at.cast()).store(word, Ordering::Release);
+                }
+                [a, b, c, d, e, f, g, h] => {
+                    let word = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+                    AtomicU64::from_ptr(at.cast()).store(word, Ordering::Release);
+                }
+                _ => break,
             }
-        };
+        }
         (at, tail) = (at.wrapping_add(size), rest);
     }
 }

@@ -107,6 +107,22 @@ fn a_lost_read_is_asked_again_from_where_it_is() {
 }
 
 #[test]
+fn who_owes_answers_to_reads_does_not_rest() {
+    let mut rig = Rig::new();
+    assert!(rig.qp.is_at_rest().is_some());
+    rig.request(Opcode::ReadRequest, RQ_PSN, 256);
+    assert!(rig.qp.is_at_rest().is_none());
+    rig.runs();
+    assert!(rig.qp.is_at_rest().is_some());
+    rig.post(SendOp::Write, 256);
+    assert!(rig.qp.is_at_rest().is_some());
+    rig.runs();
+    assert!(rig.qp.is_at_rest().is_none());
+    rig.ack(SQ_PSN, ACK);
+    assert!(rig.qp.is_at_rest().is_some());
+}
+
+#[test]
 fn lost_responses_go_again_alone_from_whoever_has_them() {
     let mut rig = Rig::new();
     rig.request(Opcode::ReadRequest, RQ_PSN, 256 * 12);

@@ -6,7 +6,7 @@
 
 use crate::bench::{keep, steal_seconds};
 use crate::bonded::Bond;
-use crate::cases::bonds::{ringed, FAST, RING, UNEQUAL};
+use crate::cases::bonds::{ringed, RING, RINGS, UNEQUAL};
 use crate::lab::Lab;
 use crate::load::{self, Load, Reading};
 use crate::measure::{figure, median};
@@ -51,7 +51,7 @@ impl Cables {
             Cables::Two => equal(Profile::Strix, 2),
             Cables::Four => equal(Profile::Intel, 4),
             Cables::Unequal => Ground::of(Profile::Intel, &UNEQUAL, seed, Kernel::Lab),
-            Cables::Ringed => ringed(seed, Kernel::Lab),
+            Cables::Ringed => ringed(2, seed, Kernel::Lab),
         }
     }
 }
@@ -107,7 +107,7 @@ const SEND: &str = "stream_send_1048576_one";
 /// R, R, R/2 and R/4.
 const UNEQUAL_SUM: f64 = 2.75 * RATE;
 /// Both rings of both cables.
-const RINGS_SUM: f64 = 2.0 * FAST.len() as f64 * RING;
+const RINGS_SUM: f64 = 2.0 * RINGS * RING;
 
 #[rustfmt::skip]
 const ROWS: [Row; 15] = [

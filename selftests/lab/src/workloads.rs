@@ -43,13 +43,19 @@ pub fn spec(driver: NetDriver) -> LabSpec {
     }
 }
 
-/// Compiles a C program of guest/ on both hosts, as /tmp/`output`.
+/// Where a guest has the program that [`compile`] made.
+pub fn built(output: &str) -> String {
+    format!("/run/{output}")
+}
+
+/// Compiles a C program of guest/ on both hosts, as [`built`] has it.
 ///
 /// # Errors
 ///
 /// What the compiler says.
 pub fn compile(lab: &Lab, compiler: &str, program: &str, output: &str, libraries: &str) -> Result<()> {
-    let line = format!("{compiler} -O2 -Wall -Wextra -Werror -o /tmp/{output} /usb4lab/{program} {libraries}");
+    let output = built(output);
+    let line = format!("{compiler} -O2 -Wall -Wextra -Werror -o {output} /usb4lab/{program} {libraries}");
     // Both at once, as the hosts have a processor each.
     let other = lab.start(1, &line, Duration::from_secs(120));
     let own = lab.ok_within(0, &["/bin/sh", "-c", &line], Duration::from_secs(120));
@@ -87,15 +93,15 @@ impl std::fmt::Display for Spread {
 
 /// The two ends of an exchange.
 pub fn exchange_run(pair: &Pair, way: Way, bytes: u32, rounds: u32) -> Run {
-    let (word, to) = (way.word(), &pair.server.ipv4);
+    let (word, to, program) = (way.word(), &pair.server.ipv4, built("exchange"));
     let family = match way {
         Way::Rdma => "cm",
         Way::Tcp => "tcp",
     };
     Run {
         id: format!("exchange of {bytes} bytes by {word}"),
-        server: format!("/tmp/exchange serve {to} {word} {bytes} {rounds}"),
-        client: format!("/tmp/exchange call {to} {word} {bytes} {rounds}"),
+        server: format!("{program} serve {to} {word} {bytes} {rounds}"),
+        client: format!("{program} call {to} {word} {bytes} {rounds}"),
         listen: format!("{family}:{EXCHANGE}"),
         limit: 120,
     }

@@ -4,17 +4,16 @@
 
 mod share;
 
-use super::netdev::only_ours;
 use super::netdev::runs::{counter, wait_flow, FLOWS};
+use super::netdev::{in_own, only_ours};
 use super::{long, own, Case, Context, Skip};
 use crate::duo::Run;
 use crate::lab::Lab;
+use crate::paths;
 use crate::spec::{Kernel, LabSpec, NetDriver, Root};
-use crate::tiers::still_checking;
 use crate::verbs::{port, Pair};
 use crate::workloads::{self, Way};
-use crate::{paths, runner};
-use anyhow::{anyhow, bail, ensure, Context as _, Result};
+use anyhow::{anyhow, ensure, Context as _, Result};
 use serde_json::Value;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -64,22 +63,11 @@ fn in_lab(context: &Context, name: &str, act: impl FnOnce(&Lab, &Pair) -> Result
         seed: context.seed,
         ..workloads::spec(NetDriver::Ours)
     };
-    let lab = Lab::up(&format!("test-{name}-{}", std::process::id()), spec)?;
-    let marks = lab.marks();
-    let outcome = Pair::add(&lab, context.ours, context.ours).and_then(|pair| {
-        act(&lab, &pair)?;
-        pair.delete(&lab)
-    });
-    if let Some(trouble) = runner::kernel_trouble(&marks)? {
-        bail!(
-            "a kernel complained:\n{trouble}\n{}",
-            outcome.err().map_or(String::new(), |e| format!("{e:#}"))
-        );
-    }
-    outcome?;
-    still_checking(&lab)?;
-    lab.discard();
-    Ok(())
+    in_own(spec, name, |lab| {
+        let pair = Pair::add(lab, context.ours, context.ours)?;
+        act(lab, &pair)?;
+        pair.delete(lab)
+    })
 }
 
 /// Lets `act` act, and pulls the cable for half a second once `packets` have come. It must be at work then.

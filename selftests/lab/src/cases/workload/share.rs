@@ -9,7 +9,7 @@ use crate::cases::{Context, Skip};
 use crate::lab::Lab;
 use crate::spec::ipv4;
 use crate::verbs::{Kind, Pair};
-use crate::workloads::{self, Way};
+use crate::workloads::{self, built, Way};
 use anyhow::{ensure, Context as _, Result};
 use serde_json::Value;
 use std::time::Duration;
@@ -32,27 +32,28 @@ pub fn mpi(context: &Context) -> Result<()> {
         }
         // Without being told so Open MPI does not take UCX for windows over a device that is not Mellanox's.
         let open = |ranks, seconds| {
-            let program = format!("/tmp/mpi-openmpi {seconds} all");
+            let program = format!("{} {seconds} all", built("mpi-openmpi"));
             workloads::open_mpi(pair, Kind::Usb4, Way::Rdma, ranks, "--mca osc ucx", &program)
+        };
+        let mpich = |ranks, seconds| {
+            let program = format!("{} {seconds} all", built("mpi-mpich"));
+            workloads::mpich(pair, ranks, &program)
         };
         for ranks in [1, 4] {
             let lines = [
                 ("Open MPI, UCX", open(ranks, 1)),
                 (
                     "Open MPI, OFI",
-                    workloads::open_mpi_ofi(pair, ranks, "/tmp/mpi-openmpi 1 messages"),
+                    workloads::open_mpi_ofi(pair, ranks, &format!("{} 1 messages", built("mpi-openmpi"))),
                 ),
-                ("MPICH, UCX", workloads::mpich(pair, ranks, "/tmp/mpi-mpich 1 all")),
+                ("MPICH, UCX", mpich(ranks, 1)),
             ];
             for (name, line) in lines {
                 let said = right(workloads::told(lab, &line, LIMIT)?, ranks)?;
                 println!("{name}: {said}");
             }
         }
-        for (name, line) in [
-            ("Open MPI, UCX", open(1, 10)),
-            ("MPICH, UCX", workloads::mpich(pair, 1, "/tmp/mpi-mpich 10 all")),
-        ] {
+        for (name, line) in [("Open MPI, UCX", open(1, 10)), ("MPICH, UCX", mpich(1, 10))] {
             let said = while_pulled(lab, pair, 50 * FLOWS, || workloads::told(lab, &line, LIMIT))?;
             println!("{name}, a cable pulled: {}", right(said, 1)?);
         }
