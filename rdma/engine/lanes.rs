@@ -16,8 +16,8 @@ pub const LONG: u32 = 4;
 const _: () = assert!(limits::DEFAULT_WINDOW_PACKETS * limits::MAX_WINDOWS / LONG <= limits::MAX_KEPT);
 
 /// Most cables to a peer of which both rings are used: a queue pair has windows for [`limits::MAX_WINDOWS`] lanes, and
-/// where many lanes of unequal cables overtake each other what is ahead waits for the slowest. Measured in virtual time,
-/// by both rings of four cables of 20, 20, 10 and 5 Gb/s: 0.92 of their sum, where one ring of each has 0.94.
+/// where many lanes of unequal cables overtake each other what is ahead waits for the slowest. Measured in virtual
+/// time, by both rings of four cables of 20, 20, 10 and 5 Gb/s: 0.92 of their sum, where one ring of each has 0.94.
 const BOTH_RINGS: u32 = 2;
 
 /// A lane of a device, of which each cable has one or two.

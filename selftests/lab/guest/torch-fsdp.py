@@ -22,9 +22,10 @@ from torch import nn
 from torch._C._distributed_c10d import _create_work_from_future
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.nn import functional as f
 
-WIDTH, LAYERS, BATCH, RATE, STEPS = 512, 4, 16, 0.05, 5
+from torch_training import train
+
+WIDTH, LAYERS, BATCH, STEPS = 512, 4, 16, 5
 # Sums of another order: what float32 makes of it in some hundred additions.
 TOLERANCE = 1e-4
 
@@ -94,19 +95,6 @@ def complete_streams():
 def make():
     torch.manual_seed(3)
     return nn.Sequential(*(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU()) for _ in range(LAYERS)))
-
-
-def train(model, batches, part, parts):
-    optimizer, losses, times = torch.optim.SGD(model.parameters(), RATE), [], []
-    for x, y in batches:
-        begun = time.perf_counter()
-        optimizer.zero_grad()
-        loss = f.mse_loss(model(x.chunk(parts)[part]), y.chunk(parts)[part])
-        loss.backward()
-        optimizer.step()
-        times.append(time.perf_counter() - begun)
-        losses.append(loss.detach())
-    return torch.stack(losses), times
 
 
 def main():

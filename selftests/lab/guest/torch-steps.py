@@ -20,8 +20,10 @@ from torch import nn
 from torch.nn import functional as f
 from torch.nn.parallel import DistributedDataParallel
 
+from torch_training import train
+
 WIDTH, HEADS, LAYERS, CONTEXT = 256, 8, 8, 256
-TRAINED, BATCH, RATE, STEPS = 512, 16, 0.05, 5
+TRAINED, BATCH, STEPS = 512, 16, 5
 # Sums of another order: what float32 makes of it in some hundred additions.
 TOLERANCE = 1e-4
 
@@ -91,34 +93,22 @@ def tensor_parallel(rank, ranks, seconds):
 
 def data_parallel(rank, ranks, seconds):
     dice = torch.Generator().manual_seed(2)
-    inputs, wanted = (torch.randn(STEPS, BATCH, TRAINED, generator=dice) for _ in range(2))
+    batches = list(zip(*(torch.randn(STEPS, BATCH, TRAINED, generator=dice) for _ in range(2))))
 
     def make():
         torch.manual_seed(3)
         return nn.Sequential(nn.Linear(TRAINED, 2 * TRAINED), nn.GELU(), nn.Linear(2 * TRAINED, TRAINED))
 
-    def train(model, part, parts):
-        optimizer, losses, times = torch.optim.SGD(model.parameters(), RATE), [], []
-        for x, y in zip(inputs, wanted):
-            begun = time.perf_counter()
-            optimizer.zero_grad()
-            loss = f.mse_loss(model(x.chunk(parts)[part]), y.chunk(parts)[part])
-            loss.backward()
-            optimizer.step()
-            times.append(time.perf_counter() - begun)
-            losses.append(loss.detach())
-        return torch.stack(losses), times
-
     alone, shared = make(), DistributedDataParallel(make())
-    alone_losses, alone_times = train(alone, 0, 1)
-    losses, times = train(shared, rank, ranks)
+    alone_losses, alone_times = train(alone, batches, 0, 1)
+    losses, times = train(shared, batches, rank, ranks)
     dist.all_reduce(losses)
     off = (losses / ranks - alone_losses).abs().max().item()
     for a, b in zip(alone.parameters(), shared.module.parameters()):
         off = max(off, (a - b).abs().max().item())
     until, more = time.perf_counter() + seconds, torch.ones(1)
     while more.item():
-        times += train(shared, rank, ranks)[1]
+        times += train(shared, batches, rank, ranks)[1]
         more[0] = float(time.perf_counter() < until)
         dist.broadcast(more, 0)
     return times[STEPS:], alone_times, off

@@ -102,7 +102,7 @@ pub const FAST: f64 = 36e9;
 pub const RING: f64 = 12e9;
 /// Rings of a cable that carry trains: its two message lanes (docs/protocol.md, "Two rings of a cable").
 pub const RINGS: f64 = 2.0;
-/// Measured: 0.997 to 0.999 of one cable's rings and of two cables', one way and both.
+/// Measured: 0.990 to 0.999 of one cable's rings and of two cables', one way and both.
 const RING_STREAMS: [Stream; 4] = [
     stream("stream_write_1048576_one", "WRITEs of 1 MiB", 1.0, 0.95),
     stream("stream_write_1048576_both", "WRITEs of 1 MiB both ways", 2.0, 0.95),
