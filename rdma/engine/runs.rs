@@ -3,15 +3,16 @@
 //!
 //! The netdev knows whether the host at the other end of its cable takes runs. It does not know whether that host is
 //! the end of the queue pair's path: it may route or bridge for somebody behind it, who drops what has no ICRC. So the
-//! peer's own packets decide: who hears runs may send them. Whoever begins tries runs first, and goes back to single
+//! peer's own packets decide: who hears runs may send them, whatever comes after: a peer that sends a packet then has
+//! no way for runs at that moment, and takes them all the same. Whoever begins tries runs first, and goes back to single
 //! packets if nothing is heard but its own timer. That may have been the way's fault, which was not there yet: once the
 //! peer is heard, runs are tried once more.
 //!
 //! ```text
-//!   the netdev carries runs   heard last   timeouts in a row
+//!   the way carries runs      heard        timeouts in a row
 //!   no                        -            -                    packets
 //!   yes                       a run        -                    runs
-//!   yes                       a packet     -                    packets; runs, if it is the first after a refusal
+//!   yes                       packets      -                    packets; runs, if it is the first after a refusal
 //!   yes                       nothing      fewer than 2         runs
 //!   yes                       nothing      2 or more, once      packets: a refusal
 //! ```
@@ -41,7 +42,7 @@ impl Runs {
 
     /// A packet has come from the peer: a run, or one with an ICRC.
     pub fn handle_packet(&mut self, run: bool) {
-        self.heard = Some(run);
+        self.heard = Some(run || self.heard == Some(true));
         if self.refused && !run && !self.tried {
             (self.heard, self.refused, self.tried) = (None, false, true);
         }
@@ -62,7 +63,8 @@ impl Runs {
         self.short = !built;
     }
 
-    /// Whether what is sent now may be runs. `carried`: the netdev carries them; `timeouts`: of the requester, in a row
+    /// Whether what is sent now may be runs. `carried`: the way does, that is a lane leads to the
+    /// peer, or the netdev carries them; `timeouts`: of the requester, in a row
     /// ([`crate::qp::Qp::timeouts`]).
     pub fn poll(&mut self, carried: bool, timeouts: u8) -> bool {
         if carried != self.carried {
@@ -107,6 +109,20 @@ mod tests {
             runs.poll(true, 0) && runs.poll(true, 9),
             "timeouts are losses once runs were heard"
         );
+    }
+
+    #[test]
+    fn who_has_heard_a_run_sends_runs_though_packets_come_until_the_way_is_another() {
+        let mut runs = Runs::default();
+        assert!(runs.poll(true, 0));
+        runs.handle_packet(true);
+        runs.handle_packet(false);
+        assert!(runs.poll(true, 0));
+        assert!(!runs.poll(false, 0));
+        runs.handle_packet(false);
+        assert!(runs.poll(true, 0), "the way is another");
+        runs.handle_packet(false);
+        assert!(!runs.poll(true, 0));
     }
 
     #[test]

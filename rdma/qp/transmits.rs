@@ -47,15 +47,18 @@ impl Qp {
         if state.wire.is_none() && self.is_connected() {
             return;
         }
-        let runs = self.sends_runs(state, netdev);
-        let lanes = self.device.ports.get().filter(|_| runs);
+        let lanes = self.device.ports.get();
         let lanes = lanes.as_deref().and_then(Lanes::enter);
-        if let Some((lanes, wire)) = lanes.as_deref().zip(state.wire) {
-            let reaches = |port: &&Port| port.reaches(wire.path.dst_mac);
-            if lanes.iter().any(|port| reaches(&port)) {
-                self.fill_lanes(state, now, lanes, &wire);
-                return;
-            }
+        // A bond carries runs as long as all its cables do; by lanes they go as long as one leads to the peer. What is
+        // sent by the bond may be lost, as it takes a while to see that a cable is out.
+        let leading = lanes.as_deref().zip(state.wire).filter(|(lanes, wire)| {
+            let mac = wire.path.dst_mac;
+            lanes.iter().any(|port| port.reaches(mac))
+        });
+        let runs = self.sends_runs(state, netdev, leading.is_some());
+        if let (true, Some((lanes, wire))) = (runs, leading) {
+            self.fill_lanes(state, now, lanes, &wire);
+            return;
         }
         self.fill_queue(state, now, (netdev, runs), batch);
     }
@@ -290,11 +293,11 @@ impl Qp {
 
     /// Whether it sends in runs now: to its peer at the other end of a cable.
     #[inline(never)]
-    fn sends_runs(&self, state: &mut State, netdev: &Netdev) -> bool {
+    fn sends_runs(&self, state: &mut State, netdev: &Netdev, leads: bool) -> bool {
         let Some(Wire { path, .. }) = &state.wire else {
             return false;
         };
-        let carried = path.tag == 0 && path.dst_mac != netdev.mac() && netdev.carries_runs();
+        let carried = path.tag == 0 && path.dst_mac != netdev.mac() && (leads || netdev.carries_runs());
         state.runs.poll(carried, state.engine.timeouts())
     }
 

@@ -13,8 +13,8 @@ use serde_json::{json, Value};
 pub const CASES: &[Case] = &[
     own(
         "virtual_time_cuts",
-        "eight queue pairs over four cables of which one to all are cut and come back: every byte, no pause, 5 rounds",
-        |context| cuts(context, 5),
+        "eight queue pairs over four cables of which one to all are cut and come back: every byte, no pause, 8 rounds",
+        |context| cuts(context, 8),
     ),
     long(own(
         "virtual_time_cuts_long",
