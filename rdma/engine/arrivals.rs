@@ -102,6 +102,8 @@ struct Gap {
     reported: Option<Psn>,
     /// Packets since that show that the peer has gone back to the missing one, which was lost again.
     again: u32,
+    /// The missing one has come and could not be kept: nobody waits for it.
+    refused: bool,
 }
 
 /// A packet that was reported as missing, and has come.
@@ -116,6 +118,11 @@ struct Report {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Arrivals {
     kept: Map,
+    /// The newest packet that has been acknowledged by an ACK which came before an answer that it follows. An ACK is
+    /// nothing but its PSN: so the host keeps none.
+    acknowledged: Option<Psn>,
+    /// The oldest packet that has come and could not be kept.
+    refused: Option<Psn>,
     gap: Option<Gap>,
     /// The last report whose packet has come.
     report: Option<Report>,
@@ -131,6 +138,8 @@ impl Arrivals {
     /// Nothing came, but what was learned of the way is not forgotten.
     pub(crate) fn forget(&mut self) {
         self.kept = Map::default();
+        self.acknowledged = None;
+        self.refused = None;
         self.gap = None;
         self.report = None;
     }
@@ -158,13 +167,37 @@ impl Arrivals {
         let kept = again || (fits && keep());
         if kept {
             self.kept.insert(psn);
+        } else {
+            self.refused = Some(self.refused.filter(|refused| refused.before(psn)).unwrap_or(psn));
         }
+        self.on_overtaken(now, psn, again, kept)
+    }
+
+    /// An ACK of all packets to the one at `psn` has come, while an answer to one before is missing. Whether that one is
+    /// to be reported.
+    pub(crate) fn on_acknowledged(&mut self, now: Instant, psn: Psn) -> bool {
+        let again = self.acknowledged.is_some_and(|newest| !newest.before(psn));
+        if !again {
+            self.acknowledged = Some(psn);
+        }
+        self.on_overtaken(now, psn, again, true)
+    }
+
+    /// The newest packet of which [`Arrivals::on_acknowledged`] was told, and whose turn has not come yet.
+    pub(crate) const fn acknowledged(&self) -> Option<Psn> {
+        self.acknowledged
+    }
+
+    /// The packet at `psn` has overtaken the expected one, and is `kept`; `again` if it had come before. Whether the
+    /// expected one is to be reported.
+    fn on_overtaken(&mut self, now: Instant, psn: Psn, again: bool, kept: bool) -> bool {
         let (degree, patience) = self.bounds();
         let gap = self.gap.get_or_insert(Gap {
             opened: now,
             overtaken: 0,
             reported: None,
             again: 0,
+            refused: false,
         });
         gap.overtaken = gap.overtaken.saturating_add(u32::from(!again));
         let due = match gap.reported {
@@ -195,6 +228,8 @@ impl Arrivals {
     /// The turn of all from `from` to before `to` has come. Whether one of them had been reported.
     pub(crate) fn on_progress(&mut self, now: Instant, from: Psn, to: Psn) -> bool {
         self.kept.remove_from(from, to.distance(from));
+        self.acknowledged = self.acknowledged.filter(|psn| !psn.before(to));
+        self.refused = self.refused.filter(|psn| !psn.before(to));
         let mut reported = false;
         if let Some(gap) = self.gap.take() {
             let late = now.since(gap.opened);
@@ -214,15 +249,21 @@ impl Arrivals {
                 self.widen(gap.overtaken, late);
             }
         }
-        if self.kept.count > 0 && !self.kept.has(to) {
+        if self.awaits() && !self.has(to) {
             self.gap = Some(Gap {
                 opened: now,
                 overtaken: self.kept.count,
                 reported: None,
                 again: 0,
+                refused: self.refused == Some(to),
             });
         }
         reported
+    }
+
+    /// Whether something has come whose turn has not.
+    const fn awaits(&self) -> bool {
+        self.kept.count > 0 || self.acknowledged.is_some() || self.refused.is_some()
     }
 
     /// A packet that was not lost was overtaken by so many, and so late: as much again may happen.
@@ -247,24 +288,33 @@ impl Arrivals {
         }
     }
 
+    /// After what time the one missing in `gap` is reported without anything else that comes.
+    fn wait_for(&self, gap: &Gap) -> Option<Duration> {
+        let (degree, patience) = self.bounds();
+        match gap.reported {
+            Some(_) => None,
+            None if gap.refused => Some(Duration(0)),
+            None => (degree > 0).then_some(patience),
+        }
+    }
+
     /// When [`Arrivals::on_time`] is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let gap = self.gap?;
-        let (degree, patience) = self.bounds();
-        if gap.reported.is_none() && degree > 0 {
-            return Some(gap.opened.after(patience));
-        }
-        (self.kept.count > 0).then_some(gap.opened.after(limits::KEPT_FOR))
+        let forgotten = self.awaits().then_some(limits::KEPT_FOR);
+        Some(gap.opened.after(self.wait_for(&gap).or(forgotten)?))
     }
 
     /// Time has passed. Whether the missing packet is to be reported.
     pub(crate) fn on_time(&mut self, now: Instant, expected: Psn) -> bool {
-        let (degree, patience) = self.bounds();
-        let Some(gap) = &mut self.gap else { return false };
+        let Some(gap) = self.gap else { return false };
         let late = now.since(gap.opened);
-        if gap.reported.is_none() && degree > 0 && late >= patience {
+        if self.wait_for(&gap).is_some_and(|wait| late >= wait) {
             // Whatever comes from now on may be what the peer sends again.
-            gap.reported = Some(expected);
+            self.gap = Some(Gap {
+                reported: Some(expected),
+                ..gap
+            });
             return true;
         }
         if late >= limits::KEPT_FOR {

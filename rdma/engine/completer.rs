@@ -39,7 +39,7 @@ impl<S: Storage> Qp<S> {
             (Opcode::AtomicResponse, Some(Syndrome::Ack(_))) => self.on_atomic_response(now, packet, host),
             (Opcode::Acknowledge, Some(Syndrome::Ack(_))) => {
                 if !self.acknowledge_before(now, psn.next()) {
-                    self.on_early_response(now, psn, host);
+                    self.on_early_acknowledgement(now, psn);
                 }
             }
             (Opcode::Acknowledge, Some(Syndrome::Rnr(code))) => {
@@ -51,6 +51,10 @@ impl<S: Storage> Qp<S> {
             }
             (Opcode::Acknowledge, Some(Syndrome::Nak(code))) => self.on_nak(now, psn, code, host),
             _ => Counters::bump(&mut self.counters.dropped),
+        }
+        // What an ACK that came early acknowledges, as far as no answer is missing.
+        if let Some(psn) = self.requester.arrivals.acknowledged() {
+            self.acknowledge_before(now, psn.next());
         }
     }
 
@@ -75,6 +79,15 @@ impl<S: Storage> Qp<S> {
         requester.arrivals.set_told(requester.is_told());
         let keep = || host.keep(Early::Response(psn));
         if requester.arrivals.on_ahead(now, requester.una, psn, keep) {
+            self.on_response_gap(now);
+        }
+    }
+
+    /// The same of an acknowledgement, which is nothing but its PSN.
+    fn on_early_acknowledgement(&mut self, now: Instant, psn: Psn) {
+        let requester = &mut self.requester;
+        requester.arrivals.set_told(requester.is_told());
+        if requester.arrivals.on_acknowledged(now, psn) {
             self.on_response_gap(now);
         }
     }

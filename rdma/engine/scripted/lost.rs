@@ -339,3 +339,76 @@ fn a_port_that_is_up_again_is_no_reason_to_wait() {
     rig.ack(SQ_PSN + 7, ACK);
     assert_eq!(rig.done(), [(Queue::Send, 0, OK)]);
 }
+
+/// A READ that is answered by `packets`, and a SEND behind it, both sent on the lanes.
+fn read_and_send(packets: u32) -> Rig {
+    let mut rig = Rig::with(|_, all| all.timeout = Some(21));
+    rig.post(SendOp::Read, 256 * (packets - 1) + 1);
+    rig.post(SendOp::Send, 1);
+    assert_eq!(rig.runs().len(), 2);
+    rig
+}
+
+/// The responses `from` to `to` of a READ that `packets` answer.
+fn respond(rig: &mut Rig, from: u32, to: u32, packets: u32) {
+    for n in from..to {
+        let (place, len) = match n {
+            0 => (Place::First, 256),
+            _ if n + 1 == packets => (Place::Last, 1),
+            _ => (Place::Middle, 256),
+        };
+        let aeth = (place != Place::Middle).then_some(Aeth {
+            syndrome: ACK,
+            msn: Msn::new(1),
+        });
+        rig.handle(&packet(response(place), SQ_PSN + n, len, None, aeth));
+        while rig.qp.poll_early().is_some() {
+            panic!("the host of this script keeps nothing");
+        }
+    }
+}
+
+#[test]
+fn an_acknowledgement_that_overtakes_responses_counts_once_they_have_come() {
+    let packets = limits::MAX_AHEAD + 2;
+    let mut rig = read_and_send(packets);
+    rig.ack(SQ_PSN + packets, ACK);
+    respond(&mut rig, 0, packets, packets);
+    assert_eq!(rig.done(), [(Queue::Send, 0, OK), (Queue::Send, 1, OK)]);
+    assert!(rig.runs().is_empty() && rig.qp.poll_timeout().is_none());
+    assert_eq!(rig.qp.counters().retries, 0);
+}
+
+#[test]
+fn the_last_response_that_came_too_early_to_be_kept_is_asked_for_again_when_its_turn_comes() {
+    let packets = limits::MAX_AHEAD + 1;
+    let mut rig = read_and_send(packets);
+    respond(&mut rig, packets - 1, packets, packets);
+    rig.ack(SQ_PSN + packets, ACK);
+    respond(&mut rig, 0, packets - 1, packets);
+    assert_eq!(rig.done(), []);
+    assert_eq!(rig.qp.poll_timeout(), Some(rig.now));
+    rig.wait(Duration(0));
+    rig.wait(limits::LANE_WORD);
+    let (again, opcode, _) = rig.run().unwrap();
+    assert_eq!((again.psn.value(), opcode), (SQ_PSN + packets - 1, Opcode::ReadRequest));
+    let aeth = Some(Aeth {
+        syndrome: ACK,
+        msn: Msn::new(1),
+    });
+    rig.handle(&packet(response(Place::Only), again.psn.value(), 1, None, aeth));
+    assert_eq!(rig.done(), [(Queue::Send, 0, OK), (Queue::Send, 1, OK)]);
+}
+
+#[test]
+fn the_last_request_that_came_early_and_was_not_kept_is_reported_when_its_turn_comes() {
+    let mut rig = read_and_send(1);
+    rig.recv(1000);
+    rig.request(send(Place::Last), RQ_PSN + 2, 10);
+    assert_eq!(rig.answers(), [(RQ_PSN, SEQUENCE)], "it has to come again");
+    rig.request(send(Place::First), RQ_PSN, 256);
+    rig.request(send(Place::Middle), RQ_PSN + 1, 256);
+    assert_eq!(rig.qp.poll_timeout(), Some(rig.now));
+    rig.wait(Duration(0));
+    assert_eq!(rig.answers().last(), Some(&(Psn::new(RQ_PSN + 2).value(), SEQUENCE)));
+}
