@@ -559,6 +559,8 @@ void usb4_nd_unmap(struct device *dma, u64 addr, u32 len) { dma_unmap_page(dma, 
 void usb4_nd_tx_done(struct sk_buff *skb, int budget) { napi_consume_skb(skb, budget); }
 void usb4_nd_tx_drop(struct sk_buff *skb) { dev_kfree_skb_any(skb); }
 void usb4_nd_tx_timestamp(struct sk_buff *skb) { skb_tx_timestamp(skb); }
+/* The core inlines it, and looks only whether the socket has this shift already. */
+void usb4_nd_tx_pacing(struct sk_buff *skb, int shift) { sk_pacing_shift_update(skb->sk, shift); }
 
 /* ---- packets in ---- */
 

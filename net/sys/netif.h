@@ -145,6 +145,7 @@ void usb4_nd_unmap_target(struct device *dma, u64 addr, u32 len);
 void usb4_nd_tx_done(struct sk_buff *skb, int budget);
 void usb4_nd_tx_drop(struct sk_buff *skb);
 void usb4_nd_tx_timestamp(struct sk_buff *skb);
+void usb4_nd_tx_pacing(struct sk_buff *skb, int shift);
 
 struct sk_buff *usb4_nd_rx_alloc(struct napi_struct *napi, u32 len);
 void usb4_nd_rx_copy(struct sk_buff *skb, const u8 *from, u32 len);

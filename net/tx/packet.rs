@@ -60,6 +60,7 @@ impl Tx {
         credit: Seq,
         counters: &mut TxCounters,
     ) -> Result<bool, Refused> {
+        skb.set_pacing(self.share.pacing());
         let segments = view.segments();
         let Some(how) =
             cut(segments, view.headers, Eth::MAX_INLINE, max_pages).filter(|_| view.len <= MAX_SUPER_PACKET)
