@@ -81,6 +81,11 @@ impl Jacks {
         self.reap_soon();
     }
 
+    /// Whether there is one that `is` says yes to.
+    pub(crate) fn any(&self, is: impl Fn(&Jack) -> bool) -> bool {
+        self.list.lock().iter().any(|jack| is(jack))
+    }
+
     /// Ends what is ending, of those that `which` says yes to. Sleeps, takes RTNL.
     pub(crate) fn reap(&self, which: impl Fn(&Jack) -> bool) {
         let is_due = |jack: &Arc<Jack>| jack.life().is_ending() && which(jack);

@@ -6,7 +6,9 @@
 //! the notifiers under it. Two readers stop each other only if a writer comes between them, and the only writer is this
 //! module: it registers before the first link and takes the registration back after the last. Lockdep cannot know that,
 //! so who waits under the notifiers' lock waits for [`Links::left`], and the worker [`Links::ender`], which holds
-//! nothing, ends the links.
+//! nothing, ends the links. An ended link goes by yet another worker, [`Ended`]: its drop waits for 0.1 s until the
+//! core reads its last messages no more ([`crate::kapi::outbox`]), and the bus waits for whoever of another cable's
+//! ends next.
 
 use crate::{
     jacks::Jacks,
@@ -39,6 +41,8 @@ pub(crate) struct Links {
     /// Ends the links that leave.
     #[pin]
     ender: Worker<Links>,
+    /// Links that have ended.
+    ended: Arc<Ended>,
     /// Whether end-to-end flow control is offered.
     offers: Features,
     /// Where the cables are plugged in.
@@ -49,11 +53,13 @@ impl Links {
     /// No links yet. `offers`: what is offered to every native peer.
     pub(crate) fn new(offers: Features) -> Result<Arc<Self>> {
         let jacks = Jacks::new()?;
+        let ended = Ended::new()?;
         let links = Arc::pin_init(
             pin_init!(Self {
                 list <- new_mutex!(KVec::new(), "usb4_links"),
                 left <- new_condvar!("usb4_links_left"),
                 ender <- Worker::new_waiting(),
+                ended,
                 offers,
                 jacks,
             }),
@@ -67,6 +73,7 @@ impl Links {
     pub(crate) fn end(&self) {
         self.end_links(|_| true);
         self.ender.close();
+        self.ended.end();
         self.jacks.end();
         drop(mem::take(&mut *self.list.lock()));
     }
@@ -118,18 +125,71 @@ impl Works for Links {
         while let Some(link) = links.find(Link::is_leaving) {
             // On the list until it has ended: answers to its goodbye are heard, and who comes meanwhile waits as well.
             link.end();
-            let listed = {
+            {
                 let mut list = links.list.lock();
-                let at = list.iter().position(|other| Arc::ptr_eq(other, &link));
-                at.and_then(|at| {
+                if let Some(at) = list.iter().position(|other| Arc::ptr_eq(other, &link)) {
                     let last = list.len() - 1;
                     list.swap(at, last);
-                    list.pop()
-                })
-            };
-            drop((listed, link));
+                    list.pop();
+                }
+            }
             links.left.notify_all();
+            links.ended.drop_later(link);
         }
+    }
+}
+
+/// Links that have ended, until they are dropped, which sleeps.
+#[pin_data]
+struct Ended {
+    #[pin]
+    list: Mutex<KVec<Arc<Link>>>,
+    #[pin]
+    dropper: Worker<Ended>,
+}
+
+impl Ended {
+    fn new() -> Result<Arc<Self>> {
+        let ended = Arc::pin_init(
+            pin_init!(Self {
+                list <- new_mutex!(KVec::new(), "usb4_links_ended"),
+                dropper <- Worker::new_waiting(),
+            }),
+            GFP_KERNEL,
+        )?;
+        ended.dropper.own(&ended);
+        Ok(ended)
+    }
+
+    /// Drops a link a little later; without memory for that, now, which sleeps.
+    fn drop_later(&self, link: Arc<Link>) {
+        let kept = self.list.lock().push(link, GFP_KERNEL);
+        if kept.is_ok() {
+            self.dropper.kick();
+        }
+    }
+
+    /// At the return all are dropped. Sleeps.
+    fn settle(&self) {
+        self.dropper.flush();
+    }
+
+    /// The same, and none comes any more.
+    fn end(&self) {
+        self.dropper.close();
+        self.drop_all();
+    }
+
+    fn drop_all(&self) {
+        while let Some(link) = { self.list.lock().pop() } {
+            drop(link);
+        }
+    }
+}
+
+impl Works for Ended {
+    fn on_work(this: ArcBorrow<'_, Self>) {
+        this.drop_all();
     }
 }
 
@@ -162,6 +222,9 @@ impl CableDriver for Links {
         self.jacks
             .lose(|place| what.is_router_of(place) || what.is_domain_of(place));
         // Of a domain nothing is left at the return. Where a router goes the domain's lock is held.
+        if self.jacks.any(|jack| what.is_domain_of(jack.place())) {
+            self.ended.settle();
+        }
         self.jacks.reap(|jack| what.is_domain_of(jack.place()));
     }
 

@@ -140,8 +140,8 @@ impl TxSkb {
         ok.then(|| Mapping::new(dma, address, len, skip))
     }
 
-    /// TCP may have so much of its socket on its way in this host as the socket sends in 2^-`shift` seconds; the stack's
-    /// own value is 10 (`sk_pacing_shift`).
+    /// TCP may have so much of its socket on its way in this host as the socket sends in 2^-`shift` seconds; the
+    /// stack's own value is 10 (`sk_pacing_shift`).
     pub(crate) fn set_pacing(&self, shift: u8) {
         // SAFETY: The skb is ours, so its socket is there.
         unsafe { c::usb4_nd_tx_pacing(self.0.as_ptr(), i32::from(shift)) }

@@ -173,8 +173,8 @@ impl Arrivals {
         self.on_overtaken(now, psn, again, kept)
     }
 
-    /// An ACK of all packets to the one at `psn` has come, while an answer to one before is missing. Whether that one is
-    /// to be reported.
+    /// An ACK of all packets to the one at `psn` has come, while an answer to one before is missing. Whether that one
+    /// is to be reported.
     pub(crate) fn on_acknowledged(&mut self, now: Instant, psn: Psn) -> bool {
         let again = self.acknowledged.is_some_and(|newest| !newest.before(psn));
         if !again {

@@ -4,9 +4,9 @@
 //! The netdev knows whether the host at the other end of its cable takes runs. It does not know whether that host is
 //! the end of the queue pair's path: it may route or bridge for somebody behind it, who drops what has no ICRC. So the
 //! peer's own packets decide: who hears runs may send them, whatever comes after: a peer that sends a packet then has
-//! no way for runs at that moment, and takes them all the same. Whoever begins tries runs first, and goes back to single
-//! packets if nothing is heard but its own timer. That may have been the way's fault, which was not there yet: once the
-//! peer is heard, runs are tried once more.
+//! no way for runs at that moment, and takes them all the same. Whoever begins tries runs first, and goes back to
+//! single packets if nothing is heard but its own timer. That may have been the way's fault, which was not there yet:
+//! once the peer is heard, runs are tried once more.
 //!
 //! ```text
 //!   the way carries runs      heard        timeouts in a row
