@@ -4,7 +4,6 @@
 
 use super::super::netdev::only_ours;
 use super::{long, own, Case, Context};
-use crate::measure::median;
 use crate::spec::Profile;
 use crate::virtually::{Ground, Played, RATE};
 use anyhow::{ensure, Context as _, Result};
@@ -35,12 +34,11 @@ const AFTER_MS: f64 = 50.0;
 /// Until the first cable is plugged again, ms, and the time in which all are.
 const OUT_MS: (f64, f64) = (50.0, 400.0);
 const PLUGGING_MS: f64 = 100.0;
-/// Windows of traffic measure the rate: when they begin, ms from the last plug, and for how long. In one of 4 ms there
-/// were too few messages to tell four cables from three: 0.84 to 1.17 of the rate.
-const PROBES_MS: [f64; 9] = [
-    500.0, 1_000.0, 1_400.0, 1_500.0, 1_600.0, 1_800.0, 2_200.0, 2_700.0, 3_300.0,
-];
-const PROBE_MS: f64 = 12.0;
+/// Windows of traffic measure the rate: when they begin, ms from the last plug, and for how long. One has too few
+/// messages to tell four cables from three, 0.84 to 1.17 of the rate and 0.70 to 0.90: so the full rate has come with
+/// the first from which on they have it together.
+const PROBES_MS: [f64; 7] = [700.0, 1_400.0, 1_500.0, 1_600.0, 1_800.0, 2_200.0, 3_300.0];
+const PROBE_MS: f64 = 6.0;
 /// The same before anything is cut, one in so many ms.
 const EVERY_MS: f64 = 100.0;
 /// From a round's last plug to the next round.
@@ -53,10 +51,10 @@ const DIP_MS: f64 = 20.0;
 /// Part of that rate which counts as having it, over so many ms.
 const LEFT: f64 = 0.75;
 const LEFT_MS: usize = 5;
-/// Part of the rate before anything was cut which counts as all of it again.
-const FULL: f64 = 0.95;
-/// Longest time from the last plug to the full rate, ms: 1.4 s until the core has found the host, and three windows.
-const AGAIN_MS: f64 = 1_850.0;
+/// Part of the rate before anything was cut which counts as all of it again: three cables have 0.83.
+const FULL: f64 = 0.9;
+/// Longest time from the last plug to the full rate, ms: 1.4 s until the core has found the host, and two windows.
+const AGAIN_MS: f64 = 1_650.0;
 
 /// What happens in a round, ms.
 #[derive(Debug)]
@@ -95,6 +93,19 @@ impl Round {
             window,
             probes,
         }
+    }
+
+    /// The last plug.
+    fn last(&self) -> f64 {
+        self.plugs.last().map_or(self.window.1, |(_, at)| *at)
+    }
+
+    /// What was measured after it.
+    fn probes_of<'a>(&self, told: &'a Told) -> impl Iterator<Item = &'a Window> {
+        let span = self.last()..self.end();
+        told.windows
+            .iter()
+            .filter(move |window| span.contains(&window.start_ms))
     }
 
     fn end(&self) -> f64 {
@@ -179,6 +190,11 @@ impl Window {
     fn rate(&self) -> f64 {
         self.bytes / (1e3 * self.seconds)
     }
+
+    /// One window more to the sum of bytes and seconds.
+    fn add((bytes, seconds): (f64, f64), window: &Window) -> (f64, f64) {
+        (bytes + window.bytes, seconds + window.seconds)
+    }
 }
 
 impl Told {
@@ -250,15 +266,16 @@ fn look(round: &Round, told: &Told, full: f64) -> Found {
             None => dip = dip.map(|dip| dip.max(until - at)),
         }
     }
-    let last = round.plugs.last().map_or(round.window.1, |(_, at)| *at);
-    let probes = || {
-        let inside = |w: &&Window| w.start_ms >= last && w.start_ms < round.end();
-        told.windows.iter().filter(inside)
-    };
+    let last = round.last();
+    let probes = || round.probes_of(told);
     let after = |window: &Window| window.start_ms + PROBE_MS - last;
     Found {
         dip,
-        again: probes().find(|w| w.rate() >= FULL * full).map(after),
+        again: (0..probes().count()).find_map(|n| {
+            let (bytes, seconds) = probes().skip(n).fold((0.0, 0.0), Window::add);
+            let first = probes().nth(n).filter(|window| window.carriers == CABLES as u64)?;
+            (bytes >= FULL * full * 1e3 * seconds).then(|| after(first))
+        }),
         carrier: probes().find(|w| w.carriers == CABLES as u64).map(after),
     }
 }
@@ -266,20 +283,21 @@ fn look(round: &Round, told: &Told, full: f64) -> Found {
 fn judge(rounds: &[Round], played: &Played) -> Result<()> {
     let reports = played.reports(0)?;
     let told = Told::read(reports.last().context("the caller told nothing")?)?;
-    let first: Vec<f64> = told
-        .windows
-        .iter()
-        .take(first_probes().len())
-        .map(Window::rate)
-        .collect();
-    let full = median(&first).context("no rate before the first cut")?;
+    let first = told.windows.iter().take(first_probes().len());
+    let (bytes, seconds) = first.fold((0.0, 0.0), Window::add);
+    ensure!(bytes > 0.0, "nothing was carried before the first cut");
+    let full = bytes / (1e3 * seconds);
     let part = 8.0 * 1e3 * full / (PART * RATE * CABLES as f64);
     println!("before the first cut {part:.3} of the four cables' rate, WRITEs, READs and SENDs together");
     let mut wrong = Vec::new();
     let (mut dips, mut agains, mut carriers) = (Vec::new(), Vec::new(), Vec::new());
     for (n, round) in rounds.iter().enumerate() {
         let found = look(round, &told, full);
-        println!("round {n}: {} cut, {found:?}", round.cuts.len());
+        let rates: Vec<String> = round
+            .probes_of(&told)
+            .map(|w| format!("{:.2} by {}", w.rate() / full, w.carriers))
+            .collect();
+        println!("round {n}: {} cut, {found:?}, {}", round.cuts.len(), rates.join(", "));
         if found.dip.is_some_and(|dip| dip > DIP_MS) {
             wrong.push(format!("round {n}: a dip of {:?} ms", found.dip));
         }
