@@ -176,10 +176,8 @@ impl Arrivals {
     /// An ACK of all packets to the one at `psn` has come, while an answer to one before is missing. Whether that one
     /// is to be reported.
     pub(crate) fn on_acknowledged(&mut self, now: Instant, psn: Psn) -> bool {
-        let again = self.acknowledged.is_some_and(|newest| !newest.before(psn));
-        if !again {
-            self.acknowledged = Some(psn);
-        }
+        let again = self.acknowledged == Some(psn);
+        self.acknowledged = Some(self.acknowledged.filter(|newest| psn.before(*newest)).unwrap_or(psn));
         self.on_overtaken(now, psn, again, true)
     }
 

@@ -410,3 +410,17 @@ fn the_last_request_that_came_early_and_was_not_kept_is_reported_when_its_turn_c
     rig.wait(Duration(0));
     assert_eq!(rig.answers().last(), Some(&(Psn::new(RQ_PSN + 2).value(), SEQUENCE)));
 }
+
+#[test]
+fn an_early_acknowledgement_completes_nothing_of_a_queue_pair_that_has_failed() {
+    let mut rig = read_and_send(2);
+    rig.ack(SQ_PSN + 2, ACK);
+    let aeth = Some(Aeth {
+        syndrome: ACK,
+        msn: Msn::new(1),
+    });
+    rig.handle(&packet(response(Place::First), SQ_PSN, 8, None, aeth));
+    let done = rig.done();
+    assert_eq!(done[0], (Queue::Send, 0, WcStatus::BadResponse));
+    assert_eq!(done[1], (Queue::Send, 1, WcStatus::Flushed));
+}
