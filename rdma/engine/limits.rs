@@ -146,6 +146,12 @@ pub const fn back_again(left: u8) -> Option<Duration> {
 /// missing. Ours: a lane asks after two round trips, or 1 ms, and its answer takes a round trip more.
 pub const LANE_WORD: Duration = Duration::from_millis(2);
 
+/// The same with a local ACK timeout: no longer than half of it, which would be over before.
+#[must_use]
+pub fn lane_word(timeout: u8) -> Duration {
+    ack_timeout(timeout).map_or(LANE_WORD, |span| LANE_WORD.min(Duration(span.0 / 2)))
+}
+
 /// How often in a row responses that could not be built are kept for later without a word from the peer, which may be
 /// gone. Ours: 30 ms of [`UNSENT_WAIT`]s that double, after which it is for the peer to ask again.
 pub const MAX_UNBUILT: u8 = 16;

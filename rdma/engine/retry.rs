@@ -177,9 +177,10 @@ impl<S: Storage> Qp<S> {
 
     /// The peer misses something. Whether the carrier, if it is one that tells what it loses, is to say what.
     fn awaits_word(&mut self, now: Instant) -> bool {
+        let word = limits::lane_word(self.attrs.timeout);
         let requester = &mut self.requester;
         if requester.is_told() && requester.hint.is_none() {
-            requester.hint = Some(now.after(limits::LANE_WORD));
+            requester.hint = Some(now.after(word));
         }
         requester.is_told()
     }

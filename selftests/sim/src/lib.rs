@@ -49,6 +49,8 @@ pub struct Outcome {
     pub told: u64,
     /// And the timeouts there.
     pub told_timeouts: u64,
+    /// The timeouts of such lanes where hosts keep some of it, or nothing.
+    pub scarce_timeouts: u64,
     /// Work requests completed.
     pub completions: u64,
     /// What became of windows.
@@ -113,6 +115,7 @@ fn run_all(test: &str, first: u64, count: u64, run: fn(u64) -> Result<Outcome, F
                 total.timeouts += outcome.timeouts;
                 total.told += outcome.told;
                 total.told_timeouts += outcome.told_timeouts;
+                total.scarce_timeouts += outcome.scarce_timeouts;
                 total.completions += outcome.completions;
                 total.windows.add(&outcome.windows);
             }

@@ -190,13 +190,14 @@ impl World {
 
     /// Figures of the run.
     pub fn outcome(&self) -> Outcome {
-        let roomy = self.room == usize::MAX && self.full == 0.0 && self.short == 0.0;
-        let told = roomy && self.links.iter().any(|link| link.spec.told);
-        let of_told = |n: u64| if told { n } else { 0 };
+        let told = self.full == 0.0 && self.short == 0.0 && self.links.iter().any(|link| link.spec.told);
+        let of_told = |n: u64| if told && self.keeps_all() { n } else { 0 };
+        let scarce = told && !self.keeps_all();
         let lost = self.links.iter().map(|l| l.lost).sum();
         Outcome {
             told: of_told(lost),
             told_timeouts: of_told(self.timeouts()),
+            scarce_timeouts: if scarce { self.timeouts() } else { 0 },
             trace: self.trace,
             elapsed: self.now,
             packets: self.packets,
