@@ -45,6 +45,9 @@ pub trait Client: Send + Sync {
     /// What became of a train that asked for a window. As [`Self::on_lost`]; whoever asked is told, though he has left
     /// the lane.
     fn on_told(&self, told: Told<u64>);
+    /// Whether the host with this Ethernet address has told of trains since then, in nanoseconds, by any lane of the
+    /// client's. If not, it is asked by all ([`crate::Port::ask`]). As `on_train`.
+    fn is_there(&self, mac: [u8; 6], since: u64) -> bool;
     /// Trains that it has sent by all its lanes, ever. As `on_train`.
     fn sent(&self) -> u64;
 }

@@ -68,6 +68,8 @@ pub(crate) struct TxCounters {
     pub(crate) reports: u64,
     /// Frames that asked it what has come.
     pub(crate) asks: u64,
+    /// How often the lane was given up, as the peer answered on another alone.
+    pub(crate) given_up: u64,
     /// Frames with business of the direct lane.
     pub(crate) grants: u64,
     /// Bytes of trains that the DMA read for a window.
@@ -161,6 +163,7 @@ pub(crate) const NAMES: &[&str] = &[
     "tx_rdma_lost",
     "tx_report_frames",
     "tx_ask_frames",
+    "tx_given_up",
     "tx_grant_frames",
     "tx_direct_bytes",
     "rx_packets",
@@ -218,6 +221,7 @@ pub(crate) fn fill(to: &mut [u64], tx: &TxCounters, rx: &RxCounters, cable: &Cab
         tx.lost_trains,
         tx.reports,
         tx.asks,
+        tx.given_up,
         tx.grants,
         tx.window_bytes,
         rx.packets,
@@ -248,7 +252,7 @@ pub(crate) fn fill(to: &mut [u64], tx: &TxCounters, rx: &RxCounters, cable: &Cab
         usecs,
         u64::from(native),
     ];
-    const _: () = assert!(NAMES.len() == 51);
+    const _: () = assert!(NAMES.len() == 52);
     for (to, value) in to.iter_mut().zip(values) {
         *to = value;
     }

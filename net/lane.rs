@@ -153,6 +153,12 @@ pub(crate) struct Lane {
     peer: AtomicU8,
     /// The timer has come for what the peer has not said of our trains.
     ask: AtomicBool,
+    /// When the peer last said something new of our trains.
+    answered: AtomicU64,
+    /// It does not, though it does on another lane: trains go by that, as long as there is one.
+    silent: AtomicBool,
+    /// Since when it has not, after it was asked once more; else 0.
+    unanswered: AtomicU64,
     /// Packets have come since the session last asked.
     traffic: AtomicBool,
     /// What was waited for has not gone for long.
@@ -219,6 +225,9 @@ impl Lane {
                 have: AtomicU32::new(0),
                 peer: AtomicU8::new(Peer::None as u8),
                 ask: AtomicBool::new(false),
+                answered: AtomicU64::new(0),
+                silent: AtomicBool::new(false),
+                unanswered: AtomicU64::new(0),
                 traffic: AtomicBool::new(false),
                 stuck: AtomicBool::new(false),
                 client <- new_bh_lock!(None, c"usb4_lane_client"),
@@ -349,6 +358,12 @@ impl Lane {
 
 const fn mac_number([a, b, c, d, e, f]: [u8; 6]) -> u64 {
     u64::from_be_bytes([0, 1, a, b, c, d, e, f])
+}
+
+/// The other way.
+const fn number_mac(number: u64) -> [u8; 6] {
+    let [_, _, a, b, c, d, e, f] = number.to_be_bytes();
+    [a, b, c, d, e, f]
 }
 
 fn set_throttle(ring: &Ring, usecs: u32) {

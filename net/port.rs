@@ -44,6 +44,22 @@ impl Port {
         self.0.reaches(mac)
     }
 
+    /// Whether the peer answers by it, as far as is known. One by which it does not may carry nothing. Any context.
+    pub fn answers(&self) -> bool {
+        self.0.answers()
+    }
+
+    /// Whether the peer has told of trains by it since then, in nanoseconds. Any context.
+    pub fn has_answered(&self, since: u64) -> bool {
+        self.0.has_answered(since)
+    }
+
+    /// Asks the peer to tell, unless something is under way that asks. Softirqs off; not from another lane's transmit
+    /// side.
+    pub fn ask(&self) {
+        self.0.ask();
+    }
+
     /// Most payload of a train, wherever in its pages it begins. Any context.
     pub fn most(&self) -> usize {
         self.0.most_pages().saturating_sub(1) * MAX_FRAME

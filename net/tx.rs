@@ -218,6 +218,41 @@ impl Tx {
         }
     }
 
+    /// When the peer last said something new of our trains, and whether the lane was given up and it has not since.
+    pub(crate) fn answers(&self) -> (Instant, bool) {
+        match &self.mode {
+            Mode::Native { ledger, .. } => (ledger.answered_at(), ledger.is_given_up()),
+            Mode::Stock { .. } => (Instant(0), false),
+        }
+    }
+
+    /// Since when the peer has not answered, if it was asked.
+    pub(crate) fn unanswered_since(&self) -> Option<Instant> {
+        match &self.mode {
+            Mode::Native { ledger, .. } => ledger.unanswered_since(),
+            Mode::Stock { .. } => None,
+        }
+    }
+
+    /// Whether the lane carries is to be asked.
+    pub(crate) fn doubt(&mut self, now: Instant) {
+        if let Mode::Native { ledger, .. } = &mut self.mode {
+            ledger.handle_doubt(now);
+        }
+    }
+
+    /// The lane carries nothing, if it seems so: the trains in flight are lost. So it is until the peer answers.
+    pub(crate) fn give_up(&mut self, counters: &mut TxCounters) -> bool {
+        match &mut self.mode {
+            Mode::Native { ledger, .. } if ledger.is_suspect() => {
+                ledger.handle_given_up();
+                counters.given_up += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// No frame goes any more: the trains in flight are lost.
     pub(crate) fn lose(&mut self) {
         if let Mode::Native { ledger, .. } = &mut self.mode {

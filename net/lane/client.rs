@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! What the client, whose trains go by the lane, asks of it, and what the lane tells it.
 
-use super::{mac_number, Lane, TxSide, REAP_BATCH};
+use super::{mac_number, number_mac, Lane, TxSide, REAP_BATCH};
 use crate::{
     client::{Client, Held, NotSent, Outbound, Train},
-    kapi::timer,
+    kapi::{ring::Wake, timer},
 };
 use core::sync::atomic::Ordering;
 use kernel::{prelude::*, sync::Arc};
@@ -112,6 +112,59 @@ impl Lane {
                 self.timer.arm(at.0);
             }
         }
+    }
+
+    /// Whether the peer answers by it; else it does by another.
+    pub(crate) fn answers(&self) -> bool {
+        !self.silent.load(Ordering::Relaxed)
+    }
+
+    /// Whether the peer has said something new of our trains since then.
+    pub(crate) fn has_answered(&self, since: u64) -> bool {
+        self.answered.load(Ordering::Relaxed) > since
+    }
+
+    /// The client has doubts about its peer: asks it by this lane too, where nothing is under way that asks.
+    pub(crate) fn ask(&self) {
+        let asks = {
+            let mut side = self.tx.lock();
+            let TxSide { path, live, .. } = &mut *side;
+            path.as_mut().filter(|_| *live).is_some_and(|tx| {
+                let now = Instant(timer::now());
+                tx.doubt(now);
+                tx.timer_to_ask().is_some_and(|at| at <= now)
+            })
+        };
+        if asks {
+            self.ask.store(true, Ordering::Relaxed);
+            self.wake();
+        }
+    }
+
+    /// The peer does not answer, and was asked once more. If it answers on another lane of the client's this one
+    /// carries nothing, of which the host may know nothing yet: what is under way is lost, and goes by the others. In
+    /// the poll.
+    pub(super) fn doubt(&self) {
+        let since = self.unanswered.swap(0, Ordering::Relaxed);
+        if since == 0 {
+            return;
+        }
+        let mac = number_mac(self.reaches.load(Ordering::Relaxed));
+        let is_there = match &*self.client.lock() {
+            Some(client) => client.is_there(mac, since),
+            None => false,
+        };
+        if !is_there {
+            return;
+        }
+        {
+            let mut side = self.tx.lock();
+            let TxSide { path, counters, .. } = &mut *side;
+            if path.as_mut().is_some_and(|tx| tx.give_up(counters)) {
+                self.silent.store(true, Ordering::Relaxed);
+            }
+        }
+        self.tell_lost();
     }
 
     /// Tells the client of the trains that are lost. No lock of the lane is held.

@@ -67,6 +67,9 @@ impl Lane {
         }
         if found.carried.is_some() || found.heard.is_some() {
             tx.handle_account(Instant(timer::now()), found.carried, found.heard.as_ref());
+            let (at, is_given_up) = tx.answers();
+            self.answered.store(at.0, Ordering::Relaxed);
+            self.silent.store(is_given_up, Ordering::Relaxed);
         }
         tx.reap(&self.netdev, napi);
         if *live {
@@ -89,6 +92,8 @@ impl Lane {
                 self.ask.store(false, Ordering::Relaxed);
                 let have = Seq(self.have.load(Ordering::Relaxed));
                 tx.ask(Instant(timer::now()), credit, have, counters);
+                let since = tx.unanswered_since().map_or(0, |since| since.0);
+                self.unanswered.store(since, Ordering::Relaxed);
                 if let Some(at) = tx.timer_to_ask() {
                     self.timer.arm(at.0);
                 }
@@ -228,6 +233,7 @@ impl Polls for Lane {
         if found.carried.is_some() || found.heard.is_some() {
             self.tell_lost();
         }
+        self.doubt();
         if found.packets != 0 || found.credit.is_some() {
             self.traffic.store(true, Ordering::Relaxed);
         }

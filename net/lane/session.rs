@@ -104,6 +104,7 @@ impl Lane {
 
     /// Trains may go to the peer, which has this Ethernet address; or none may.
     pub(crate) fn set_reach(&self, mac: Option<[u8; 6]>) {
+        self.silent.store(false, Ordering::Relaxed);
         self.reaches.store(mac.map_or(0, mac_number), Ordering::Relaxed);
     }
 

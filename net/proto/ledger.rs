@@ -23,10 +23,12 @@
 //! report.
 //!
 //! Each token is told once, in the order in which the trains were sent. A lane that dies tells what is in flight as
-//! lost. Trains of the Ethernet device have no token: they take sequences, and nobody is told about them.
+//! lost. So does one that is given up: [`limits::LEDGER_ASKS`](crate::limits::LEDGER_ASKS) probes were not answered,
+//! and the caller knows that the peer has answered on another. It goes on probing, and is as before once it is
+//! answered. Trains of the Ethernet device have no token: they take sequences, and nobody is told about them.
 
 use crate::frame::Seq;
-use crate::limits::{LEDGER_PROBE_MAX, LEDGER_PROBE_MIN, REPORT_GAPS};
+use crate::limits::{LEDGER_ASKS, LEDGER_PROBE_MAX, LEDGER_PROBE_MIN, REPORT_GAPS};
 use crate::time::{Duration, Instant};
 use crate::wire::{bump, Reader, WireError};
 use core::ops::DerefMut;
@@ -301,7 +303,14 @@ pub struct Ledger<P> {
     known_at: Instant,
     /// When the last probe was sent.
     asked_at: Instant,
+    /// Probes since the last report, and when the first of them was sent.
+    unanswered: u8,
+    unanswered_since: Instant,
     dead: bool,
+    /// It was given up when this was the next frame, and no report has come since.
+    given_up: Option<Seq>,
+    /// It probes until a report comes, whether anything is in flight or not.
+    must_ask: bool,
     /// Smoothed time from a train, or the probe after it, to the report that tells it.
     round_trip: Duration,
     probe: Option<(Instant, Duration)>,
@@ -320,7 +329,11 @@ impl<T: Copy, P: DerefMut<Target = [Option<Sent<T>>]>> Ledger<P> {
             known: Report::carried(first),
             known_at: Instant(0),
             asked_at: Instant(0),
+            unanswered: 0,
+            unanswered_since: Instant(0),
             dead: false,
+            given_up: None,
+            must_ask: false,
             round_trip: Duration(LEDGER_PROBE_MIN.0 / 2),
             probe: None,
             counters: Counters {
@@ -428,6 +441,9 @@ impl<T: Copy, P: DerefMut<Target = [Option<Sent<T>>]>> Ledger<P> {
         }
         self.known = *report;
         self.known_at = now;
+        self.unanswered = 0;
+        self.given_up = None;
+        self.must_ask = false;
         self.probe = Some(self.first_probe(now));
     }
 
@@ -437,10 +453,53 @@ impl<T: Copy, P: DerefMut<Target = [Option<Sent<T>>]>> Ledger<P> {
         self.probe = None;
     }
 
+    /// When the last report came that told something new.
+    #[must_use]
+    pub const fn answered_at(&self) -> Instant {
+        self.known_at
+    }
+
+    /// When the first of the probes was sent that were not answered, unless it was given up for them.
+    #[must_use]
+    pub const fn unanswered_since(&self) -> Option<Instant> {
+        match self.unanswered > 0 && self.given_up.is_none() && !self.dead {
+            true => Some(self.unanswered_since),
+            false => None,
+        }
+    }
+
+    /// Whether so many were not answered that it is to be given up in case the peer has answered on another since.
+    #[must_use]
+    pub const fn is_suspect(&self) -> bool {
+        self.unanswered >= LEDGER_ASKS && self.unanswered_since().is_some()
+    }
+
+    /// Somebody wants to know whether the lane carries: it probes at once, unless it is to do so anyway.
+    pub fn handle_doubt(&mut self, now: Instant) {
+        if self.probe.is_none() && !self.dead {
+            self.must_ask = true;
+            self.probe = Some((now, self.first_probe(now).1));
+        }
+    }
+
+    /// The lane is given up: what is in flight is lost.
+    pub fn handle_given_up(&mut self) {
+        self.given_up = Some(self.next);
+        self.must_ask = true;
+    }
+
+    /// Whether it was given up, and nothing has been answered since.
+    #[must_use]
+    pub const fn is_given_up(&self) -> bool {
+        self.given_up.is_some()
+    }
+
     /// The next train whose fate is known, in the order of sending.
     pub fn poll_told(&mut self) -> Option<Told<T>> {
         let Some(sent) = self.front().copied() else {
-            self.probe = None;
+            if !self.must_ask {
+                self.probe = None;
+            }
             return None;
         };
         // What was reported before the lane died is true.
@@ -452,7 +511,7 @@ impl<T: Copy, P: DerefMut<Target = [Option<Sent<T>>]>> Ledger<P> {
                 self.round_trip = Duration(old.saturating_sub(old / 8).saturating_add(sample / 8));
                 carried
             }
-            None if self.dead => false,
+            None if self.dead || self.given_up.is_some_and(|next| sent.first.offset(next) < 0) => false,
             None => return None,
         };
         self.oldest = self.place(1);
@@ -480,9 +539,13 @@ impl<T: Copy, P: DerefMut<Target = [Option<Sent<T>>]>> Ledger<P> {
     /// Whether a probe is due, which is then taken to be sent: a CTRL head with the probe flag and the floor.
     pub fn take_probe(&mut self, now: Instant) -> bool {
         match self.probe {
-            Some((at, wait)) if now >= at && !self.is_empty() => {
+            Some((at, wait)) if now >= at && (!self.is_empty() || self.must_ask) => {
                 let wait = Duration(wait.0.saturating_mul(2)).min(LEDGER_PROBE_MAX);
                 self.probe = Some((now.after(wait), wait));
+                if self.unanswered == 0 {
+                    self.unanswered_since = now;
+                }
+                self.unanswered = self.unanswered.saturating_add(1);
                 self.asked_at = now;
                 bump(&mut self.counters.probes);
                 true

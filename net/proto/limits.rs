@@ -48,6 +48,11 @@ pub const REPORT_GAPS: usize = 8;
 /// WRITEs a tenth in the lab.
 pub const LEDGER_PROBE_MIN: Duration = Duration::from_micros(1_000);
 
+/// Probes of a ledger without a report from which on its lane is given up, if the peer has answered on another since
+/// the first: after six round trips, or 3 ms. Ours: less than the shortest local ACK timeouts that programs use, and a
+/// cable that carries nothing may look well to its host for seconds.
+pub const LEDGER_ASKS: u8 = 2;
+
 /// Trains of a ledger that may be in flight; more go without a token. Ours: half of a ring of this driver, whose
 /// other half is the stack's.
 pub const LEDGER_TRAINS: usize = 256;

@@ -152,9 +152,12 @@ impl Qp {
         let watched = watch::shows_packets();
         let mtu = state.engine.path_mtu().bytes();
         let mac = wire.path.dst_mac;
+        // A lane by which the peer does not answer leads nowhere, as long as it answers by another.
+        let answers = lanes.iter().any(|port| port.reaches(mac) && port.answers());
+        let leads = |port: &Port| port.reaches(mac) && (port.answers() || !answers);
         let used = Used::of(lanes.iter().map(|port| Lane {
             is_first: port.is_first(),
-            leads: port.reaches(mac),
+            leads: leads(port),
         }));
         let (lanes, count) = (lanes.get(..used.lanes).unwrap_or(lanes), used.count);
         let (mut posted, before) = (0_u64, state.tally.sent_trains);
@@ -168,12 +171,12 @@ impl Qp {
                 break;
             }
             let free = self.free_lane(|| {
-                let at = pick(&state.turn, lanes, mac, |port| port.has_room(used.several))?;
+                let at = pick(&state.turn, lanes, leads, |port| port.has_room(used.several))?;
                 let windows = WindowsOf(lanes.get(at)?);
                 (!state.asks.must_wait(now, count, &windows)).then_some(at)
             });
             // Acknowledgements go past the limit: else a QP that waits for room would stop its peer.
-            let at = free.or_else(|| pick(&state.turn, lanes, mac, |_| true));
+            let at = free.or_else(|| pick(&state.turn, lanes, leads, |_| true));
             let Some((at, port)) = at.and_then(|at| Some((at, lanes.get(at)?))) else {
                 break;
             };
@@ -319,8 +322,8 @@ impl Qp {
     }
 }
 
-/// The lane whose turn it is, of those that lead to `mac` and have room as `has_room` tells.
-fn pick(turn: &Turn, lanes: &[Port], mac: [u8; 6], has_room: impl Fn(&Port) -> bool) -> Option<usize> {
-    let leads = |at: usize| lanes.get(at).is_some_and(|port| port.reaches(mac));
+/// The lane whose turn it is, of those that lead to the peer and have room, as they are asked.
+fn pick(turn: &Turn, lanes: &[Port], leads: impl Fn(&Port) -> bool, has_room: impl Fn(&Port) -> bool) -> Option<usize> {
+    let leads = |at: usize| lanes.get(at).is_some_and(&leads);
     turn.pick(lanes.len(), leads, |at| lanes.get(at).is_some_and(&has_room))
 }

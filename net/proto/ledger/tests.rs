@@ -202,3 +202,69 @@ fn a_train_whose_fate_cannot_be_recorded_is_not_delivered() {
     assert!(record.handle_train(Seq(200), Seq(200), Seq(upto)));
     assert_eq!(record.take_report(), report(201, &[(upto, 200)]));
 }
+
+#[test]
+fn a_lane_that_is_given_up_tells_what_is_in_flight_as_lost_and_asks_until_it_is_answered() {
+    let mut ledger = sent(2);
+    for asks in 0..LEDGER_ASKS {
+        assert!(!ledger.is_suspect(), "{asks}");
+        assert!(ledger.take_probe(ledger.poll_timeout().unwrap()));
+    }
+    let first = us(0).after(LEDGER_PROBE_MIN);
+    assert!(ledger.is_suspect() && ledger.unanswered_since() == Some(first));
+    ledger.handle_given_up();
+    assert_eq!(told(&mut ledger), [(0, false), (1, false)]);
+    assert!(ledger.is_given_up() && !ledger.is_suspect());
+    // What is sent all the same is in flight.
+    assert!(ledger.handle_sent(us(9_000), Seq(8), Seq(11), 2));
+    assert_eq!(told(&mut ledger), []);
+    assert!(ledger.take_probe(ledger.poll_timeout().unwrap()));
+    ledger.handle_report(us(20_000), &report(12, &[]));
+    assert!(!ledger.is_given_up());
+    assert_eq!(told(&mut ledger), [(2, true)]);
+    assert_eq!(ledger.poll_timeout(), None);
+    assert_eq!(ledger.answered_at(), us(20_000));
+}
+
+#[test]
+fn a_lane_that_was_given_up_in_vain_tells_the_rest_as_it_went() {
+    let mut ledger = sent(3);
+    for _ in 0..LEDGER_ASKS {
+        assert!(ledger.take_probe(ledger.poll_timeout().unwrap()));
+    }
+    ledger.handle_given_up();
+    assert!(ledger.poll_told().is_some_and(|told| !told.carried));
+    ledger.handle_report(us(9_000), &report(8, &[]));
+    assert_eq!(told(&mut ledger), [(1, true)]);
+    assert_eq!(ledger.len(), 1, "the third is on its way");
+    assert!(ledger.poll_timeout().is_some());
+}
+
+#[test]
+fn a_report_ends_the_suspicion() {
+    let mut ledger = sent(2);
+    for _ in 1..LEDGER_ASKS {
+        assert!(ledger.take_probe(ledger.poll_timeout().unwrap()));
+    }
+    ledger.handle_report(us(8_000), &report(4, &[]));
+    assert_eq!(told(&mut ledger), [(0, true)]);
+    assert!(ledger.take_probe(ledger.poll_timeout().unwrap()));
+    assert!(!ledger.is_suspect());
+}
+
+#[test]
+fn a_lane_with_nothing_in_flight_asks_when_it_is_doubted() {
+    let mut ledger = sent(0);
+    assert_eq!(ledger.poll_timeout(), None);
+    ledger.handle_doubt(us(5_000));
+    assert_eq!(ledger.poll_timeout(), Some(us(5_000)));
+    assert!(ledger.take_probe(us(5_000)));
+    assert_eq!(told(&mut ledger), []);
+    for _ in 1..LEDGER_ASKS {
+        assert!(ledger.take_probe(ledger.poll_timeout().unwrap()));
+    }
+    assert!(ledger.is_suspect());
+    ledger.handle_untold(Seq(2));
+    ledger.handle_carried(us(30_000), Seq(2));
+    assert_eq!((told(&mut ledger), ledger.poll_timeout()), (vec![], None));
+}

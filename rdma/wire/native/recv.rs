@@ -7,7 +7,7 @@ use roce::{
     lost::{Sent, What},
     wire::Packet,
 };
-use tbnet::{Client, Held, Post, Told, Train};
+use tbnet::{Client, Held, Port, Post, Told, Train};
 
 impl Device {
     /// What a train that asks for a window is, and whose.
@@ -19,6 +19,19 @@ impl Device {
 }
 
 impl Client for Device {
+    fn is_there(&self, mac: [u8; 6], since: u64) -> bool {
+        let lanes = self.ports.get();
+        let Some(lanes) = lanes.as_ref().and_then(|lanes| lanes.enter()) else {
+            return false;
+        };
+        let ports = || lanes.iter().filter(|port| port.reaches(mac));
+        let is_there = ports().any(|port| port.has_answered(since));
+        if !is_there {
+            ports().for_each(Port::ask);
+        }
+        is_there
+    }
+
     fn sent(&self) -> u64 {
         self.ports.sent()
     }

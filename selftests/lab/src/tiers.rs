@@ -61,6 +61,7 @@ const MISSING: &[(Kernel, &str, &str)] = &[
     (Kernel::Smp, "virtual_time_spread", NO_VIRTUAL_TIME),
     (Kernel::Smp, "virtual_time_cuts", NO_VIRTUAL_TIME),
     (Kernel::Smp, "virtual_time_cuts_long", NO_VIRTUAL_TIME),
+    (Kernel::Smp, "virtual_time_silent", NO_VIRTUAL_TIME),
     (Kernel::Smp, "virtual_time_determinism", NO_VIRTUAL_TIME),
     (Kernel::Smp, "net_soak_virtual", NO_VIRTUAL_TIME),
     (Kernel::Smp, "net_suspend", "arch/um has suspend on one processor only"),
