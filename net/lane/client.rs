@@ -146,7 +146,8 @@ impl Lane {
     /// the poll.
     pub(super) fn doubt(&self) {
         let since = self.unanswered.swap(0, Ordering::Relaxed);
-        if since == 0 {
+        // A lane by which something comes carries: its answer waits behind what was sent before.
+        if since == 0 || self.heard.load(Ordering::Relaxed) > since {
             return;
         }
         let mac = number_mac(self.reaches.load(Ordering::Relaxed));

@@ -233,6 +233,9 @@ impl Polls for Lane {
         if found.carried.is_some() || found.heard.is_some() {
             self.tell_lost();
         }
+        if found.frames != 0 {
+            self.heard.store(timer::now(), Ordering::Relaxed);
+        }
         self.doubt();
         if found.packets != 0 || found.credit.is_some() {
             self.traffic.store(true, Ordering::Relaxed);

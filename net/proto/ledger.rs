@@ -459,10 +459,12 @@ impl<T: Copy, P: DerefMut<Target = [Option<Sent<T>>]>> Ledger<P> {
         self.known_at
     }
 
-    /// When the first of the probes was sent that were not answered, unless it was given up for them.
+    /// When the first of the probes was sent that were not answered, unless it was given up for them and nothing has
+    /// been sent since.
     #[must_use]
     pub const fn unanswered_since(&self) -> Option<Instant> {
-        match self.unanswered > 0 && self.given_up.is_none() && !self.dead {
+        let counts = self.given_up.is_none() || !self.is_empty();
+        match self.unanswered > 0 && counts && !self.dead {
             true => Some(self.unanswered_since),
             false => None,
         }

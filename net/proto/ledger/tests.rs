@@ -215,13 +215,17 @@ fn a_lane_that_is_given_up_tells_what_is_in_flight_as_lost_and_asks_until_it_is_
     ledger.handle_given_up();
     assert_eq!(told(&mut ledger), [(0, false), (1, false)]);
     assert!(ledger.is_given_up() && !ledger.is_suspect());
-    // What is sent all the same is in flight.
+    // What is sent all the same is in flight, until it is given up again.
     assert!(ledger.handle_sent(us(9_000), Seq(8), Seq(11), 2));
     assert_eq!(told(&mut ledger), []);
+    assert!(ledger.is_suspect());
+    ledger.handle_given_up();
+    assert_eq!(told(&mut ledger), [(2, false)]);
+    assert!(ledger.handle_sent(us(9_500), Seq(12), Seq(15), 3));
     assert!(ledger.take_probe(ledger.poll_timeout().unwrap()));
-    ledger.handle_report(us(20_000), &report(12, &[]));
+    ledger.handle_report(us(20_000), &report(16, &[(0, 12)]));
     assert!(!ledger.is_given_up());
-    assert_eq!(told(&mut ledger), [(2, true)]);
+    assert_eq!(told(&mut ledger), [(3, true)]);
     assert_eq!(ledger.poll_timeout(), None);
     assert_eq!(ledger.answered_at(), us(20_000));
 }

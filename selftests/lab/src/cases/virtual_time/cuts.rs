@@ -61,11 +61,12 @@ const UNTIL_MS: f64 = 3_500.0;
 const ALL_EACH: usize = 5;
 
 /// Longest time without the rate of what is left, ms: asked is 20. A cable of which nobody is told is found out by six
-/// round trips without an answer, and here one takes 4 ms, as four trains of 1 ms wait for each cable.
+/// round trips without an answer, and here one takes 4 ms, as four trains of 1 ms wait for each cable; what was lost on
+/// it may go by another that is found out after it.
 const fn dip_ms(how: Cut) -> f64 {
     match how {
         Cut::Pulled => 20.0,
-        Cut::Swallows => 40.0,
+        Cut::Swallows => 50.0,
     }
 }
 /// Part of that rate which counts as having it, over so many ms.
