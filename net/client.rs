@@ -46,7 +46,7 @@ pub trait Client: Send + Sync {
     /// the lane.
     fn on_told(&self, told: Told<u64>);
     /// Whether the host with this Ethernet address has told of trains since then, in nanoseconds, by any lane of the
-    /// client's. If not, it is asked by all ([`crate::Port::ask`]). As `on_train`.
+    /// client's, if several cables lead there. If not, it is asked by all ([`crate::Port::ask`]). As `on_train`.
     fn is_there(&self, mac: [u8; 6], since: u64) -> bool;
     /// Trains that it has sent by all its lanes, ever. As `on_train`.
     fn sent(&self) -> u64;

@@ -25,6 +25,10 @@ impl Client for Device {
             return false;
         };
         let ports = || lanes.iter().filter(|port| port.reaches(mac));
+        // The other ring of the same cable carries as much or as little.
+        if ports().filter(|port| port.is_first()).count() < 2 {
+            return false;
+        }
         let is_there = ports().any(|port| port.has_answered(since));
         if !is_there {
             ports().for_each(Port::ask);

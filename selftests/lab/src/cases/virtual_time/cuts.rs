@@ -72,8 +72,9 @@ const fn dip_ms(how: Cut) -> f64 {
 /// Part of that rate which counts as having it, over so many ms.
 const LEFT: f64 = 0.75;
 const LEFT_MS: usize = 5;
-/// Part of the rate before anything was cut which counts as all of it again: three cables have 0.83.
-const FULL: f64 = 0.9;
+/// Part of the four cables' rate that is all of it: WRITEs and SENDs one way and READs the other have 1.15 to 1.35 by
+/// four, as the queue pairs happen to take turns, and 0.97 by three.
+const FULL: f64 = 1.05;
 /// Longest time from the last plug to the full rate, ms: 1.4 s until the core has found the host, and two windows.
 const AGAIN_MS: f64 = 1_650.0;
 
@@ -303,7 +304,7 @@ fn look(round: &Round, told: &Told, full: f64) -> Found {
         again: (0..probes().count()).find_map(|n| {
             let (bytes, seconds) = probes().skip(n).fold((0.0, 0.0), Window::add);
             let first = probes().nth(n).filter(|window| window.carriers == CABLES as u64)?;
-            (bytes >= FULL * full * 1e3 * seconds).then(|| after(first))
+            (bytes >= FULL * PART * RATE * CABLES as f64 / 8.0 * seconds).then(|| after(first))
         }),
         carrier: probes().find(|w| w.carriers == CABLES as u64).map(after),
     }
