@@ -402,15 +402,17 @@ mod tests {
             seconds: 0.01,
             carriers,
         };
+        // Of the cables in such a window.
+        let all = PART * RATE * CABLES as f64 / 8.0 * 0.01;
         // 100 bytes a millisecond; nothing for 12 ms from the cut on, then what three cables carry.
         let by_ms = (980..1000)
             .map(|ms| (ms, 100.0))
             .chain((1012..1100).map(|ms| (ms, 75.0)));
         let told = Told {
             windows: vec![
-                window(1250.0, 750.0, 3),
-                window(1300.0, 750.0, 4),
-                window(1350.0, 990.0, 4),
+                window(1250.0, 0.9 * all, 3),
+                window(1300.0, 0.9 * all, 4),
+                window(1350.0, 1.15 * all, 4),
             ],
             by_ms: by_ms.collect(),
         };
