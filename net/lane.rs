@@ -155,8 +155,6 @@ pub(crate) struct Lane {
     ask: AtomicBool,
     /// When the peer last said something new of our trains.
     answered: AtomicU64,
-    /// When a frame last came.
-    heard: AtomicU64,
     /// It does not, though it does on another lane: trains go by that, as long as there is one.
     silent: AtomicBool,
     /// Since when it has not, after it was asked once more; else 0.
@@ -228,7 +226,6 @@ impl Lane {
                 peer: AtomicU8::new(Peer::None as u8),
                 ask: AtomicBool::new(false),
                 answered: AtomicU64::new(0),
-                heard: AtomicU64::new(0),
                 silent: AtomicBool::new(false),
                 unanswered: AtomicU64::new(0),
                 traffic: AtomicBool::new(false),

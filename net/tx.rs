@@ -218,6 +218,13 @@ impl Tx {
         }
     }
 
+    /// Frames have come.
+    pub(crate) fn heard(&mut self) {
+        if let Mode::Native { ledger, .. } = &mut self.mode {
+            ledger.handle_heard();
+        }
+    }
+
     /// When the peer last said something new of our trains, and whether the lane was given up and it has not since.
     pub(crate) fn answers(&self) -> (Instant, bool) {
         match &self.mode {

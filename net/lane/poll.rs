@@ -65,6 +65,9 @@ impl Lane {
         if let Some(limit) = found.credit {
             tx.handle_credit(limit);
         }
+        if found.frames != 0 {
+            tx.heard();
+        }
         if found.carried.is_some() || found.heard.is_some() {
             tx.handle_account(Instant(timer::now()), found.carried, found.heard.as_ref());
             let (at, is_given_up) = tx.answers();
@@ -232,9 +235,6 @@ impl Polls for Lane {
         let room = self.serve_tx(&found, true);
         if found.carried.is_some() || found.heard.is_some() {
             self.tell_lost();
-        }
-        if found.frames != 0 {
-            self.heard.store(timer::now(), Ordering::Relaxed);
         }
         self.doubt();
         if found.packets != 0 || found.credit.is_some() {

@@ -303,7 +303,7 @@ pub struct Ledger<P> {
     known_at: Instant,
     /// When the last probe was sent.
     asked_at: Instant,
-    /// Probes since the last report, and when the first of them was sent.
+    /// Probes since a frame last came, and when the first of them was sent.
     unanswered: u8,
     unanswered_since: Instant,
     dead: bool,
@@ -474,6 +474,11 @@ impl<T: Copy, P: DerefMut<Target = [Option<Sent<T>>]>> Ledger<P> {
     #[must_use]
     pub const fn is_suspect(&self) -> bool {
         self.unanswered >= LEDGER_ASKS && self.unanswered_since().is_some()
+    }
+
+    /// Frames have come: the lane carries, and an answer may wait behind what was sent before it.
+    pub fn handle_heard(&mut self) {
+        self.unanswered = 0;
     }
 
     /// Somebody wants to know whether the lane carries: it probes at once, unless it is to do so anyway.

@@ -27,6 +27,15 @@ pub struct Lane {
     pub is_first: bool,
     /// It leads to the queue pair's peer. One that is unplugged leads nowhere, though the device keeps it.
     pub leads: bool,
+    /// The peer answers by it, as far as is known. One by which it does not may carry nothing.
+    pub answers: bool,
+}
+
+impl Lane {
+    /// Whether trains go by it, if the peer `answers` by any.
+    const fn takes(self, answers: bool) -> bool {
+        self.leads && (self.answers || !answers)
+    }
 }
 
 /// What of a device's lanes a queue pair uses.
@@ -39,19 +48,23 @@ pub struct Used {
     /// There are several cables to the peer, and trains go by so many rings of each: what goes by one cable might hold
     /// back what goes by another, so each has few trains at a time (`tbip::share`). Both rings of a cable move as fast.
     pub several: Option<usize>,
+    /// The peer answers by one of the lanes: those by which it does not are passed over.
+    answers: bool,
 }
 
 impl Used {
     /// Of `lanes`: the first of all cables, then the second of those that have two.
     #[must_use]
-    pub fn of(lanes: impl Iterator<Item = Lane>) -> Self {
+    pub fn of(lanes: impl Iterator<Item = Lane> + Clone) -> Self {
+        let answers = lanes.clone().any(|lane| lane.leads && lane.answers);
         let (mut all, mut firsts) = (0usize, 0usize);
         let (mut cables, mut count) = (0u32, 0u32);
         for lane in lanes {
             all = all.saturating_add(1);
             firsts = firsts.saturating_add(usize::from(lane.is_first));
-            count = count.saturating_add(u32::from(lane.leads));
-            cables = cables.saturating_add(u32::from(lane.leads && lane.is_first));
+            let takes = lane.takes(answers);
+            count = count.saturating_add(u32::from(takes));
+            cables = cables.saturating_add(u32::from(takes && lane.is_first));
         }
         let (lanes, count) = match cables > BOTH_RINGS {
             true => (firsts, cables),
@@ -62,7 +75,14 @@ impl Used {
             lanes,
             count,
             several: (cables > 1).then_some(rings),
+            answers,
         }
+    }
+
+    /// Whether trains go by a lane of these.
+    #[must_use]
+    pub const fn takes(&self, lane: Lane) -> bool {
+        lane.takes(self.answers)
     }
 }
 
@@ -158,6 +178,7 @@ mod tests {
             cables.iter().map(move |leads| Lane {
                 is_first: ring == 0,
                 leads: *leads,
+                answers: true,
             })
         });
         let used = Used::of(lanes);
@@ -193,5 +214,24 @@ mod tests {
         assert_eq!(turn.pick(2, |_| true, |at| at != 1), None);
         // A lane that is gone is its own no more.
         assert_eq!(turn.pick(2, |at| at != 1, |_| true), Some(0));
+    }
+
+    #[test]
+    fn a_lane_by_which_the_peer_does_not_answer_is_passed_over_while_it_answers_by_another() {
+        let lane = |answers| Lane {
+            is_first: true,
+            leads: true,
+            answers,
+        };
+        let used = Used::of([lane(false), lane(true), lane(true)].into_iter());
+        assert!(!used.takes(lane(false)) && used.takes(lane(true)));
+        assert_eq!((used.count, used.several), (2, Some(1)));
+        let none = Used::of([lane(false), lane(false)].into_iter());
+        assert!(none.takes(lane(false)) && none.count == 2);
+        let elsewhere = Lane {
+            leads: false,
+            ..lane(true)
+        };
+        assert!(Used::of([elsewhere, lane(false)].into_iter()).takes(lane(false)));
     }
 }

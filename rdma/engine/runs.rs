@@ -63,9 +63,8 @@ impl Runs {
         self.short = !built;
     }
 
-    /// Whether what is sent now may be runs. `carried`: the way does, that is a lane leads to the
-    /// peer, or the netdev carries them; `timeouts`: of the requester, in a row
-    /// ([`crate::qp::Qp::timeouts`]).
+    /// Whether what is sent now may be runs. `carried`: the way does, that is a lane leads to the peer, or the netdev
+    /// carries them; `timeouts`: of the requester, in a row ([`crate::qp::Qp::timeouts`]).
     pub fn poll(&mut self, carried: bool, timeouts: u8) -> bool {
         if carried != self.carried {
             // What was heard before says nothing of another cable, or of another driver at its end.

@@ -152,13 +152,13 @@ impl Qp {
         let watched = watch::shows_packets();
         let mtu = state.engine.path_mtu().bytes();
         let mac = wire.path.dst_mac;
-        // A lane by which the peer does not answer leads nowhere, as long as it answers by another.
-        let answers = lanes.iter().any(|port| port.reaches(mac) && port.answers());
-        let leads = |port: &Port| port.reaches(mac) && (port.answers() || !answers);
-        let used = Used::of(lanes.iter().map(|port| Lane {
+        let lane = |port: &Port| Lane {
             is_first: port.is_first(),
-            leads: leads(port),
-        }));
+            leads: port.reaches(mac),
+            answers: port.answers(),
+        };
+        let used = Used::of(lanes.iter().map(lane));
+        let leads = |port: &Port| used.takes(lane(port));
         let (lanes, count) = (lanes.get(..used.lanes).unwrap_or(lanes), used.count);
         let (mut posted, before) = (0_u64, state.tally.sent_trains);
         if let Some(peer) = state.engine.is_at_rest() {

@@ -272,3 +272,14 @@ fn a_lane_with_nothing_in_flight_asks_when_it_is_doubted() {
     ledger.handle_carried(us(30_000), Seq(2));
     assert_eq!((told(&mut ledger), ledger.poll_timeout()), (vec![], None));
 }
+
+#[test]
+fn a_lane_by_which_frames_come_is_not_suspected() {
+    let mut ledger = sent(2);
+    for _ in 0..4 {
+        assert!(ledger.take_probe(ledger.poll_timeout().unwrap()));
+        assert!(!ledger.is_suspect());
+        ledger.handle_heard();
+        assert_eq!(ledger.unanswered_since(), None);
+    }
+}

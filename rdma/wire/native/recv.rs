@@ -4,6 +4,7 @@
 use crate::{device::Device, kapi::share::KERNEL, payload::Payload, qp::Qp};
 use kernel::{prelude::*, sync::Arc};
 use roce::{
+    lanes::{Lane, Used},
     lost::{Sent, What},
     wire::Packet,
 };
@@ -25,8 +26,13 @@ impl Client for Device {
             return false;
         };
         let ports = || lanes.iter().filter(|port| port.reaches(mac));
+        let lane = |port: &Port| Lane {
+            is_first: port.is_first(),
+            leads: true,
+            answers: true,
+        };
         // The other ring of the same cable carries as much or as little.
-        if ports().filter(|port| port.is_first()).count() < 2 {
+        if Used::of(ports().map(lane)).several.is_none() {
             return false;
         }
         let is_there = ports().any(|port| port.has_answered(since));
